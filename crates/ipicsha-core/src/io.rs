@@ -1,0 +1,120 @@
+//! What goes into a [`Node`](crate::Node) and what comes out.
+
+use std::time::Duration;
+
+use crate::{
+    admin::{AdminCommand, AdminReply, Refusal},
+    id::RequestId,
+    license::License,
+    message::{Control, DataReport},
+    state::{NodeState, PersistedState, Reason, Role},
+    status::Alarm,
+};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// An administrator asks.
+    Admin(RequestId, AdminCommand),
+    /// The partner says something on the control connection.
+    Control(Box<Control>),
+    /// The partner sent anything else that is authenticated: a sign of life.
+    Heard,
+    /// A control connection to the partner was made.
+    LinkUp,
+    /// The databases were measured.
+    Data(DataReport),
+    /// The kernel's clock is synchronised, or not (spec A5).
+    TimeSynced(bool),
+    /// The licenses that are installed.
+    Licenses(Vec<License>),
+    /// [`Output::Activate`] ended.
+    Activated(Result<(), String>),
+    /// [`Output::Deactivate`] ended.
+    Deactivated(Result<(), String>),
+    /// [`Output::CloseWrites`] ended: closed with the tail at the partner, or rolled back.
+    WritesClosed(Result<(), String>),
+    /// A repair ended with both sides equal.
+    Repaired,
+    /// The daemon is asked to end.
+    Shutdown(Shutdown),
+}
+
+/// How the daemon is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// For good: the partner takes over if this server is active.
+    Stop,
+    /// To come back at once: roles stay.
+    Restart,
+}
+
+/// May records flow between the servers?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// They may.
+    Open,
+    /// They queue.
+    Closed,
+}
+
+/// Something to be done, strictly in order. `Persist` is a barrier: nothing after it before it is
+/// on the disk; a shell that cannot persist ends the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Write the state durably.
+    Persist(Box<PersistedState>),
+    /// Send to the partner; lost if there is no connection.
+    Send(Control),
+    /// Answer a request.
+    Reply(RequestId, Result<AdminReply, Refusal>),
+    /// Trust changed: connect to this partner only, or to none.
+    TrustChanged,
+    /// Install capture in the databases (true) or remove every trace of it (false).
+    Capture(bool),
+    /// Open the writes, then start the services; answered by [`Input::Activated`].
+    Activate,
+    /// Close the writes, then stop the services; answered by [`Input::Deactivated`].
+    Deactivate,
+    /// Close the writes with nothing lost: hold them, ship the tail, wait for the partner's durable
+    /// acknowledgement, close; then stop the services. Answered by [`Input::WritesClosed`].
+    CloseWrites {
+        /// Roll back if it takes longer.
+        limit: Duration,
+    },
+    /// Let records flow, or queue.
+    Replicate(Gate),
+    /// A change worth remembering.
+    Record(Event),
+    /// The daemon may end now.
+    Exit,
+}
+
+/// What `ipicsha history` shows.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// Role, state or reason changed.
+    State {
+        /// Role now, `None` when HA is not configured.
+        role: Option<Role>,
+        /// State before.
+        from: NodeState,
+        /// State now.
+        to: NodeState,
+        /// Why.
+        reason: Reason,
+        /// Epoch in force.
+        epoch: u64,
+    },
+    /// An alarm was raised.
+    Raised {
+        /// The alarm.
+        alarm: Alarm,
+    },
+    /// An alarm was cleared.
+    Cleared {
+        /// The alarm.
+        alarm: Alarm,
+    },
+}

@@ -1,0 +1,173 @@
+//! Everything the two servers say to each other on the control connection. Append-only: fields and
+//! variants are added at the end, never moved, so that neighbouring versions understand each other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::HaSetting,
+    epoch::Epoch,
+    id::ServerId,
+    license::LicensedRole,
+    state::{NodeState, NotReady, Reason, Role},
+    time::{MonoTime, WallTime},
+};
+
+/// Version of the messages; the hello carries it.
+pub const PROTOCOL: u16 = 1;
+
+/// A message on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    /// Heartbeat with the sender's whole report.
+    Beat(Box<Beat>),
+    /// The sender's word that the receiver may be active under this epoch.
+    Handover {
+        /// Epoch to activate under.
+        epoch: Epoch,
+        /// Why the receiver becomes active.
+        reason: Reason,
+    },
+    /// The sender's daemon ends in an orderly way.
+    Goodbye(Goodbye),
+}
+
+/// What an orderly end means for the partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goodbye {
+    /// It stays away: the standby takes over at once.
+    Stop,
+    /// It comes back: no takeover for the time given.
+    Restart {
+        /// How long to wait for it.
+        grace: Duration,
+    },
+}
+
+/// A heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Random number of this run of the daemon.
+    pub boot: u64,
+    /// Rises by one with every beat of a run; an older one is a leftover and ignored.
+    pub number: u64,
+    /// Sender's clocks when it was sent.
+    pub sent: MonoTime,
+    /// Sender's wall clock when it was sent.
+    pub sent_wall: WallTime,
+    /// Answer to the receiver's last beat, for the clock guard.
+    pub echo: Option<Echo>,
+    /// The sender as it sees itself.
+    pub report: Report,
+}
+
+/// The part of the receiver's last beat that is sent back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echo {
+    /// Run of the daemon that sent it.
+    pub boot: u64,
+    /// The receiver's clock when it sent that beat.
+    pub sent: MonoTime,
+    /// How long it was held.
+    pub held: Duration,
+}
+
+/// One server as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Identity for life.
+    pub server: ServerId,
+    /// Name.
+    pub name: String,
+    /// Software version (spec A6).
+    pub version: String,
+    /// Licensed role, if the licenses give one (spec A4).
+    pub licensed: Option<LicensedRole>,
+    /// Agreed configuration as known there.
+    pub ha: HaSetting,
+    /// `None` while HA is not configured there.
+    pub role: Option<Role>,
+    /// Epoch known there.
+    pub epoch: Epoch,
+    /// It was the active one when it last stopped, and has not been told its role since.
+    pub was_active: bool,
+    /// State.
+    pub state: NodeState,
+    /// Reason of the state.
+    pub reason: Reason,
+    /// Why it could not take over now; `None` is ready.
+    pub not_ready: Option<NotReady>,
+    /// Its clock is synchronised (spec A5).
+    pub time_synced: bool,
+    /// Its databases.
+    pub data: DataReport,
+    /// How long ago it heard the receiver; `None` is never.
+    pub hears_you: Option<Duration>,
+}
+
+/// All databases of one server in a few numbers; the bytes never pass through the core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// Every database was readable when this was measured.
+    pub measured: bool,
+    /// Databases under protection.
+    pub databases: u32,
+    /// All of them have been compared with the partner's once and follow since.
+    pub synced: bool,
+    /// Changes here that the partner has not acknowledged.
+    pub unacknowledged: u64,
+    /// Fullest transaction log, in percent of its capacity.
+    pub log_used_percent: u8,
+    /// Databases that cannot follow and wait for an administrator.
+    pub held: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of every message; a change here is a change of the protocol.
+    #[test]
+    fn wire_bytes_are_pinned() {
+        let report = Report {
+            server: ServerId(7),
+            name: "alpha".into(),
+            version: "0.1.0".into(),
+            licensed: Some(LicensedRole::Primary),
+            ha: HaSetting::default(),
+            role: Some(Role::Active),
+            epoch: Epoch(2),
+            was_active: false,
+            state: NodeState::Normal,
+            reason: Reason::Normal,
+            not_ready: Some(NotReady::ClocksApart),
+            time_synced: true,
+            data: DataReport { measured: true, databases: 1, ..Default::default() },
+            hears_you: Some(Duration::from_millis(5)),
+        };
+        let beat = Beat {
+            boot: 1,
+            number: 2,
+            sent: MonoTime(3),
+            sent_wall: WallTime(4),
+            echo: Some(Echo { boot: 5, sent: MonoTime(6), held: Duration::from_micros(7) }),
+            report,
+        };
+        let grace = Duration::from_secs(10);
+        let messages = [
+            Control::Beat(Box::new(beat)),
+            Control::Handover { epoch: Epoch(3), reason: Reason::OnAdminRequest },
+            Control::Goodbye(Goodbye::Stop),
+            Control::Goodbye(Goodbye::Restart { grace }),
+        ];
+        let mut hex = String::new();
+        for message in messages {
+            let bytes = postcard::to_allocvec(&message).unwrap();
+            assert_eq!(postcard::from_bytes::<Control>(&bytes).unwrap(), message);
+            hex.extend(bytes.iter().map(|byte| format!("{byte:02x}")));
+            hex.push('\n');
+        }
+        insta::assert_snapshot!("control_messages", hex);
+    }
+}

@@ -1,0 +1,159 @@
+//! Who is active after a start, and takeover on silence (spec B2; design: a server starts as
+//! standby and becomes active only with the partner's word, or alone when it was the last active
+//! one and the initialisation timeout has passed).
+
+use super::{Node, Phase};
+use crate::{
+    config::PartitionPolicy,
+    epoch::Epoch,
+    io::Output,
+    license::LicensedRole,
+    message::{Control, Goodbye, Report},
+    state::{Reason, Role},
+    time::{MonoTime, Now},
+};
+
+impl Node {
+    /// Compares the partner's role with ours and does what follows.
+    pub(super) fn react_to_partner(&mut self, now: Now) {
+        let Some(report) = self.partner.report.clone() else { return };
+        let (Some(mine), Some(theirs)) = (self.role(), report.role) else { return };
+        match (mine, theirs) {
+            (Role::Active, Role::Active) => self.notice_split(now),
+            (Role::Active, Role::Standby) => self.lead(&report),
+            (Role::Standby, Role::Active) => self.follow(&report),
+            (Role::Standby, Role::Standby) => self.settle_two_standbys(&report),
+        }
+    }
+
+    /// The partner is active: this server follows it.
+    fn follow(&mut self, report: &Report) {
+        self.end_split();
+        let booting = matches!(self.phase, Phase::Booting { .. });
+        if booting {
+            self.phase = Phase::Standby;
+            if self.state.role == Role::Active {
+                self.state.role = Role::Standby;
+                self.state.role_reason = Reason::Initialization;
+            }
+        }
+        if booting || report.epoch > self.state.epoch {
+            self.state.epoch = self.state.epoch.max(report.epoch);
+            self.persist();
+        }
+        if booting {
+            self.outputs.push_back(Output::Deactivate);
+        }
+        self.confirm_handover(report);
+    }
+
+    /// Both wait. The one that knows more becomes active, with the other's word.
+    fn settle_two_standbys(&mut self, report: &Report) {
+        if self.pending_handover.is_some() {
+            return self.repeat_handover();
+        }
+        let (Some(mine), Some(theirs)) = (self.rank(), report.licensed) else { return };
+        let weight = |epoch: Epoch, was_active: bool, rank: LicensedRole| {
+            (epoch, was_active, rank == LicensedRole::Primary)
+        };
+        let ours = weight(self.state.epoch, self.was_active(), mine);
+        if ours < weight(report.epoch, report.was_active, theirs) {
+            let epoch = report.epoch.max(self.state.epoch).next_for(theirs);
+            let reason = Reason::Initialization;
+            self.outputs.push_back(Output::Send(Control::Handover { epoch, reason }));
+        }
+    }
+
+    /// The partner's word that this server is to be active.
+    pub(super) fn handle_handover(&mut self, now: Now, epoch: Epoch, reason: Reason) {
+        let waiting = matches!(self.phase, Phase::Booting { .. } | Phase::Standby);
+        let ours = self
+            .rank()
+            .is_some_and(|rank| Epoch(epoch.0.saturating_sub(1)).next_for(rank) == epoch);
+        if waiting && ours && epoch > self.state.epoch {
+            self.activate(now, epoch, reason);
+        }
+    }
+
+    /// Takes the active role: persisted before anybody hears of it or any write opens.
+    pub(super) fn activate(&mut self, now: Now, epoch: Epoch, reason: Reason) {
+        self.state.role = Role::Active;
+        self.state.role_reason = reason;
+        self.state.epoch = epoch;
+        if self.partner.heard.is_some() {
+            self.state.last_contact = self.partner.heard_wall;
+        }
+        self.persist();
+        self.failure = None;
+        self.phase = Phase::Activating;
+        self.outputs.push_back(Output::Activate);
+        self.fail_pending_handover();
+        self.next_beat = now.mono;
+    }
+
+    pub(super) fn handle_activated(&mut self, result: Result<(), String>) {
+        if self.phase == Phase::Activating {
+            self.phase = Phase::Active;
+            self.failure = result.err();
+        }
+    }
+
+    fn next_epoch(&self) -> Option<Epoch> {
+        let known = self.partner.report.as_ref().map_or(Epoch(0), |report| report.epoch);
+        self.rank().map(|rank| self.state.epoch.max(known).next_for(rank))
+    }
+
+    /// Activates under the next epoch of this server.
+    pub(super) fn activate_next(&mut self, now: Now, reason: Reason) {
+        if let Some(epoch) = self.next_epoch() {
+            self.activate(now, epoch, reason);
+        }
+    }
+
+    /// When a starting server that was active may go on alone.
+    pub(super) fn boot_due(&self) -> Option<MonoTime> {
+        let Phase::Booting { since } = self.phase else { return None };
+        let alone_since = self.partner.heard.unwrap_or_default().max(since);
+        (self.was_active() && self.rank().is_some())
+            .then(|| alone_since + self.config.initialization_timeout)
+    }
+
+    pub(super) fn consider_boot(&mut self, now: Now) {
+        if self.boot_due().is_some_and(|due| now.mono >= due) {
+            self.activate_next(now, Reason::Initialization);
+        }
+    }
+
+    /// Why this standby may not take over by itself when the active is lost.
+    pub(super) fn takeover_blocked(&self) -> Option<&'static str> {
+        if self.policy() == PartitionPolicy::Manual {
+            return Some("the partition policy is `manual`");
+        }
+        if !self.data.synced {
+            return Some("the databases here were never in sync with the partner's");
+        }
+        if self.rank().is_none() {
+            return Some("the licenses give this server no role");
+        }
+        None
+    }
+
+    /// When this standby takes over if nothing is heard (spec B2).
+    pub(super) fn takeover_due(&self) -> Option<MonoTime> {
+        if self.phase != Phase::Standby || self.takeover_blocked().is_some() {
+            return None;
+        }
+        if matches!(self.partner.goodbye, Some(Goodbye::Stop)) {
+            return Some(self.last_tick);
+        }
+        self.silent_at().map(|at| self.grace_until.map_or(at, |grace| at.max(grace)))
+    }
+
+    pub(super) fn consider_takeover(&mut self, now: Now) {
+        if self.takeover_due().is_some_and(|due| now.mono >= due) {
+            let stopped = matches!(self.partner.goodbye, Some(Goodbye::Stop));
+            let reason = if stopped { Reason::PeerReboot } else { Reason::PeerDown };
+            self.activate_next(now, reason);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Planned switchover and orderly end: the active gives up with nothing lost (spec B5).
+
+use std::time::Duration;
+
+use super::{CONFIRMATION, Node, PendingHandover, Phase, RESTART_GRACE};
+use crate::{
+    admin::{AdminReply, Refusal},
+    clock_guard::Clocks,
+    epoch::Epoch,
+    id::RequestId,
+    io::{Output, Shutdown},
+    message::{Control, Goodbye, Report},
+    preflight::Check,
+    state::{Reason, Role},
+    time::{MonoTime, Now},
+};
+
+impl Node {
+    /// The checks of a planned switchover, each with its fix.
+    pub(super) fn preflight(&self, now: MonoTime) -> Vec<Check> {
+        let partner = self.partner_name();
+        let report = self.partner.report.as_ref();
+        let version = report.map_or("unknown", |report| report.version.as_str());
+        let not_ready = report.and_then(|report| report.not_ready);
+        let ready = not_ready.map_or_else(
+            || format!("partner {partner} is ready"),
+            |why| format!("partner {partner} is not ready: {why}"),
+        );
+        let offset = self.clock.offset_millis().map_or_else(
+            || "clocks were not compared yet".into(),
+            |ms| format!("clocks differ by {:.2} s (limit 30 s)", ms.abs() as f64 / 1000.0),
+        );
+        let log = self.data.log_used_percent;
+        vec![
+            Check::require(
+                self.connected(now),
+                format!(
+                    "partner {partner} is {}reachable",
+                    if self.connected(now) { "" } else { "not " }
+                ),
+                "start the daemon on the partner and open port 3444 between the servers",
+            ),
+            Check::require(
+                version == self.config.version,
+                format!("versions: {} here, {version} on {partner}", self.config.version),
+                "install the same version on both servers",
+            ),
+            Check::require(
+                not_ready.is_none() && report.is_some(),
+                ready,
+                "see `ipicsha ha-status` on the partner",
+            ),
+            Check::require(
+                self.clock.verdict() == Clocks::Agree,
+                offset,
+                "correct the clock that is wrong and enable NTP on both servers",
+            ),
+            Check::require(
+                log < 75,
+                format!("transaction log is filled to {log} %"),
+                "wait until the partner has caught up",
+            ),
+            Check::require(
+                self.state.split_brain.is_none(),
+                if self.state.split_brain.is_none() { "no split brain" } else { "split brain" }
+                    .into(),
+                "end it first: `ipicsha go-standby` on one server",
+            ),
+        ]
+    }
+
+    pub(super) fn start_handover(&mut self, now: Now, request: Option<RequestId>, exit: bool) {
+        self.phase = Phase::HandingOver { request, exit, since: now.mono };
+        let limit = self.takeover_after().clamp(Duration::from_secs(2), Duration::from_secs(10));
+        self.outputs.push_back(Output::CloseWrites { limit });
+    }
+
+    pub(super) fn handle_writes_closed(&mut self, result: Result<(), String>) {
+        let Phase::HandingOver { request, exit, since } = self.phase else { return };
+        if let Err(cause) = result {
+            self.phase = Phase::Active;
+            if let Some(request) = request {
+                self.outputs.push_back(Output::Reply(request, Err(Refusal::RolledBack(cause))));
+            }
+            if exit {
+                self.say_goodbye_and_exit();
+            }
+            return;
+        }
+        self.state.role = Role::Standby;
+        self.state.role_reason = if exit { Reason::Initialization } else { Reason::OnAdminRequest };
+        self.persist();
+        self.phase = Phase::Standby;
+        let partner_rank = self.rank().map(crate::license::LicensedRole::other);
+        if let Some(rank) = partner_rank {
+            let known = self.partner.report.as_ref().map_or(Epoch(0), |report| report.epoch);
+            let epoch = self.state.epoch.max(known).next_for(rank);
+            let limit = self.takeover_after().max(CONFIRMATION);
+            self.pending_handover = Some(PendingHandover { epoch, request, since, limit });
+            self.repeat_handover();
+        }
+        if exit {
+            self.outputs.push_back(Output::Send(Control::Goodbye(Goodbye::Stop)));
+            self.outputs.push_back(Output::Exit);
+        }
+    }
+
+    /// Sends the word again; the partner takes it once.
+    pub(super) fn repeat_handover(&mut self) {
+        if let Some(pending) = &self.pending_handover {
+            let (epoch, reason) = (pending.epoch, Reason::OnAdminRequest);
+            self.outputs.push_back(Output::Send(Control::Handover { epoch, reason }));
+        }
+    }
+
+    pub(super) fn confirm_handover(&mut self, report: &Report) {
+        let Some(pending) = self.pending_handover.take_if(|p| report.epoch >= p.epoch) else {
+            return;
+        };
+        if let Some(request) = pending.request {
+            let took = self.last_tick.since(pending.since);
+            self.outputs.push_back(Output::Reply(request, Ok(AdminReply::FailedOver { took })));
+        }
+    }
+
+    pub(super) fn handover_due(&self) -> Option<MonoTime> {
+        self.pending_handover.as_ref().map(|pending| pending.since + pending.limit)
+    }
+
+    pub(super) fn fail_pending_handover(&mut self) {
+        if let Some(request) = self.pending_handover.take().and_then(|pending| pending.request) {
+            self.outputs.push_back(Output::Reply(request, Err(Refusal::Unconfirmed)));
+        }
+    }
+
+    pub(super) fn handle_shutdown(&mut self, now: Now, shutdown: Shutdown) {
+        match (shutdown, &self.phase) {
+            (Shutdown::Restart, _) => {
+                let goodbye = Goodbye::Restart { grace: RESTART_GRACE };
+                self.outputs.push_back(Output::Send(Control::Goodbye(goodbye)));
+                self.outputs.push_back(Output::Exit);
+            }
+            (Shutdown::Stop, Phase::HandingOver { .. }) => {
+                if let Phase::HandingOver { exit, .. } = &mut self.phase {
+                    *exit = true;
+                }
+            }
+            (Shutdown::Stop, Phase::Active) => {
+                let failed = |check: &Check| check.failure().is_some();
+                if self.preflight(now.mono).iter().any(failed) {
+                    self.say_goodbye_and_exit();
+                } else {
+                    self.start_handover(now, None, true);
+                }
+            }
+            (
+                Shutdown::Stop,
+                Phase::Unconfigured | Phase::Booting { .. } | Phase::Standby | Phase::Activating,
+            ) => self.say_goodbye_and_exit(),
+        }
+    }
+
+    /// The end without a planned switchover. An active one closes its writes first when somebody
+    /// is there to take over; alone it stays the last active one and leaves the databases open.
+    fn say_goodbye_and_exit(&mut self) {
+        let taken_over = self.role() == Some(Role::Active) && self.connected(self.last_tick);
+        if taken_over && !self.exit_after_close {
+            self.exit_after_close = true;
+            self.outputs.push_back(Output::Deactivate);
+            return;
+        }
+        self.outputs.push_back(Output::Send(Control::Goodbye(Goodbye::Stop)));
+        self.outputs.push_back(Output::Exit);
+    }
+
+    pub(super) fn handle_deactivated(&mut self, result: Result<(), String>) {
+        if self.exit_after_close {
+            self.say_goodbye_and_exit();
+        }
+        let request = self.pending_close.take();
+        self.failure = result.err();
+        if let Some(request) = request {
+            let reply = match &self.failure {
+                None => Ok(AdminReply::Done),
+                Some(cause) => Err(Refusal::NotClosed(cause.clone())),
+            };
+            self.outputs.push_back(Output::Reply(request, reply));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Split brain: noticed at the first heartbeat, ended by an administrator, or by itself when one
+//! side wrote nothing (spec D1, D3).
+
+use std::time::Duration;
+
+use super::{Node, Phase};
+use crate::{
+    config::HaConfig,
+    id::RequestId,
+    io::Output,
+    license::LicensedRole,
+    message::{DataReport, Report},
+    state::{Reason, Role, SplitBrain},
+    time::Now,
+};
+
+/// A split of this age or older is better ended by hand (spec D6).
+pub(super) const OLD_SPLIT: Duration = Duration::from_secs(5 * 24 * 3600);
+
+impl Node {
+    pub(super) fn notice_split(&mut self, now: Now) {
+        if self.split_noticed.is_none() {
+            self.split_noticed = Some(now.mono);
+        }
+        if self.state.split_brain.is_none() {
+            let since = self.state.last_contact.unwrap_or(now.wall);
+            self.state.split_brain = Some(SplitBrain { since, noticed: now.wall });
+            self.persist();
+        }
+    }
+
+    /// The partner is standby and this server active: nothing is split any more, and this
+    /// server's epoch is the highest.
+    pub(super) fn lead(&mut self, report: &Report) {
+        self.end_split();
+        if report.epoch > self.state.epoch
+            && let Some(rank) = self.rank()
+        {
+            self.state.epoch = report.epoch.next_for(rank);
+            self.persist();
+        }
+    }
+
+    pub(super) fn end_split(&mut self) {
+        self.split_noticed = None;
+        if self.state.split_brain.take().is_some() {
+            self.state.repair_due |= self.both_wrote();
+            self.persist();
+        }
+    }
+
+    /// Changes on both sides since the split; unknown counts as yes.
+    fn both_wrote(&self) -> bool {
+        let idle = |data: DataReport| data.measured && data.unacknowledged == 0;
+        let partner = self.partner.report.as_ref().map(|report| report.data).unwrap_or_default();
+        !idle(self.data) && !idle(partner)
+    }
+
+    pub(super) fn handle_repaired(&mut self) {
+        if std::mem::take(&mut self.state.repair_due) {
+            self.persist();
+        }
+    }
+
+    /// Gives up the active role, whatever the partner has (spec D3).
+    pub(super) fn step_down(&mut self, reason: Reason, request: Option<RequestId>) {
+        self.end_split();
+        self.state.role = Role::Standby;
+        self.state.role_reason = reason;
+        self.persist();
+        self.phase = Phase::Standby;
+        self.pending_close = request;
+        self.outputs.push_back(Output::Deactivate);
+    }
+
+    /// The side that wrote nothing steps back by itself; with nothing written at all it is the
+    /// secondary. Counted only once both sides have measured after the split was noticed.
+    pub(super) fn consider_auto_heal(&mut self, now: Now) {
+        let Some(noticed) = self.split_noticed else { return };
+        let auto_heal = |config: &HaConfig| config.auto_heal;
+        if self.phase != Phase::Active || !self.state.ha.config.as_ref().is_some_and(auto_heal) {
+            return;
+        }
+        let settled = noticed + self.interval() * 2;
+        let measured_here = self.data.measured && self.data_at.is_some_and(|at| at > noticed);
+        let heard_since = self.partner.heard.is_some_and(|heard| heard >= settled);
+        let Some(partner) = self.partner.report.as_ref().map(|report| report.data) else { return };
+        if now.mono < settled || !measured_here || !heard_since || !partner.measured {
+            return;
+        }
+        let (ours, theirs) = (self.data.unacknowledged, partner.unacknowledged);
+        let secondary = self.rank() == Some(LicensedRole::Secondary);
+        if ours == 0 && (theirs > 0 || secondary) {
+            self.step_down(Reason::SplitBrain, None);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What the node shows: state and reason, readiness, alarms, and the status snapshot.
+
+use super::{Node, Phase};
+use crate::{
+    advice::{Advice, advice},
+    clock_guard::Clocks,
+    config::{PartitionPolicy, Timing},
+    message::Report,
+    state::{NodeState, NotReady, Reason, Role, settled},
+    status::{Alarm, PairStatus, ServerStatus, SplitBrainStatus},
+    time::{MonoTime, Now},
+};
+
+impl Node {
+    pub(super) fn state_and_reason(&self, now: MonoTime) -> (NodeState, Reason) {
+        let reason = self.state.role_reason;
+        match self.phase {
+            Phase::Unconfigured => (NodeState::NotConfigured, Reason::Normal),
+            Phase::Booting { .. } => (NodeState::Initializing, Reason::Initialization),
+            Phase::Activating => (NodeState::TakingOver, reason),
+            Phase::HandingOver { .. } => (NodeState::FailingOver, Reason::OnAdminRequest),
+            Phase::Active if self.state.split_brain.is_some() => {
+                (NodeState::SplitBrain, Reason::SplitBrain)
+            }
+            Phase::Active if self.failure.is_some() => {
+                (NodeState::RunningInFailedMode, Reason::StartOfCriticalServicesFailed)
+            }
+            Phase::Active => settled(Role::Active, self.rank(), reason),
+            Phase::Standby if self.suspect_at().is_none_or(|at| now >= at) => {
+                (NodeState::Suspect, Reason::PeerDown)
+            }
+            Phase::Standby => settled(Role::Standby, self.rank(), reason),
+        }
+    }
+
+    /// Why this server could not take over now.
+    pub(super) fn not_ready(&self, now: MonoTime) -> Option<NotReady> {
+        match self.phase {
+            Phase::Unconfigured => Some(NotReady::NotConfigured),
+            Phase::Booting { .. } => Some(NotReady::Initializing),
+            Phase::Activating | Phase::HandingOver { .. } => Some(NotReady::RoleChange),
+            Phase::Active if self.state.split_brain.is_some() => Some(NotReady::SplitBrain),
+            Phase::Active => None,
+            Phase::Standby => self.standby_not_ready(now),
+        }
+    }
+
+    fn standby_not_ready(&self, now: MonoTime) -> Option<NotReady> {
+        if self.lost(now) {
+            return Some(NotReady::PartnerUnreachable);
+        }
+        if self.version_differs() {
+            return Some(NotReady::VersionDiffers);
+        }
+        if self.clock.verdict() != Clocks::Agree {
+            return Some(NotReady::ClocksApart);
+        }
+        if !self.is_time_synced() {
+            return Some(NotReady::TimeNotSynced);
+        }
+        if !self.data.synced {
+            return Some(NotReady::DatabasesNotSynced);
+        }
+        (self.data.held > 0).then_some(NotReady::DatabaseHeld)
+    }
+
+    fn version_differs(&self) -> bool {
+        let differs = |report: &Report| report.version != self.config.version;
+        self.partner.report.as_ref().is_some_and(differs)
+    }
+
+    /// Records flow only within a configured pair with one active server and agreeing clocks.
+    pub(super) fn may_replicate(&self, now: Now) -> bool {
+        let partner_configured =
+            self.partner.report.as_ref().is_some_and(|report| report.role.is_some());
+        self.state.ha.config.is_some()
+            && partner_configured
+            && self.state.split_brain.is_none()
+            && self.clock.verdict() == Clocks::Agree
+            && !self.lost(now.mono)
+    }
+
+    pub(super) fn current_alarms(&self, now: MonoTime) -> Vec<Alarm> {
+        let configured = self.state.ha.config.is_some();
+        let lost = configured && self.lost(now);
+        let mut alarms = Vec::new();
+        let mut raise = |raised: bool, alarm: Alarm| {
+            if raised {
+                alarms.push(alarm);
+            }
+        };
+        raise(self.state.split_brain.is_some(), Alarm::SplitBrain);
+        raise(lost, Alarm::PartnerDown);
+        raise(self.clock.verdict() == Clocks::Apart, Alarm::ClocksApart);
+        raise(configured && self.time_synced == Some(false), Alarm::TimeNotSynced);
+        raise(configured && self.version_differs(), Alarm::VersionDiffers);
+        raise(configured && self.data.log_used_percent >= 75, Alarm::LogFilling);
+        raise(configured && self.data.held > 0, Alarm::DatabaseHeld);
+        raise(self.state.repair_due, Alarm::RepairDue);
+        if let Some(cause) = &self.failure {
+            raise(true, Alarm::RoleChangeFailed { cause: cause.clone() });
+        }
+        if let Some(cause) = self.takeover_needed(lost) {
+            raise(true, Alarm::TakeoverNeeded { cause: cause.to_owned() });
+        }
+        if let Err(error) = &self.licensed {
+            raise(configured, Alarm::License { cause: error.to_string() });
+        }
+        alarms
+    }
+
+    /// The active is lost, and nobody takes over by itself.
+    fn takeover_needed(&self, lost: bool) -> Option<&'static str> {
+        match self.phase {
+            Phase::Standby if lost => self.takeover_blocked(),
+            Phase::Booting { .. } if lost && !self.was_active() => {
+                Some("this server was not the active one when it stopped")
+            }
+            Phase::Unconfigured
+            | Phase::Booting { .. }
+            | Phase::Standby
+            | Phase::Activating
+            | Phase::Active
+            | Phase::HandingOver { .. } => None,
+        }
+    }
+
+    /// The snapshot that every front end shows.
+    pub fn status(&self, now: Now) -> PairStatus {
+        let config = self.state.ha.config.clone();
+        let takeover_after = self.timing().map(|timing| timing.takeover_after().as_secs_f64());
+        PairStatus {
+            ha: if config.is_some() { "configured" } else { "not configured" }.into(),
+            trust: if self.state.partner.is_some() { "trusted" } else { "not trusted" }.into(),
+            config,
+            takeover_after_seconds: takeover_after,
+            epoch: self.state.epoch.0,
+            standby_status: self.standby_status(now.mono),
+            servers: self.server_rows(now),
+            split_brain: self.split_status(now),
+            next: self.next_event(now.mono),
+            recommended_action: self.recommended_action(now),
+            alarms: self.current_alarms(now.mono),
+            seen_unix_ms: now.wall.0,
+        }
+    }
+
+    fn split_status(&self, now: Now) -> Option<SplitBrainStatus> {
+        let split = self.state.split_brain.as_ref()?;
+        let partner = self.partner.report.as_ref();
+        Some(SplitBrainStatus {
+            since_unix_ms: split.since.0,
+            seconds: now.wall.millis_since(split.since).max(0) as f64 / 1000.0,
+            changes_here: self.data.unacknowledged,
+            changes_on_partner: partner.map_or(0, |report| report.data.unacknowledged),
+        })
+    }
+
+    /// `Ready`, or why the standby is not (spec A9).
+    fn standby_status(&self, now: MonoTime) -> String {
+        let why = match self.role() {
+            Some(Role::Active) if self.lost(now) => Some(NotReady::PartnerUnreachable),
+            Some(Role::Active) => match &self.partner.report {
+                Some(report) => report.not_ready,
+                None => Some(NotReady::PartnerUnreachable),
+            },
+            Some(Role::Standby) | None => self.not_ready(now),
+        };
+        why.map_or_else(|| "Ready".into(), |why| format!("Not Ready: {why}"))
+    }
+
+    fn server_rows(&self, now: Now) -> Vec<ServerStatus> {
+        let (state, reason) = self.state_and_reason(now.mono);
+        let mut rows = vec![ServerStatus {
+            name: self.config.name.clone(),
+            license: self.rank(),
+            role: self.role(),
+            state: Some(state),
+            reason: Some(reason),
+            reachable: true,
+            ready: self.not_ready(now.mono).is_none(),
+            heartbeat_age_seconds: None,
+            clock_offset_seconds: None,
+            version: Some(self.config.version.clone()),
+        }];
+        let Some(partner) = &self.state.partner else { return rows };
+        let report = self.partner.report.as_ref();
+        let reachable = self.partner.heard.is_some() && !self.lost(now.mono);
+        let seen = report.filter(|_| reachable);
+        rows.push(ServerStatus {
+            name: partner.name.clone(),
+            license: report.and_then(|report| report.licensed),
+            role: seen.and_then(|report| report.role),
+            state: seen.map(|report| report.state),
+            reason: seen.map(|report| report.reason),
+            reachable,
+            ready: seen.is_some_and(|report| report.not_ready.is_none()),
+            heartbeat_age_seconds: self.partner.heard.map(|at| now.mono.since(at).as_secs_f64()),
+            clock_offset_seconds: self.clock.offset_millis().map(|ms| ms as f64 / 1000.0),
+            version: report.map(|report| report.version.clone()),
+        });
+        rows
+    }
+
+    fn next_event(&self, now: MonoTime) -> String {
+        let partner = self.partner_name();
+        let d = self.timing().map(Timing::takeover_after).unwrap_or_default().as_secs_f64();
+        let manual = self.policy() == PartitionPolicy::Manual;
+        match &self.phase {
+            Phase::Unconfigured => "nothing happens by itself until HA is configured".into(),
+            Phase::Booting { .. } => match self.boot_due() {
+                Some(due) => format!(
+                    "waits for {partner}; becomes active alone in {:.0} s",
+                    due.since(now).as_secs_f64()
+                ),
+                None => format!("waits for {partner}"),
+            },
+            Phase::Standby => match self.takeover_due() {
+                Some(due) if self.suspect_at().is_some_and(|at| now >= at) => format!(
+                    "{partner} is silent; takes over in {:.1} s",
+                    due.since(now).as_secs_f64()
+                ),
+                Some(_) => format!("if {partner} goes silent, takes over after {d} s"),
+                None => format!("no takeover by itself: {}", self.takeover_blocked().unwrap_or("")),
+            },
+            Phase::Activating => "opens its writes and starts its services".into(),
+            Phase::HandingOver { .. } => format!("hands over to {partner}"),
+            Phase::Active if self.state.split_brain.is_some() => {
+                "both stay active until one of them goes standby".into()
+            }
+            Phase::Active if self.lost(now) => format!("stays active; waits for {partner}"),
+            Phase::Active if manual => {
+                "if this server goes silent, nobody takes over by itself".into()
+            }
+            Phase::Active => {
+                format!("if this server goes silent, {partner} takes over after {d} s")
+            }
+        }
+    }
+
+    fn recommended_action(&self, clock: Now) -> String {
+        let now = clock.mono;
+        let partner = self.partner_name();
+        if self.state.partner.is_none() {
+            return "set up trust: `ipicsha trust set PARTNER_ADDRESS`".into();
+        }
+        if self.state.ha.config.is_none() {
+            return "configure HA: `ipicsha configure`".into();
+        }
+        let alarms = self.current_alarms(now);
+        if let Some(action) = alarms.iter().find_map(Alarm::action) {
+            return action.replace("PARTNER", &partner);
+        }
+        let split_age =
+            self.state.split_brain.as_ref().map(|split| clock.wall.millis_since(split.since));
+        let (state, _) = self.state_and_reason(now);
+        let theirs = self
+            .partner
+            .report
+            .as_ref()
+            .filter(|_| self.partner.heard.is_some() && !self.lost(now))
+            .map(|report| report.state);
+        let advice = advice(state, theirs);
+        let old = |age: i64| u128::from(age.unsigned_abs()) >= super::split::OLD_SPLIT.as_millis();
+        if advice == Advice::EndSplit && split_age.is_some_and(old) {
+            return "the split brain is older than 5 days: stop the secondary, compare by hand, then \
+                    configure anew (method 2 in the manual)"
+                .into();
+        }
+        advice.text().replace("PARTNER", &partner)
+    }
+}

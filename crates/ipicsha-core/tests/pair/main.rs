@@ -1,0 +1,7 @@
+//! Two real `Node`s over drifting clocks, lossy and one-way links, pauses and crashing disks.
+
+mod data;
+mod invariants;
+mod random;
+mod stories;
+mod world;

@@ -1,0 +1,332 @@
+//! The reference's stories, each with exact outcomes.
+
+use std::time::Duration;
+
+use ipicsha_core::{
+    Shutdown,
+    admin::{AdminCommand, AdminReply, Refusal},
+    config::{HaConfig, PartitionPolicy, Profile, Timing},
+    state::{NodeState, Role},
+};
+
+use crate::world::{PRIMARY, SECONDARY, World, fast, micros, pair_name};
+
+const SECOND: u64 = 1_000_000;
+
+fn pair() -> World {
+    World::ready(2, fast(), PartitionPolicy::Availability)
+}
+
+fn failover() -> AdminCommand {
+    AdminCommand::Failover { dry_run: false, accept_data_loss: false }
+}
+
+fn cut(world: &mut World, cut: bool) {
+    world.set_cut(PRIMARY, cut);
+    world.set_cut(SECONDARY, cut);
+}
+
+/// Writes on both sides of a cut link, until both are active.
+fn split(world: &mut World) {
+    cut(world, true);
+    world.run(2 * SECOND);
+    assert!(world.write(PRIMARY) && world.write(SECONDARY));
+    cut(world, false);
+}
+
+#[test]
+fn configure_makes_the_primary_active_and_the_standby_ready() {
+    let world = pair();
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    assert!(world.servers[SECONDARY].fenced && !world.servers[PRIMARY].fenced);
+}
+
+#[test]
+fn spec_b2_the_standby_takes_over_after_d_and_not_before() {
+    let slowest = Timing::new(Profile::Standard, Duration::from_secs(5), 5).unwrap();
+    let mut world = World::ready(4, slowest, PartitionPolicy::Availability);
+    world.run(60 * SECOND);
+    world.crash(PRIMARY);
+    world.run(19 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby), "too early");
+    world.run(7 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+    assert_eq!(world.state(SECONDARY), Some(NodeState::RunningInBackupMode));
+}
+
+#[test]
+fn spec_b6_the_old_active_comes_back_as_standby() {
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.run(2 * SECOND);
+    world.start(PRIMARY);
+    world.run(2 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Standby));
+    assert_eq!(world.state(PRIMARY), Some(NodeState::FailedOver));
+    assert_eq!(world.status_line(SECONDARY), "Ready");
+    assert!(world.servers[PRIMARY].fenced);
+}
+
+#[test]
+fn a_restart_within_d_changes_no_role() {
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.run(300_000);
+    world.start(PRIMARY);
+    world.run(2 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+}
+
+#[test]
+fn an_announced_restart_has_ten_seconds_of_grace() {
+    let mut world = pair();
+    world.shut_down(PRIMARY, Shutdown::Restart);
+    world.run(9 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    world.start(PRIMARY);
+    world.run(2 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    world.shut_down(PRIMARY, Shutdown::Restart);
+    world.run(12 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Active), "it did not come back");
+}
+
+#[test]
+fn an_orderly_stop_hands_over_at_once() {
+    let mut world = pair();
+    world.write(PRIMARY);
+    world.shut_down(PRIMARY, Shutdown::Stop);
+    world.run(200_000);
+    assert!(!world.up(PRIMARY));
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+    assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
+}
+
+#[test]
+fn spec_b5_failover_swaps_the_roles_and_back() {
+    let mut world = pair();
+    for (from, to) in [(PRIMARY, SECONDARY), (SECONDARY, PRIMARY)] {
+        world.write(from);
+        let request = world.ask(from, failover());
+        world.run(SECOND);
+        let reply = world.servers[from].replies[&request].clone();
+        assert!(matches!(reply, Ok(AdminReply::FailedOver { .. })), "{reply:?}");
+        assert_eq!(world.role(from), Some(Role::Standby));
+        assert_eq!(world.role(to), Some(Role::Active));
+        assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
+    }
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Normal));
+}
+
+#[test]
+fn a_failover_that_loses_the_link_is_rolled_back() {
+    let mut world = pair();
+    let request = world.ask(PRIMARY, failover());
+    cut(&mut world, true);
+    world.run(500_000);
+    cut(&mut world, false);
+    world.run(3 * SECOND);
+    let reply = &world.servers[PRIMARY].replies[&request];
+    assert!(matches!(reply, Err(Refusal::RolledBack(_))), "{reply:?}");
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert!(world.write(PRIMARY));
+}
+
+#[test]
+fn spec_d1_both_stay_active_after_a_split_until_go_standby() {
+    let mut world = pair();
+    split(&mut world);
+    world.run(10 * SECOND);
+    for at in [PRIMARY, SECONDARY] {
+        assert_eq!(world.state(at), Some(NodeState::SplitBrain));
+    }
+    let request = world.ask(SECONDARY, AdminCommand::GoStandby);
+    world.run(2 * SECOND);
+    assert_eq!(world.servers[SECONDARY].replies[&request], Ok(AdminReply::Done));
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
+    let [a, b] = [0, 1].map(|at| world.servers[at].disk.epoch);
+    assert_eq!(a, b, "the standby knows the epoch of the active");
+}
+
+#[test]
+fn a_split_in_which_one_side_wrote_nothing_heals_by_itself() {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.run(2 * SECOND);
+    assert!(world.write(SECONDARY));
+    cut(&mut world, false);
+    world.run(3 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Standby));
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+    assert!(!world.servers[PRIMARY].disk.repair_due, "nothing is left to repair");
+}
+
+#[test]
+fn a_one_way_cut_gives_the_same_verdict() {
+    for from in [PRIMARY, SECONDARY] {
+        let mut world = pair();
+        world.set_cut(from, true);
+        world.run(2 * SECOND);
+        let expected = if from == PRIMARY { Role::Active } else { Role::Standby };
+        assert_eq!(world.role(SECONDARY), Some(expected), "cut from {from}");
+    }
+}
+
+#[test]
+fn a_paused_standby_does_not_take_over_when_it_wakes() {
+    let mut world = pair();
+    world.servers[SECONDARY].paused_until = world.now + 60 * SECOND;
+    world.run(61 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+}
+
+#[test]
+fn both_dead_the_last_active_one_returns() {
+    for first in [PRIMARY, SECONDARY] {
+        let mut world = pair();
+        world.crash(PRIMARY);
+        world.crash(SECONDARY);
+        world.run(SECOND);
+        world.start(first);
+        world.run(30 * SECOND);
+        assert_eq!(world.role(first), Some(Role::Standby), "alone it waits");
+        world.start(1 - first);
+        world.run(2 * SECOND);
+        assert_eq!(world.role(PRIMARY), Some(Role::Active));
+        assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    }
+}
+
+#[test]
+fn spec_b9_the_last_active_one_goes_on_alone_after_the_initialisation_timeout() {
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.crash(SECONDARY);
+    world.start(PRIMARY);
+    world.run(119 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Standby));
+    world.run(3 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.crash(SECONDARY);
+    world.start(SECONDARY);
+    world.run(300 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby), "it was standby: it waits for a word");
+    let forced = AdminCommand::Failover { dry_run: false, accept_data_loss: true };
+    let request = world.ask(SECONDARY, forced);
+    world.run(SECOND);
+    assert_eq!(world.servers[SECONDARY].replies[&request], Ok(AdminReply::TookOver));
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+}
+
+#[test]
+fn policy_manual_waits_for_the_administrator() {
+    let mut world = World::ready(2, fast(), PartitionPolicy::Manual);
+    world.crash(PRIMARY);
+    world.run(10 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    let refused = world.ask(SECONDARY, failover());
+    assert_eq!(world.servers[SECONDARY].replies[&refused], Err(Refusal::DataLoss));
+    let forced = AdminCommand::Failover { dry_run: false, accept_data_loss: true };
+    world.ask(SECONDARY, forced);
+    world.run(SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+}
+
+#[test]
+fn spec_d2_clocks_31_s_apart_hold_the_records_and_resume() {
+    let mut world = pair();
+    world.servers[SECONDARY].wall_offset_ms = world.servers[PRIMARY].wall_offset_ms + 31_500;
+    world.run(SECOND);
+    assert_eq!(world.status_line(PRIMARY), "Not Ready: the clocks do not agree");
+    world.write(PRIMARY);
+    world.run(SECOND);
+    assert_ne!(world.servers[0].store.rows, world.servers[1].store.rows);
+    let request = world.ask(PRIMARY, failover());
+    let reply = &world.servers[PRIMARY].replies[&request];
+    assert!(matches!(reply, Err(Refusal::Preflight(_))), "{reply:?}");
+    world.servers[SECONDARY].wall_offset_ms = world.servers[PRIMARY].wall_offset_ms;
+    world.run(SECOND);
+    assert_eq!(world.status_line(PRIMARY), "Ready");
+    assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
+}
+
+#[test]
+fn refusals_change_nothing_and_say_what_to_do() {
+    let mut world = pair();
+    for (at, command) in [
+        (SECONDARY, failover()),
+        (PRIMARY, AdminCommand::GoStandby),
+        (SECONDARY, AdminCommand::GoStandby),
+        (SECONDARY, AdminCommand::Unconfigure),
+        (PRIMARY, AdminCommand::DeleteTrust),
+    ] {
+        let before = world.servers[at].disk.clone();
+        let request = world.ask(at, command.clone());
+        let reply = world.servers[at].replies[&request].clone();
+        let refusal = reply.expect_err("refused");
+        assert!(!refusal.next_step().is_empty());
+        assert_eq!(world.servers[at].disk, before, "{command:?} changed something");
+    }
+    world.crash(SECONDARY);
+    world.run(2 * SECOND);
+    for command in [failover(), AdminCommand::Repair { dry_run: false }] {
+        let request = world.ask(PRIMARY, command);
+        assert!(world.servers[PRIMARY].replies[&request].is_err());
+    }
+}
+
+fn config() -> HaConfig {
+    HaConfig {
+        pair: pair_name(),
+        timing: fast(),
+        policy: PartitionPolicy::Availability,
+        auto_heal: true,
+    }
+}
+
+#[test]
+fn spec_a5_a6_d2_configure_checks_time_and_distance() {
+    let mut world = World::new(3, fast());
+    world.servers[SECONDARY].time_synced = false;
+    world.crash(SECONDARY);
+    world.start(SECONDARY);
+    world.run(3 * SECOND);
+    let request = world.ask(PRIMARY, AdminCommand::Configure(config()));
+    let refusal = world.servers[PRIMARY].replies[&request].clone().unwrap_err();
+    assert_eq!(refusal, Refusal::TimeNotSynced("bravo".into()));
+    world.servers[SECONDARY].wall_offset_ms = world.servers[PRIMARY].wall_offset_ms + 31_000;
+    world.run(3 * SECOND);
+    let request = world.ask(PRIMARY, AdminCommand::Configure(config()));
+    let refusal = world.servers[PRIMARY].replies[&request].clone().unwrap_err();
+    assert!(matches!(refusal, Refusal::ClocksApart { .. }), "{refusal:?}");
+    assert_eq!(world.role(PRIMARY), None);
+}
+
+#[test]
+fn spec_a8_a10_update_and_unconfigure_reach_both() {
+    let mut world = pair();
+    let timing = Timing::new(Profile::Fast, Duration::from_millis(400), 4).unwrap();
+    world.ask(PRIMARY, AdminCommand::Update(timing));
+    world.run(2 * SECOND);
+    let theirs = world.servers[SECONDARY].disk.ha.config.clone().unwrap();
+    assert_eq!(theirs.timing, timing);
+    let request = world.ask(PRIMARY, AdminCommand::Unconfigure);
+    world.run(2 * SECOND);
+    assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::Done));
+    for at in [PRIMARY, SECONDARY] {
+        assert_eq!(world.role(at), None);
+        assert_eq!(world.state(at), Some(NodeState::NotConfigured));
+    }
+    let again = world.ask(SECONDARY, AdminCommand::Configure(config()));
+    world.run(2 * SECOND);
+    assert_eq!(world.servers[SECONDARY].replies[&again], Ok(AdminReply::Done));
+    assert_eq!(world.role(PRIMARY), Some(Role::Active), "licenses decide the first role");
+    assert!(micros(timing.interval()) > 0);
+}
