@@ -6,7 +6,7 @@ use crate::{
     admin::{AdminCommand, AdminReply, Refusal},
     id::RequestId,
     license::License,
-    message::{Control, DataReport},
+    message::{Control, DataReport, RepairRequest},
     state::{NodeState, PersistedState, Reason, Role},
     status::Alarm,
 };
@@ -84,6 +84,8 @@ pub enum Output {
     },
     /// Let records flow, or queue.
     Replicate(Gate),
+    /// The partner asks this server, which leads comparisons, for one.
+    Compare(RepairRequest),
     /// A change worth remembering.
     Record(Event),
     /// The daemon may end now.

@@ -31,6 +31,28 @@ pub enum Control {
     },
     /// The sender's daemon ends in an orderly way.
     Goodbye(Goodbye),
+    /// The secondary asks the primary, which leads comparisons, to start one.
+    RepairRequest(RepairRequest),
+    /// The primary cannot compare one database.
+    RepairRefused {
+        /// Run of the request.
+        run: u64,
+        /// Name of the database.
+        database: String,
+        /// Why, for people.
+        cause: String,
+    },
+}
+
+/// One comparison of databases, wanted by an administrator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairRequest {
+    /// Random number that the reports repeat.
+    pub run: u64,
+    /// Repair what differs; otherwise only show it.
+    pub apply: bool,
+    /// Only this database.
+    pub database: Option<String>,
 }
 
 /// What an orderly end means for the partner.
@@ -115,6 +137,8 @@ pub struct DataReport {
     pub databases: u32,
     /// All of them have been compared with the partner's once and follow since.
     pub synced: bool,
+    /// The data connection stands and both sides agree where to go on.
+    pub attached: bool,
     /// Changes here that the partner has not acknowledged.
     pub unacknowledged: u64,
     /// Fullest transaction log, in percent of its capacity.

@@ -97,6 +97,8 @@ pub struct Node {
     pending_setting: Option<(RequestId, MonoTime)>,
     pending_close: Option<RequestId>,
     exit_after_close: bool,
+    /// Said goodbye: nothing may follow.
+    ended: bool,
     failure: Option<String>,
     split_noticed: Option<MonoTime>,
     shown: (Option<Role>, NodeState, Reason),
@@ -132,6 +134,7 @@ impl Node {
             pending_setting: None,
             pending_close: None,
             exit_after_close: false,
+            ended: false,
             failure: None,
             split_noticed: None,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
@@ -227,6 +230,9 @@ impl Node {
 
     /// Everything that follows from the new state, whatever the input was.
     fn settle(&mut self, now: Now) {
+        if self.ended {
+            return;
+        }
         self.licensed = licensed_role(&self.licenses, now.wall);
         self.expire_requests(now);
         self.consider_boot(now);

@@ -200,7 +200,7 @@ impl Node {
     }
 
     /// Plans can be made while split; changes only with one active server.
-    fn may_repair(&self, now: Now, dry_run: bool) -> Result<(), Refusal> {
+    pub(super) fn may_repair(&self, now: Now, dry_run: bool) -> Result<(), Refusal> {
         self.require_configured()?;
         self.require_partner(now)?;
         if self.state.split_brain.is_some() && !dry_run {

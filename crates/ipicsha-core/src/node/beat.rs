@@ -29,6 +29,13 @@ impl Node {
                     self.grace_until = Some(now.mono + grace.min(super::RESTART_GRACE));
                 }
             }
+            Control::RepairRequest(request) => {
+                self.hear(now);
+                if self.may_repair(now, !request.apply).is_ok() {
+                    self.outputs.push_back(Output::Compare(request));
+                }
+            }
+            Control::RepairRefused { .. } => self.hear(now), // the shell tells who waits
         }
     }
 

@@ -100,9 +100,15 @@ impl Node {
             self.repeat_handover();
         }
         if exit {
-            self.outputs.push_back(Output::Send(Control::Goodbye(Goodbye::Stop)));
-            self.outputs.push_back(Output::Exit);
+            self.leave(Goodbye::Stop);
         }
+    }
+
+    /// The last words; no beat may follow them.
+    fn leave(&mut self, goodbye: Goodbye) {
+        self.outputs.push_back(Output::Send(Control::Goodbye(goodbye)));
+        self.outputs.push_back(Output::Exit);
+        self.ended = true;
     }
 
     /// Sends the word again; the partner takes it once.
@@ -136,9 +142,7 @@ impl Node {
     pub(super) fn handle_shutdown(&mut self, now: Now, shutdown: Shutdown) {
         match (shutdown, &self.phase) {
             (Shutdown::Restart, _) => {
-                let goodbye = Goodbye::Restart { grace: RESTART_GRACE };
-                self.outputs.push_back(Output::Send(Control::Goodbye(goodbye)));
-                self.outputs.push_back(Output::Exit);
+                self.leave(Goodbye::Restart { grace: RESTART_GRACE });
             }
             (Shutdown::Stop, Phase::HandingOver { .. }) => {
                 if let Phase::HandingOver { exit, .. } = &mut self.phase {
@@ -169,8 +173,7 @@ impl Node {
             self.outputs.push_back(Output::Deactivate);
             return;
         }
-        self.outputs.push_back(Output::Send(Control::Goodbye(Goodbye::Stop)));
-        self.outputs.push_back(Output::Exit);
+        self.leave(Goodbye::Stop);
     }
 
     pub(super) fn handle_deactivated(&mut self, result: Result<(), String>) {

@@ -58,7 +58,7 @@ impl Node {
         if !self.is_time_synced() {
             return Some(NotReady::TimeNotSynced);
         }
-        if !self.data.synced {
+        if !self.data.synced || !self.data.attached {
             return Some(NotReady::DatabasesNotSynced);
         }
         (self.data.held > 0).then_some(NotReady::DatabaseHeld)

@@ -101,6 +101,7 @@ fn an_orderly_stop_hands_over_at_once() {
     world.run(200_000);
     assert!(!world.up(PRIMARY));
     assert_eq!(world.role(SECONDARY), Some(Role::Active));
+    assert_eq!(world.status_line(SECONDARY), "Not Ready: its partner is not reachable");
     assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
 }
 

@@ -306,9 +306,12 @@ impl World {
                 self.note(at, &format!("{from} -> {to} ({reason}) epoch {epoch}"));
             }
             Output::Record(event) => self.note(at, &format!("{event:?}")),
-            Output::Capture(_) | Output::TrustChanged => {}
+            Output::Capture(_) | Output::TrustChanged | Output::Compare(_) => {}
             Output::Exit => {
                 self.note(at, "exits");
+                let node = self.servers[at].node.as_mut();
+                let after = node.and_then(Node::poll_output);
+                assert_eq!(after, None, "nothing may follow the goodbye");
                 self.servers[at].node = None;
                 self.servers[at].serving = false;
                 self.servers[at].exited = true;
@@ -389,6 +392,7 @@ impl World {
             measured: true,
             databases: 1,
             synced: true,
+            attached: true,
             unacknowledged: self.servers[at].store.unacknowledged(),
             log_used_percent: 1,
             held: 0,
