@@ -432,3 +432,6 @@ mod bytes {
         from.deserialize_byte_buf(Bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;
