@@ -1,0 +1,222 @@
+//! Applies what the partner sent: one transaction, exactly once, losers journaled first.
+//!
+//! Decides per record by the core's last-writer-wins rule whether the incoming version is taken.
+//! Must not know connections, batching or repair order. Writes go through a connection without
+//! triggers; how they collide with UNIQUE rules is the business of `place`.
+
+use std::collections::HashSet;
+
+use ipicsha_core::{
+    data::{Applied, Batch, Change, Key, Value},
+    id::{DatabaseName, Seq},
+    license::LicensedRole,
+    lww::{self, Decision, Own, Stamp},
+};
+
+use crate::{
+    capture::{self, Captured},
+    database::{Database, SHORT},
+    error::{AtPath as _, Error},
+    journal::{Journal, JournalKind, Loser},
+    log::{Dirty, Record, read_row, supersede},
+    place::{self, Rule, Write},
+};
+
+/// What every application of changes needs beside the database.
+pub(crate) struct Setting<'a> {
+    pub(crate) name: &'a DatabaseName,
+    /// This server's licensed role.
+    pub(crate) role: LicensedRole,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) dirty: &'a mut Dirty,
+    /// Records received from the partner since the initial comparison began; `None` once it is
+    /// done. Until then a record can differ without a log entry saying so, so what is overwritten
+    /// for the first time is kept.
+    pub(crate) received: Option<&'a mut HashSet<Record>>,
+}
+
+impl Setting<'_> {
+    /// Remembers what came from the partner. Bounded: beyond that the journal may get a version
+    /// that was the partner's own, which costs a line in a list.
+    pub(crate) fn note_received(&mut self, records: Vec<Record>) {
+        const MOST: usize = 200_000;
+        if let Some(received) = &mut self.received
+            && received.len() < MOST
+        {
+            received.extend(records);
+        }
+    }
+}
+
+/// What became of one step.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The whole batch is applied.
+    pub(crate) finished: bool,
+    pub(crate) losers: Vec<Loser>,
+}
+
+/// Applies up to `limit` rows of `batch` that are not applied yet.
+pub(crate) fn apply_batch(
+    database: &mut Database,
+    setting: &mut Setting<'_>,
+    batch: &Batch,
+    limit: usize,
+) -> Result<Outcome, Error> {
+    let applied = check(database, batch)?;
+    if batch.to <= applied.seq {
+        return Ok(Outcome { finished: true, losers: Vec::new() });
+    }
+    let mut due = batch.rows.iter().filter(|row| row.seq > applied.seq);
+    let rows: Vec<_> = due.by_ref().take(limit).collect();
+    let finished = due.next().is_none();
+    let to = if finished { batch.to } else { rows.last().map_or(batch.to, |row| row.seq) };
+    let mut meta = database.meta;
+    meta.applied = Some(Applied { seq: to, ..applied });
+    meta.partner_base = meta.partner_base.max(batch.base);
+    let done = database.transaction(SHORT, |database| {
+        setting.dirty.refresh(&database.writer, database)?;
+        let mut verdicts = Verdicts::default();
+        for row in rows {
+            let captured = table_of(database, batch, row.table)?;
+            let (key, columns) = match &row.change {
+                Change::Upsert(columns) if columns.len() == captured.table.columns.len() => {
+                    (captured.table.key_of(columns), Some(columns.as_slice()))
+                }
+                Change::Delete(key) if key.len() == captured.table.key.len() => (key.clone(), None),
+                Change::Upsert(_) | Change::Delete(_) => {
+                    return Err(Error::Mismatch("a row has another number of columns"));
+                }
+            };
+            let stamp = Stamp { wall: row.wall, role: setting.role.other() };
+            let write = Write::new(captured, key, columns, stamp, row.seq);
+            verdicts.judge(database, setting, batch, write)?;
+        }
+        let Verdicts { writes, mut losers, superseded, seen } = verdicts;
+        let rule = Rule::LastWriter {
+            dirty: setting.dirty,
+            base: batch.base,
+            role: setting.role,
+            partner: batch.origin,
+            keep_overwritten: setting.received.is_some(),
+        };
+        losers.extend(place::execute(database, &writes, &rule)?.losers);
+        for (_, seq) in &superseded {
+            supersede(&database.writer, *seq).at(&database.path)?;
+        }
+        if !losers.is_empty() {
+            setting.journal.store(setting.name, &losers)?;
+        }
+        capture::write_meta(&database.writer, &meta).at(&database.path)?;
+        Ok((losers, superseded, seen))
+    });
+    let (losers, superseded, seen) = done?;
+    database.meta = meta;
+    superseded.iter().for_each(|(record, _)| setting.dirty.remove(record));
+    setting.note_received(seen);
+    Ok(Outcome { finished, losers })
+}
+
+/// The position the batch must continue.
+fn check(database: &Database, batch: &Batch) -> Result<Applied, Error> {
+    match database.meta.applied {
+        Some(applied) if applied.origin != batch.origin => {
+            Err(Error::Mismatch("a batch of another history"))
+        }
+        Some(applied) if batch.from > applied.seq => {
+            Err(Error::Mismatch("changes before the batch are missing"))
+        }
+        Some(applied) => Ok(applied),
+        None => Err(Error::Mismatch("a batch before the positions were agreed")),
+    }
+}
+
+fn table_of<'a>(database: &'a Database, batch: &Batch, index: u32) -> Result<&'a Captured, Error> {
+    batch
+        .tables
+        .get(index as usize)
+        .and_then(|name| database.table(name))
+        .ok_or(Error::Mismatch("a row of a table that is not replicated here"))
+}
+
+/// What was decided about the rows of one transaction.
+#[derive(Default)]
+struct Verdicts<'a> {
+    writes: Vec<Write<'a>>,
+    losers: Vec<Loser>,
+    superseded: Vec<(Record, Seq)>,
+    seen: Vec<Record>,
+}
+
+impl<'a> Verdicts<'a> {
+    fn judge(
+        &mut self,
+        database: &Database,
+        setting: &Setting<'_>,
+        batch: &Batch,
+        write: Write<'a>,
+    ) -> Result<(), Error> {
+        let own = setting
+            .dirty
+            .last_change(&write.record)
+            .map(|(seq, wall)| Own { seq, stamp: Stamp { wall, role: setting.role } });
+        let decision = lww::decide(own, batch.base, write.stamp);
+        let unknown =
+            setting.received.as_ref().is_some_and(|received| !received.contains(&write.record));
+        if decision == Decision::Apply && !unknown {
+            self.take(write);
+            return Ok(());
+        }
+        let local = read_row(&database.writer, write.captured, &write.key).at(&database.path)?;
+        if local.as_deref() == write.columns {
+            // Both made the same change, so there is nothing to decide.
+            self.take(write);
+            return Ok(());
+        }
+        match (decision, own) {
+            (Decision::Keep, Some(own)) => {
+                let loser = write.incoming_loser(JournalKind::Conflict, batch.origin, local);
+                self.losers.push(Loser { winner_wall: Some(own.stamp.wall), ..loser });
+            }
+            (Decision::Replace, Some(own)) => {
+                let loser =
+                    write.own_loser(JournalKind::Conflict, database.meta.origin, own.seq, local);
+                self.losers.push(Loser { wall: Some(own.stamp.wall), ..loser });
+                self.superseded.push((write.record.clone(), own.seq));
+                self.take(write);
+            }
+            (Decision::Apply | Decision::Keep | Decision::Replace, _) => {
+                if local.is_some() {
+                    let loser = write.own_loser(
+                        JournalKind::Repair,
+                        database.meta.origin,
+                        write.seq,
+                        local,
+                    );
+                    self.losers.push(loser);
+                }
+                self.take(write);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, write: Write<'a>) {
+        self.seen.push(write.record.clone());
+        self.writes.push(write);
+    }
+}
+
+impl<'a> Write<'a> {
+    /// A version to be written: `columns`, or a deletion.
+    pub(crate) fn new(
+        captured: &'a Captured,
+        key: Key,
+        columns: Option<&'a [Value]>,
+        stamp: Stamp,
+        seq: Seq,
+    ) -> Self {
+        let record = (captured.t, captured.table.identity_of(&key));
+        Self { captured, record, key, columns, stamp, seq }
+    }
+}

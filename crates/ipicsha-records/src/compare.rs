@@ -1,0 +1,538 @@
+//! The comparison of two databases, as the primary leads it and the secondary answers.
+//!
+//! Decides which question comes next: ranges of 4096 rows, of 64 rows, keys, then versions of the
+//! keys that differ. Must not know how a step is read from or written to SQLite's tables beyond
+//! `scan`, nor how messages travel. One question at a time, so the worker stays responsive and
+//! changes go on flowing between the steps.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipicsha_core::{
+    data::{CompareStep, Differences, Key, PrimaryVersion, RepairReport, RowHash, TableReport},
+    id::{DatabaseName, Seq},
+};
+
+use crate::{
+    database::Database,
+    error::{AtPath as _, Error},
+    log::{BATCH_BYTES, read_row},
+    scan::{self, Span},
+    schema::Table,
+    status::RepairProgress,
+    value,
+};
+
+const LARGE: u64 = 4096;
+const SMALL: u64 = 64;
+/// Large ranges in one question.
+const QUESTION: usize = 8;
+/// Versions in one step.
+const FIX_ROWS: usize = 500;
+/// Keys in one answer.
+const ANSWER_KEYS: usize = 2000;
+/// How often everything is compared until nothing differs.
+const PASSES: u32 = 5;
+/// How long both logs may take to drain before the comparison begins.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What the leader wants to do next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Ask this.
+    Ask(CompareStep),
+    /// Nothing until an answer comes or the log is drained.
+    Wait,
+    /// Finished.
+    Done(RepairReport),
+}
+
+/// The primary's side.
+pub(crate) struct Leader {
+    pub(crate) run: u64,
+    pub(crate) apply: bool,
+    pub(crate) initial: bool,
+    name: DatabaseName,
+    tables: Vec<String>,
+    /// Own log position that has to be acknowledged first.
+    mark: Seq,
+    deadline: Instant,
+    asked: Asked,
+    begun: bool,
+    ready: bool,
+    pass: u32,
+    pass_found: u64,
+    current: usize,
+    /// Where the large ranges of the current table go on; `None`: they are through.
+    level: Option<Span>,
+    spans: Vec<(Span, u64, u64)>,
+    keys: VecDeque<(Key, bool)>,
+    /// Keys reported since the last question about large ranges.
+    reported: HashSet<Arc<[u8]>>,
+    reports: Vec<Differences>,
+    remaining: Vec<u64>,
+    rows_compared: u64,
+}
+
+/// The question that is being answered.
+enum Asked {
+    Nothing,
+    Begin,
+    Ranges(Vec<(Span, u64)>),
+    Rows(Span),
+    Fix,
+}
+
+impl Leader {
+    /// A comparison of `tables`, to begin once the log is acknowledged up to `mark`.
+    pub(crate) fn new(
+        name: DatabaseName,
+        run: u64,
+        apply: bool,
+        initial: bool,
+        tables: Vec<String>,
+        mark: Seq,
+    ) -> Self {
+        let count = tables.len();
+        Self {
+            run,
+            apply,
+            initial,
+            name,
+            mark,
+            deadline: Instant::now() + DRAIN,
+            asked: Asked::Nothing,
+            begun: false,
+            ready: false,
+            pass: 1,
+            pass_found: 0,
+            current: 0,
+            level: Some(Span::default()),
+            spans: Vec::new(),
+            keys: VecDeque::new(),
+            reported: HashSet::new(),
+            reports: vec![Differences::default(); count],
+            remaining: vec![0; count],
+            rows_compared: 0,
+            tables,
+        }
+    }
+
+    /// The table the next fix is about.
+    pub(crate) fn table(&self) -> Option<&str> {
+        self.tables.get(self.current).map(String::as_str)
+    }
+
+    /// The next question. `acked` is how far the partner has our log, `flushed` whether everything
+    /// written so far has been sent: versions must not overtake the changes they came from.
+    pub(crate) fn next(
+        &mut self,
+        database: &Database,
+        acked: Seq,
+        flushed: bool,
+    ) -> Result<Next, Error> {
+        if !matches!(self.asked, Asked::Nothing) {
+            return Ok(Next::Wait);
+        }
+        if !self.begun {
+            self.begun = true;
+            self.asked = Asked::Begin;
+            let (apply, initial) = (self.apply, self.initial);
+            return Ok(Next::Ask(CompareStep::Begin {
+                apply,
+                initial,
+                tables: self.tables.clone(),
+            }));
+        }
+        let drained = acked >= self.mark || Instant::now() >= self.deadline;
+        if !self.ready || !drained {
+            return Ok(Next::Wait);
+        }
+        loop {
+            let Some(name) = self.table().map(str::to_owned) else {
+                match self.end_of_pass() {
+                    Some(report) => return Ok(Next::Done(report)),
+                    None => continue,
+                }
+            };
+            let captured = database
+                .table(&name)
+                .ok_or_else(|| Error::Interrupted(format!("table {name} has gone")))?;
+            if !self.keys.is_empty() {
+                return if flushed {
+                    self.ask_fix(database, &captured.table)
+                } else {
+                    Ok(Next::Wait)
+                };
+            }
+            if let Some((span, mine, theirs)) = self.spans.pop() {
+                if let Some(question) =
+                    self.descend(database, &captured.table, span, mine, theirs)?
+                {
+                    return Ok(Next::Ask(question));
+                }
+                continue;
+            }
+            let Some(span) = self.level.take() else {
+                self.current += 1;
+                self.level = Some(Span::default());
+                continue;
+            };
+            return self.ask_large(database, &captured.table, span).map(Next::Ask);
+        }
+    }
+
+    fn ask_large(
+        &mut self,
+        database: &Database,
+        table: &Table,
+        span: Span,
+    ) -> Result<CompareStep, Error> {
+        self.reported.clear();
+        let ranges = database
+            .snapshot(|db| scan::ranges(db, table, &span, LARGE, QUESTION).at(&database.path))?;
+        let end = ranges.last().and_then(|range| range.upto.clone());
+        self.level = end.map(|end| Span { after: Some(end), upto: None });
+        if self.pass == 1 {
+            self.rows_compared += ranges.iter().map(|range| range.count).sum::<u64>();
+        }
+        Ok(self.ask_ranges(span.after, ranges))
+    }
+
+    fn ask_ranges(
+        &mut self,
+        after: Option<Key>,
+        ranges: Vec<ipicsha_core::data::Range>,
+    ) -> CompareStep {
+        let mut from = after.clone();
+        let spans = ranges.iter().map(|range| {
+            let after = std::mem::replace(&mut from, range.upto.clone());
+            (Span { after, upto: range.upto.clone() }, range.count)
+        });
+        self.asked = Asked::Ranges(spans.collect());
+        CompareStep::Ranges { table: self.current as u32, after, ranges }
+    }
+
+    /// A span that differs: cut it, list it, or take all its keys when one side has none.
+    fn descend(
+        &mut self,
+        database: &Database,
+        table: &Table,
+        span: Span,
+        mine: u64,
+        theirs: u64,
+    ) -> Result<Option<CompareStep>, Error> {
+        let at = |result: rusqlite::Result<_>| result.at(&database.path);
+        if theirs == 0 {
+            let keys = at(scan::keys(&database.reader, table, &span, LARGE as usize))?;
+            if keys.len() as u64 >= LARGE {
+                let after = keys.last().cloned();
+                self.spans.push((Span { after, upto: span.upto }, LARGE, 0));
+            }
+            self.keys.extend(keys.into_iter().map(|key| (key, false)));
+            return Ok(None);
+        }
+        if mine > SMALL {
+            let ranges = database.snapshot(|db| {
+                scan::ranges(db, table, &span, SMALL, usize::MAX).at(&database.path)
+            })?;
+            return Ok(Some(self.ask_ranges(span.after, ranges)));
+        }
+        self.ask_rows(database, table, span).map(Some)
+    }
+
+    fn ask_rows(
+        &mut self,
+        database: &Database,
+        table: &Table,
+        span: Span,
+    ) -> Result<CompareStep, Error> {
+        // A little more than asked for: rows may have been added since the range was cut.
+        let limit = ANSWER_KEYS;
+        let rows = scan::rows(&database.reader, table, &span, limit).at(&database.path)?;
+        let mut upto = span.upto.clone();
+        if rows.len() == limit {
+            upto = rows.last().map(|(key, _)| key.clone());
+            self.spans.push((Span { after: upto.clone(), upto: span.upto }, 1, 1));
+        }
+        let asked = Span { after: span.after, upto };
+        self.asked = Asked::Rows(asked.clone());
+        Ok(CompareStep::Rows {
+            table: self.current as u32,
+            after: asked.after,
+            upto: asked.upto,
+            rows,
+        })
+    }
+
+    fn ask_fix(&mut self, database: &Database, table: &Table) -> Result<Next, Error> {
+        let captured = database.table(&table.name);
+        let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
+        let (keys, apply) = (&mut self.keys, self.apply);
+        let rows = database.snapshot(|db| {
+            let mut rows = Vec::new();
+            let mut bytes = 0;
+            while rows.len() < FIX_ROWS && bytes < BATCH_BYTES {
+                let Some((key, refused)) = keys.pop_front() else { break };
+                let version = match read_row(db, captured, &key).at(&database.path)? {
+                    _ if refused => PrimaryVersion::Refused,
+                    None => PrimaryVersion::Absent,
+                    Some(columns) if apply => PrimaryVersion::Contents(columns),
+                    Some(columns) => PrimaryVersion::Hash(value::hash_row(&columns)),
+                };
+                if let PrimaryVersion::Contents(columns) = &version {
+                    bytes += scan::size(columns);
+                }
+                rows.push((key, version));
+            }
+            Ok(rows)
+        })?;
+        self.asked = Asked::Fix;
+        let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
+        Ok(Next::Ask(CompareStep::Fix { table: self.current as u32, base, rows }))
+    }
+
+    /// Takes the answer to `Begin`.
+    pub(crate) fn take_ready(&mut self) {
+        if matches!(self.asked, Asked::Begin) {
+            self.asked = Asked::Nothing;
+            self.ready = true;
+        }
+    }
+
+    /// Takes the answer to `Ranges`.
+    pub(crate) fn take_ranges(&mut self, differing: &[(u32, u64)]) -> Result<(), Error> {
+        let Asked::Ranges(spans) = std::mem::replace(&mut self.asked, Asked::Nothing) else {
+            return Err(Error::Mismatch("an answer nobody asked for"));
+        };
+        // The stack is worked off from its end: keep the order of keys.
+        for (index, theirs) in differing.iter().rev() {
+            let (span, mine) = spans
+                .get(*index as usize)
+                .ok_or(Error::Mismatch("an answer about an unknown range"))?;
+            self.spans.push((span.clone(), *mine, *theirs));
+        }
+        Ok(())
+    }
+
+    /// Takes the answer to `Rows`.
+    pub(crate) fn take_keys(&mut self, keys: Vec<Key>, table: &Table) -> Result<(), Error> {
+        let Asked::Rows(span) = std::mem::replace(&mut self.asked, Asked::Nothing) else {
+            return Err(Error::Mismatch("an answer nobody asked for"));
+        };
+        // A full answer may be cut short: ask again for what lies behind its last own key.
+        if keys.len() >= ANSWER_KEYS {
+            let after = keys.last().cloned();
+            self.spans.push((Span { after, upto: span.upto }, 1, 1));
+        }
+        for key in keys {
+            if self.reported.insert(table.identity_of(&key)) {
+                self.keys.push_back((key, false));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the answer to `Fix`, with the keys of copies this server could not take.
+    pub(crate) fn take_fixed(&mut self, found: &Differences, refused: Vec<Key>) {
+        self.asked = Asked::Nothing;
+        let count = found.only_primary + found.only_secondary + found.differing;
+        self.pass_found += count;
+        if let Some(report) = self.reports.get_mut(self.current) {
+            if self.pass == 1 {
+                report.only_primary += found.only_primary;
+                report.only_secondary += found.only_secondary;
+                report.differing += found.differing;
+            }
+            report.journaled += found.journaled;
+            self.remaining[self.current] += count;
+        }
+        self.keys.extend(refused.into_iter().map(|key| (key, true)));
+    }
+
+    /// `None`: another pass begins.
+    fn end_of_pass(&mut self) -> Option<RepairReport> {
+        let another = self.apply && self.pass_found > 0 && self.pass < PASSES;
+        if !another {
+            return Some(self.report());
+        }
+        self.pass += 1;
+        self.pass_found = 0;
+        self.current = 0;
+        self.remaining.fill(0);
+        None
+    }
+
+    fn report(&self) -> RepairReport {
+        let tables = self.tables.iter().zip(&self.reports).zip(&self.remaining);
+        RepairReport {
+            database: self.name.clone(),
+            tables: tables
+                .map(|((table, differences), remaining)| TableReport {
+                    table: table.clone(),
+                    differences: Differences { remaining: *remaining, ..differences.clone() },
+                })
+                .collect(),
+            passes: self.pass,
+            rows_compared: self.rows_compared,
+            applied: self.apply,
+        }
+    }
+
+    /// What the status shows.
+    pub(crate) fn progress(&self) -> RepairProgress {
+        RepairProgress {
+            stage: stage(self.ready, self.pass, self.apply),
+            table: self.table().map(str::to_owned),
+            tables_done: self.current as u32,
+            tables_total: self.tables.len() as u32,
+            rows_compared: self.rows_compared,
+            differences: self
+                .reports
+                .iter()
+                .map(|d| d.only_primary + d.only_secondary + d.differing)
+                .sum(),
+        }
+    }
+}
+
+fn stage(ready: bool, pass: u32, apply: bool) -> &'static str {
+    match (ready, pass, apply) {
+        (false, ..) => "waiting for the queued changes",
+        (true, 1, false) => "comparing",
+        (true, 1, true) => "comparing and repairing",
+        (true, ..) => "checking the repair",
+    }
+}
+
+/// The secondary's side.
+pub(crate) struct Follower {
+    pub(crate) run: u64,
+    pub(crate) apply: bool,
+    pub(crate) initial: bool,
+    pub(crate) tables: Vec<String>,
+    mark: Seq,
+    deadline: Instant,
+    ready: bool,
+    current: u32,
+    rows_compared: u64,
+    differences: u64,
+}
+
+impl Follower {
+    /// Answers comparison `run`, once the own log is acknowledged up to `mark`.
+    pub(crate) fn new(
+        run: u64,
+        apply: bool,
+        initial: bool,
+        tables: Vec<String>,
+        mark: Seq,
+    ) -> Self {
+        Self {
+            run,
+            apply,
+            initial,
+            tables,
+            mark,
+            deadline: Instant::now() + DRAIN,
+            ready: false,
+            current: 0,
+            rows_compared: 0,
+            differences: 0,
+        }
+    }
+
+    /// `Ready`, once.
+    pub(crate) fn next(&mut self, acked: Seq) -> Option<CompareStep> {
+        let now = !self.ready && (acked >= self.mark || Instant::now() >= self.deadline);
+        self.ready |= now;
+        now.then_some(CompareStep::Ready)
+    }
+
+    /// Name of the table with this index.
+    pub(crate) fn table(&mut self, index: u32) -> Result<String, Error> {
+        self.current = index;
+        self.tables
+            .get(index as usize)
+            .cloned()
+            .ok_or(Error::Mismatch("a comparison of an unknown table"))
+    }
+
+    /// Notes what a step has found.
+    pub(crate) fn note(&mut self, found: &Differences) {
+        self.differences += found.only_primary + found.only_secondary + found.differing;
+    }
+
+    /// Answers `Ranges`.
+    pub(crate) fn ranges(
+        &mut self,
+        database: &Database,
+        table: &Table,
+        after: Option<Key>,
+        ranges: Vec<ipicsha_core::data::Range>,
+    ) -> Result<CompareStep, Error> {
+        let mut differing = Vec::new();
+        let mut after = after;
+        database.snapshot(|db| {
+            for (index, range) in ranges.into_iter().enumerate() {
+                let span = Span { after: after.take(), upto: range.upto };
+                let (count, hash) = scan::digest(db, table, &span).at(&database.path)?;
+                self.rows_compared += count;
+                if (count, hash) != (range.count, range.hash) {
+                    differing.push((index as u32, count));
+                }
+                after = span.upto;
+            }
+            Ok(())
+        })?;
+        Ok(CompareStep::DifferingRanges(differing))
+    }
+
+    /// Answers `Rows`: own keys in order, at most `ANSWER_KEYS`, behind those only the primary has.
+    pub(crate) fn rows(
+        database: &Database,
+        table: &Table,
+        span: &Span,
+        theirs: Vec<(Key, RowHash)>,
+    ) -> Result<CompareStep, Error> {
+        let captured = database.table(&table.name);
+        let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
+        let mut theirs: HashMap<Arc<[u8]>, (Key, RowHash)> =
+            theirs.into_iter().map(|row| (table.identity_of(&row.0), row)).collect();
+        database.snapshot(|db| {
+            let own = scan::rows(db, table, span, ANSWER_KEYS).at(&database.path)?;
+            let full = own.len() >= ANSWER_KEYS;
+            let mut keys = Vec::new();
+            let mut own_keys = Vec::new();
+            for (key, hash) in own {
+                let same = theirs.remove(&table.identity_of(&key)).is_some_and(|row| row.1 == hash);
+                // A cut answer ends with the key to go on behind, even if that row is equal.
+                if !same || full {
+                    own_keys.push(key);
+                }
+            }
+            for (_, (key, _)) in theirs {
+                if read_row(db, captured, &key).at(&database.path)?.is_none() {
+                    keys.push(key);
+                }
+            }
+            keys.append(&mut own_keys);
+            Ok(CompareStep::DifferingKeys(keys))
+        })
+    }
+
+    /// What the status shows.
+    pub(crate) fn progress(&self) -> RepairProgress {
+        RepairProgress {
+            stage: stage(self.ready, 1, self.apply),
+            table: self.tables.get(self.current as usize).cloned(),
+            tables_done: self.current,
+            tables_total: self.tables.len() as u32,
+            rows_compared: self.rows_compared,
+            differences: self.differences,
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! One application database, opened: a connection that reads, a connection that writes.
+//!
+//! Decides how locks are waited for and when the file under the path is another one. Must not
+//! know the partner. The writer has triggers off, so that what it applies is not captured again
+//! and the application's own triggers, which ran at the origin, do not run twice.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+
+use crate::{
+    capture::{self, Captured, Installed, Meta},
+    error::{AtPath as _, Error, is_busy},
+    fence,
+    schema::{self, Schema, SkippedTable},
+};
+
+/// Steps of the loop for the write lock; waiting by busy timeout starves among many writers.
+const LOCK_STEP: Duration = Duration::from_micros(200);
+
+/// How long a short piece of work waits for the lock before it is tried again later.
+pub(crate) const SHORT: Duration = Duration::from_millis(200);
+
+/// How long something asked for by the shell waits for the lock.
+pub(crate) const PATIENT: Duration = Duration::from_secs(5);
+
+/// An open database with capture installed.
+pub(crate) struct Database {
+    pub(crate) path: PathBuf,
+    pub(crate) reader: Connection,
+    pub(crate) writer: Connection,
+    pub(crate) meta: Meta,
+    pub(crate) tables: BTreeMap<u32, Captured>,
+    by_name: BTreeMap<String, u32>,
+    pub(crate) skipped: Vec<SkippedTable>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) key_columns: usize,
+    schema_version: i64,
+    pub(crate) fence_closed: bool,
+    capacity: u64,
+}
+
+/// What a look at the schema found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SchemaCheck {
+    Same,
+    Changed,
+}
+
+impl Database {
+    /// Opens the file, switches it to WAL and installs capture where it is missing.
+    pub(crate) fn open(path: &Path, capacity: u64) -> Result<Self, Error> {
+        check_file(path)?;
+        let writer = open_connection(path)?;
+        writer.busy_timeout(Duration::ZERO).at(path)?;
+        switch_to_wal(&writer, path)?;
+        writer
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+            .and_then(|_| writer.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA synchronous=FULL"))
+            .at(path)?;
+        let reader = open_connection(path)?;
+        reader.execute_batch("PRAGMA query_only=ON").at(path)?;
+        let seen = install(&writer, path, capacity)?;
+        let mut database = Self {
+            path: path.into(),
+            reader,
+            writer,
+            meta: seen.installed.meta,
+            tables: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            skipped: Vec::new(),
+            warnings: Vec::new(),
+            key_columns: 1,
+            schema_version: 0,
+            fence_closed: false,
+            capacity,
+        };
+        database.take(seen)?;
+        database.check_inode()?;
+        Ok(database)
+    }
+
+    fn take(&mut self, seen: Seen) -> Result<(), Error> {
+        let Seen { installed, schema, fence_closed, version } = seen;
+        (self.fence_closed, self.schema_version) = (fence_closed, version);
+        self.by_name = installed.tables.iter().map(|c| (c.table.name.clone(), c.t)).collect();
+        self.tables = installed.tables.into_iter().map(|c| (c.t, c)).collect();
+        self.meta = installed.meta;
+        self.key_columns = installed.key_columns;
+        self.skipped = schema.skipped;
+        self.warnings = schema.warnings;
+        if !installed.uncaptured.is_empty() {
+            // Its triggers were gone for a while, so what the log says of it is not everything.
+            tracing::warn!(tables = ?installed.uncaptured, path = %self.path.display(),
+                "triggers were missing and are installed again; the database is compared anew");
+            self.update_meta(|meta| meta.synced = false)?;
+        }
+        Ok(())
+    }
+
+    /// A copy of the file is another history: positions in the old one mean nothing in it.
+    fn check_inode(&mut self) -> Result<(), Error> {
+        let inode = inode(&self.path)?;
+        if self.meta.inode == inode {
+            return Ok(());
+        }
+        let copied = self.meta.inode != 0;
+        self.update_meta(|meta| {
+            meta.inode = inode;
+            meta.origin.incarnation += u32::from(copied);
+            meta.synced &= !copied;
+        })
+    }
+
+    /// Changes the stored state in a transaction of its own.
+    pub(crate) fn update_meta(&mut self, change: impl FnOnce(&mut Meta)) -> Result<(), Error> {
+        let mut meta = self.meta;
+        change(&mut meta);
+        if meta == self.meta {
+            return Ok(());
+        }
+        self.transaction(PATIENT, |db| capture::write_meta(&db.writer, &meta).at(&db.path))?;
+        self.meta = meta;
+        Ok(())
+    }
+
+    /// Runs `work` in one write transaction.
+    pub(crate) fn transaction<T>(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        begin(&self.writer, &self.path, patience)?;
+        let result = work(self).and_then(|value| {
+            self.writer.execute_batch("COMMIT").at(&self.path)?;
+            Ok(value)
+        });
+        if result.is_err() {
+            rollback(&self.writer);
+        }
+        result
+    }
+
+    /// Runs `work` on one read snapshot of the reader.
+    pub(crate) fn snapshot<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.reader.execute_batch("BEGIN").at(&self.path)?;
+        let result = work(&self.reader);
+        rollback(&self.reader);
+        result
+    }
+
+    /// The captured table called `name`.
+    pub(crate) fn table(&self, name: &str) -> Option<&Captured> {
+        self.by_name.get(name).and_then(|t| self.tables.get(t))
+    }
+
+    /// Changes with every commit of another connection, ours included.
+    pub(crate) fn data_version(&self) -> Result<i64, Error> {
+        self.reader
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .at(&self.path)
+    }
+
+    /// Looks whether the schema has changed, and brings capture up to date with it.
+    pub(crate) fn check_schema(&mut self) -> Result<SchemaCheck, Error> {
+        if schema_version(&self.reader).at(&self.path)? == self.schema_version {
+            return Ok(SchemaCheck::Same);
+        }
+        let before = self.fingerprint();
+        let seen = install(&self.writer, &self.path, self.capacity)?;
+        let uncaptured = !seen.installed.uncaptured.is_empty();
+        self.take(seen)?;
+        let same = before == self.fingerprint() && !uncaptured;
+        Ok(if same { SchemaCheck::Same } else { SchemaCheck::Changed })
+    }
+
+    fn fingerprint(&self) -> Vec<(u32, [u8; 16])> {
+        self.tables.values().map(|captured| (captured.t, captured.table.hash)).collect()
+    }
+
+    /// Puts the fence up or takes it down.
+    pub(crate) fn set_fence(&mut self, closed: bool, patience: Duration) -> Result<(), Error> {
+        if self.fence_closed == closed {
+            return Ok(());
+        }
+        let version = self.transaction(patience, |db| db.change_fence(closed))?;
+        self.after_fence(closed, version);
+        Ok(())
+    }
+
+    /// The same inside a transaction that is open already; returns what `after_fence` wants.
+    pub(crate) fn change_fence(&mut self, closed: bool) -> Result<i64, Error> {
+        let unseen = schema_version(&self.writer).at(&self.path)? != self.schema_version;
+        if closed {
+            let tables: Vec<Captured> = self.tables.values().cloned().collect();
+            fence::close(&self.writer, &tables).at(&self.path)?;
+        } else {
+            fence::open(&self.writer).at(&self.path)?;
+        }
+        // A change of the application that was not looked at yet must still be noticed.
+        if unseen {
+            return Ok(self.schema_version);
+        }
+        schema_version(&self.writer).at(&self.path)
+    }
+
+    /// Notes a changed fence once it is committed.
+    pub(crate) fn after_fence(&mut self, closed: bool, version: i64) {
+        self.fence_closed = closed;
+        self.schema_version = version;
+    }
+
+    /// Whether the path still names the file that is open.
+    pub(crate) fn check_file(&self) -> Result<(), Error> {
+        match inode(&self.path) {
+            Ok(inode) if inode == self.meta.inode => Ok(()),
+            Ok(_) | Err(_) => Err(Error::Replaced { path: self.path.clone() }),
+        }
+    }
+
+    /// Entries the ring holds.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.max(capture::MIN_CAPACITY)
+    }
+}
+
+/// What a look at the schema saw, in one transaction.
+struct Seen {
+    installed: Installed,
+    schema: Schema,
+    fence_closed: bool,
+    version: i64,
+}
+
+fn install(writer: &Connection, path: &Path, capacity: u64) -> Result<Seen, Error> {
+    writer.flush_prepared_statement_cache();
+    let complete = retry(path, SHORT, || {
+        writer.execute_batch("BEGIN").at(path)?;
+        let seen = complete(writer, capacity, false);
+        rollback(writer);
+        seen.at(path)
+    })?;
+    if let Some(seen) = complete {
+        return Ok(seen);
+    }
+    begin(writer, path, PATIENT)?;
+    // Looked at again under the lock: the application may have changed the schema in between.
+    let result = complete_and_commit(writer, capacity);
+    if result.is_err() {
+        rollback(writer);
+    }
+    result.at(path)?.ok_or(Error::Mismatch("capture could not be installed"))
+}
+
+fn complete_and_commit(writer: &Connection, capacity: u64) -> rusqlite::Result<Option<Seen>> {
+    let seen = complete(writer, capacity, true)?;
+    writer.execute_batch("COMMIT")?;
+    Ok(seen)
+}
+
+/// Brings capture up to the schema, in the caller's transaction; `None` when that needs writing
+/// and the transaction only reads.
+fn complete(db: &Connection, capacity: u64, may_write: bool) -> rusqlite::Result<Option<Seen>> {
+    let schema = schema::read(db)?;
+    let fence_closed = fence::is_closed(db)?;
+    let plan = capture::plan(db, &schema, capacity, fence_closed)?;
+    if !may_write && !plan.statements.is_empty() {
+        return Ok(None);
+    }
+    let installed = capture::finish(db, &schema, plan)?;
+    // Within the transaction: a change right after it must be seen as one.
+    let version = schema_version(db)?;
+    Ok(Some(Seen { installed, schema, fence_closed, version }))
+}
+
+fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA schema_version", [], |row| row.get(0))
+}
+
+/// Removes every object of ours, in pieces short enough for the application.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    check_file(path)?;
+    let db = open_connection(path)?;
+    db.busy_timeout(Duration::ZERO).at(path)?;
+    if !retry(path, PATIENT, || capture::any_object(&db).at(path))? {
+        return Ok(());
+    }
+    in_transaction(&db, path, capture::drop_triggers)?;
+    while in_transaction(&db, path, |db| capture::shrink_log(db, 1000))? == 1000 {
+        thread::sleep(Duration::from_micros(200));
+    }
+    in_transaction(&db, path, capture::drop_tables)
+}
+
+fn in_transaction<T>(
+    db: &Connection,
+    path: &Path,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T, Error> {
+    begin(db, path, PATIENT)?;
+    let result = work(db).and_then(|value| db.execute_batch("COMMIT").map(|()| value));
+    if result.is_err() {
+        rollback(db);
+    }
+    result.at(path)
+}
+
+/// Refuses what cannot be a database before SQLite sees it.
+pub(crate) fn check_file(path: &Path) -> Result<(), Error> {
+    // Only `stat`: opening and closing the file would drop SQLite's POSIX locks on it.
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(Error::Directory { path: path.into() }),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::Missing { path: path.into() })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::NoPermission { path: path.into() })
+        }
+        Err(source) => Err(Error::Io { path: path.into(), source }),
+    }
+}
+
+/// What tells a file from another one that took its name.
+pub(crate) fn inode(path: &Path) -> Result<u64, Error> {
+    fs::metadata(path).map(|metadata| metadata.ino()).at(path)
+}
+
+/// Opens one connection to an existing file.
+pub(crate) fn open_connection(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)
+        .map_err(|_| Error::NoPermission { path: path.into() })?;
+    if db.is_readonly(rusqlite::MAIN_DB).at(path)? {
+        return Err(Error::NoPermission { path: path.into() });
+    }
+    db.set_prepared_statement_cache_capacity(512);
+    // The last one out would checkpoint with an exclusive lock just when the application may open.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).at(path)?;
+    db.busy_timeout(SHORT).at(path)?;
+    Ok(db)
+}
+
+fn switch_to_wal(db: &Connection, path: &Path) -> Result<(), Error> {
+    let mode = journal_mode(db, path)?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let mode: String = retry(path, Duration::from_secs(2), || {
+        db.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).at(path)
+    })
+    .map_err(|error| {
+        if error.is_busy() {
+            Error::NotWal { path: path.into(), mode: mode.clone() }
+        } else {
+            error
+        }
+    })?;
+    if mode == "wal" { Ok(()) } else { Err(Error::NotWal { path: path.into(), mode }) }
+}
+
+/// The file's journal mode; the first real access, so it tells what kind of file it is.
+pub(crate) fn journal_mode(db: &Connection, path: &Path) -> Result<String, Error> {
+    retry(path, Duration::from_secs(2), || {
+        // `journal_mode` alone does not read the header of the file.
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).at(path)?;
+        db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).at(path)
+    })
+}
+
+/// Takes the write lock.
+pub(crate) fn begin(db: &Connection, path: &Path, patience: Duration) -> Result<(), Error> {
+    retry(path, patience, || db.execute_batch("BEGIN IMMEDIATE").at(path))
+}
+
+/// Tries until nobody else has the lock, at most for `patience`.
+fn retry<T>(
+    path: &Path,
+    patience: Duration,
+    mut work: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match work() {
+            Err(Error::Sqlite { source, .. }) if is_busy(&source) => {
+                if Instant::now() >= deadline {
+                    return Err(Error::Locked { path: path.into() });
+                }
+                thread::sleep(LOCK_STEP);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Ends a transaction, whatever its state.
+pub(crate) fn rollback(db: &Connection) {
+    if !db.is_autocommit()
+        && let Err(error) = db.execute_batch("ROLLBACK")
+    {
+        tracing::warn!(%error, "a transaction could not be rolled back");
+    }
+}

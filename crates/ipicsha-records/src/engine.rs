@@ -1,0 +1,509 @@
+//! The state of one database's worker and the order in which it works.
+//!
+//! Decides what follows from each command and what is due at each waking. The exchange with the
+//! partner is in `exchange`, comparisons in `comparing`, the planned switchover in `switchover`,
+//! what is shown in `report`.
+
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use ipicsha_core::{
+    data::{Attach, Data},
+    id::Seq,
+};
+
+use crate::{
+    apply::Setting,
+    compare::Follower,
+    comparing::Leading,
+    database::{self, Database, PATIENT, SchemaCheck},
+    durable::Wal,
+    error::Error,
+    journal::Journal,
+    log::{Dirty, Record},
+    report::Reporter,
+    schema::SkippedTable,
+    status::Event,
+    switchover::Switchover,
+    watch::{Alarm, Watch},
+    worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
+};
+
+/// How long to look for the commit after an event, and how often.
+const ALARM: Duration = Duration::from_millis(40);
+const ALARM_STEP: Duration = Duration::from_micros(500);
+/// How often to look without an event.
+const SAFETY: Duration = Duration::from_millis(250);
+/// How often a failed opening is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two attempts to attach.
+const ATTACH_STEP: Duration = Duration::from_millis(100);
+/// How long an answer to an attempt may take when the partner asks for one.
+const ANSWER: Duration = Duration::from_millis(300);
+/// After this an attempt nobody answered is repeated; the partner may not have been ready.
+const UNANSWERED: Duration = Duration::from_secs(2);
+
+/// Where the exchange with the partner stands.
+pub(crate) enum Session {
+    Detached,
+    /// The secondary has sent this and waits for the answer.
+    Attaching(Box<Attach>),
+    Attached(Attached),
+}
+
+/// A running exchange.
+pub(crate) struct Attached {
+    pub(crate) sent_to: Seq,
+    /// Ends of batches that are not acknowledged.
+    pub(crate) in_flight: VecDeque<Seq>,
+    pub(crate) tables: BTreeSet<String>,
+    pub(crate) held: Vec<SkippedTable>,
+}
+
+/// What can fail and be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Opening the file.
+    Open,
+    /// Looking at it.
+    Look,
+    /// Working off what the partner sent.
+    Work,
+    /// Sending.
+    Pump,
+}
+
+pub(crate) struct Engine {
+    pub(crate) config: WorkerConfig,
+    pub(crate) events: Box<dyn Fn(Event) + Send>,
+    waker: CommandSender,
+    alarm: Alarm,
+    watch: Option<Watch>,
+    pub(crate) journal: Option<Journal>,
+    pub(crate) database: Option<Database>,
+    pub(crate) wal: Wal,
+    /// Install was asked for.
+    wanted: bool,
+    /// The file was never there: the partner's is taken.
+    pub(crate) missing: bool,
+    /// Inode of the file that was served and has gone from its path.
+    replaced: Option<u64>,
+    pub(crate) writes: Option<Writes>,
+    link: bool,
+    gate: Gate,
+    pub(crate) turn: u64,
+    pub(crate) session: Session,
+    pub(crate) inbox: VecDeque<Data>,
+    pub(crate) work_after: Instant,
+    pub(crate) dirty: Dirty,
+    pub(crate) received: Option<HashSet<Record>>,
+    pub(crate) acked: Seq,
+    /// The log may hold entries that were not read.
+    pub(crate) unread: bool,
+    pub(crate) leading: Option<Leading>,
+    pub(crate) follower: Option<Follower>,
+    pub(crate) switchover: Option<Switchover>,
+    /// Why it cannot follow.
+    pub(crate) hold: Option<String>,
+    /// The step that failed; the hold ends when it succeeds.
+    held_by: Option<Source>,
+    pump_after: Option<Instant>,
+    pub(crate) reporter: Reporter,
+    data_version: i64,
+    alarm_until: Instant,
+    look_at: Instant,
+    retry_at: Option<Instant>,
+    attach_at: Option<Instant>,
+    attached_last: Option<Instant>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        config: WorkerConfig,
+        events: Box<dyn Fn(Event) + Send>,
+        waker: CommandSender,
+        alarm: Alarm,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            wal: Wal::of(&config.path),
+            config,
+            events,
+            waker,
+            alarm,
+            watch: None,
+            journal: None,
+            database: None,
+            wanted: false,
+            missing: false,
+            replaced: None,
+            writes: None,
+            link: false,
+            gate: Gate::Closed,
+            turn: 0,
+            session: Session::Detached,
+            inbox: VecDeque::new(),
+            work_after: now,
+            dirty: Dirty::default(),
+            received: None,
+            acked: Seq(0),
+            unread: false,
+            leading: None,
+            follower: None,
+            switchover: None,
+            hold: None,
+            held_by: None,
+            pump_after: None,
+            reporter: Reporter::new(now),
+            data_version: 0,
+            alarm_until: now,
+            look_at: now + SAFETY,
+            retry_at: None,
+            attach_at: None,
+            attached_last: None,
+        }
+    }
+
+    /// How long nothing is due.
+    pub(crate) fn wait(&self, now: Instant) -> Duration {
+        let mut at = if now < self.alarm_until { now + ALARM_STEP } else { self.look_at };
+        if !self.inbox.is_empty() && self.switchover.is_none() {
+            at = at.min(self.work_after);
+        }
+        let dues = [
+            self.retry_at,
+            self.attach_at,
+            self.pump_after,
+            self.switchover.as_ref().map(Switchover::deadline),
+            self.reporter.due(),
+        ];
+        at = dues.into_iter().flatten().fold(at, Instant::min);
+        at.saturating_duration_since(now)
+    }
+
+    /// The file system says something may have changed.
+    pub(crate) fn wake(&mut self) {
+        self.alarm.reset();
+        self.alarm_until = Instant::now() + ALARM;
+    }
+
+    /// Carries out a command.
+    pub(crate) fn handle(&mut self, command: Command) {
+        match command {
+            Command::Install => {
+                (self.wanted, self.replaced) = (true, None);
+                if self.database.is_none() {
+                    self.open();
+                }
+            }
+            Command::Remove { done } => done(self.remove()),
+            Command::SetWrites { writes, done } => done(self.set_writes(writes)),
+            Command::LinkUp => {
+                self.link = true;
+                self.detach("the connection is a new one");
+                self.attach_soon();
+            }
+            Command::LinkDown => {
+                self.link = false;
+                self.detach("the connection to the partner is lost");
+            }
+            Command::SetGate(gate) if gate == self.gate => {}
+            Command::SetGate(gate) => {
+                self.gate = gate;
+                self.detach("the exchange of changes is paused");
+                self.attach_soon();
+            }
+            Command::Received(data) => self.receive(data),
+            Command::Prepare { deadline, done } => self.prepare(deadline, done),
+            Command::Commit { done } => done(self.commit()),
+            Command::Abort => self.abandon("it was aborted"),
+            Command::Compare { apply, run, done } => self.compare(apply, run, done),
+            Command::Shutdown => {}
+        }
+        self.reporter.touch();
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.retry_at = None;
+            self.open();
+        }
+        self.look(now);
+        if self.attach_at.is_some_and(|at| now >= at) {
+            self.attach();
+        }
+        self.work(now);
+        if self.pump_after.is_none_or(|at| now >= at) {
+            self.pump_after = None;
+            let pumped = self.pump();
+            self.settle(Source::Pump, pumped);
+        }
+        self.drive();
+        self.check_switchover(Instant::now());
+        self.report(Instant::now());
+    }
+
+    /// The thread ends.
+    pub(crate) fn stop(&mut self) {
+        self.detach("the daemon stops");
+        self.save_acked();
+        self.database = None;
+    }
+
+    /// Whether changes may be exchanged now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.link
+            && self.gate == Gate::Open
+            && self.wanted
+            && (self.database.is_some() || self.missing)
+    }
+
+    pub(crate) fn open(&mut self) {
+        if self.database.is_some() {
+            return;
+        }
+        if !self.wanted || self.is_replaced() {
+            self.retry_at = self.wanted.then(|| Instant::now() + RETRY);
+            return;
+        }
+        match self.try_open() {
+            Ok(()) => {
+                (self.missing, self.replaced, self.retry_at) = (false, None, None);
+                self.clear_hold();
+                self.attach_soon();
+            }
+            Err(Error::Missing { .. }) if self.config.create_if_missing => {
+                self.retry_at = Some(Instant::now() + RETRY);
+                if !self.missing {
+                    self.missing = true;
+                    self.hold = Some("the file is missing: it is built from the partner's".into());
+                    self.attach_soon();
+                }
+            }
+            Err(error) => {
+                self.hold_for(Source::Open, &error);
+                self.retry_at = Some(Instant::now() + RETRY);
+            }
+        }
+        self.reporter.touch();
+    }
+
+    /// Whether the path still names another file than the one that was served. It is taken over
+    /// only when the administrator protects it again, but may be put back.
+    fn is_replaced(&self) -> bool {
+        self.replaced.is_some_and(|inode| database::inode(&self.config.path).ok() != Some(inode))
+    }
+
+    fn try_open(&mut self) -> Result<(), Error> {
+        if self.journal.is_none() {
+            self.journal = Some(Journal::open(&self.config.journal_path)?);
+        }
+        let mut database = Database::open(&self.config.path, self.config.capacity_entries)?;
+        match self.writes {
+            Some(writes) => database.set_fence(writes == Writes::Closed, PATIENT)?,
+            None => self.writes = database.fence_closed.then_some(Writes::Closed),
+        }
+        if let Some(journal) = &self.journal {
+            let saved = journal.load_acked(&self.config.name, database.meta.origin)?;
+            self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);
+            self.reporter.conflicts_total = journal.count(&self.config.name)?;
+        }
+        self.data_version = database.data_version()?;
+        let waker = self.waker.clone();
+        self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())
+            .inspect_err(|error| {
+                tracing::warn!(database = %self.config.name, %error,
+                    "the directory cannot be watched; changes are noticed four times a second");
+            })
+            .ok();
+        self.database = Some(database);
+        self.unread = true;
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), Error> {
+        self.wanted = false;
+        self.detach("HA is unconfigured");
+        (self.database, self.watch, self.retry_at) = (None, None, None);
+        self.clear_hold();
+        (self.missing, self.replaced, self.attach_at) = (false, None, None);
+        match database::remove(&self.config.path) {
+            // What is not there has nothing of ours.
+            Err(Error::Missing { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn set_writes(&mut self, writes: Writes) -> Result<(), Error> {
+        self.abandon("writes were opened or closed");
+        self.writes = Some(writes);
+        match &mut self.database {
+            Some(database) => database.set_fence(writes == Writes::Closed, PATIENT),
+            None if self.wanted && !self.missing => {
+                let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
+                Err(Error::NotReady(hold))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for commits, schema changes, and whether the file is still the one that is open.
+    fn look(&mut self, now: Instant) {
+        let alarmed = now < self.alarm_until;
+        let safety = now >= self.look_at;
+        if !alarmed && !safety {
+            return;
+        }
+        if safety {
+            self.look_at = now + SAFETY;
+        }
+        let Some(database) = &mut self.database else { return };
+        let mut seen = || {
+            if safety {
+                database.check_file()?;
+            }
+            let version = database.data_version()?;
+            if version == self.data_version {
+                return Ok(SchemaCheck::Same);
+            }
+            self.unread = true;
+            // The writer is inside the switchover's transaction: its turn comes afterwards.
+            if self.switchover.is_some() {
+                return Ok(SchemaCheck::Same);
+            }
+            let check = database.check_schema()?;
+            self.data_version = version;
+            Ok(check)
+        };
+        let seen = seen();
+        if self.unread {
+            self.reporter.touch();
+        }
+        match seen {
+            Ok(SchemaCheck::Same) => self.settle(Source::Look, Ok(())),
+            Ok(SchemaCheck::Changed) => self.reattach("the schema has changed"),
+            Err(error) => self.settle(Source::Look, Err(error)),
+        }
+    }
+
+    /// Draws the consequence of a step.
+    pub(crate) fn settle(&mut self, source: Source, result: Result<(), Error>) {
+        let Err(error) = result else {
+            if self.held_by == Some(source) {
+                self.clear_hold();
+            }
+            return;
+        };
+        let busy = error.is_busy();
+        let after = Instant::now() + if busy { Duration::from_millis(1) } else { RETRY };
+        match source {
+            Source::Work => self.work_after = after,
+            Source::Pump => self.pump_after = Some(after),
+            Source::Open | Source::Look => {}
+        }
+        if busy {
+            return;
+        }
+        if error.needs_attach() {
+            tracing::warn!(database = %self.config.name, %error, "attaching again");
+            self.work_after = Instant::now();
+            self.reattach("the databases attach again");
+        } else if matches!(error, Error::Replaced { .. }) {
+            self.hold_for(Source::Open, &error);
+            self.detach("the file was replaced");
+            let inode = self.database.take().map(|database| database.meta.inode);
+            (self.watch, self.replaced) = (None, inode);
+            self.retry_at = Some(Instant::now() + RETRY);
+        } else {
+            self.hold_for(source, &error);
+        }
+    }
+
+    fn hold_for(&mut self, source: Source, error: &Error) {
+        let text = format!("{error}: {}", error.next_step());
+        if self.hold.as_ref() != Some(&text) {
+            tracing::warn!(database = %self.config.name, reason = %text, "records are held");
+            self.hold = Some(text);
+            self.reporter.touch();
+        }
+        self.held_by = Some(source);
+    }
+
+    pub(crate) fn clear_hold(&mut self) {
+        (self.hold, self.held_by) = (None, None);
+        self.reporter.touch();
+    }
+
+    /// Ends the exchange; what runs on it is interrupted.
+    pub(crate) fn detach(&mut self, reason: &str) {
+        self.abandon(reason);
+        self.interrupt(reason);
+        self.session = Session::Detached;
+        self.inbox.clear();
+        self.received = None;
+        self.reporter.touch();
+    }
+
+    pub(crate) fn reattach(&mut self, reason: &str) {
+        self.detach(reason);
+        self.attach_soon();
+    }
+
+    /// The exchange stands.
+    pub(crate) fn attached(&mut self, attached: Attached) {
+        self.session = Session::Attached(attached);
+        self.attach_at = None;
+        self.unread = true;
+        self.clear_hold();
+    }
+
+    /// An answer to what was sent may be on its way: only if none comes, ask again.
+    pub(crate) fn attach_later(&mut self) {
+        self.attach_at = Some(Instant::now() + ANSWER);
+    }
+
+    fn attach_soon(&mut self) {
+        let now = Instant::now();
+        let earliest = self.attached_last.map_or(now, |last| now.max(last + ATTACH_STEP));
+        self.attach_at = self.is_ready().then_some(earliest);
+    }
+
+    fn attach(&mut self) {
+        self.attach_at = None;
+        if !self.is_ready() {
+            return;
+        }
+        self.attached_last = Some(Instant::now());
+        let sent = self.send_attach();
+        if sent.is_err() {
+            self.attach_soon();
+        } else if matches!(self.session, Session::Attaching(_)) {
+            self.attach_at = Some(Instant::now() + UNANSWERED);
+        }
+        self.settle(Source::Pump, sent);
+    }
+
+    pub(crate) fn send(&self, data: Data) {
+        (self.events)(Event::Send(data));
+    }
+
+    /// Splits the borrow: the database, and what applying needs beside it.
+    pub(crate) fn parts(&mut self) -> Result<(&mut Database, Setting<'_>), Error> {
+        match (&mut self.database, &mut self.journal) {
+            (Some(database), Some(journal)) => Ok((
+                database,
+                Setting {
+                    name: &self.config.name,
+                    role: self.config.rank,
+                    journal,
+                    dirty: &mut self.dirty,
+                    received: self.received.as_mut(),
+                },
+            )),
+            (None, _) | (_, None) => Err(Error::Mismatch("the database is not open here")),
+        }
+    }
+}

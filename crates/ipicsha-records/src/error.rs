@@ -1,0 +1,238 @@
+//! What can go wrong with an application's database, in the administrator's words.
+//!
+//! Decides the wording and the next step. Must not know what the shell does with it.
+
+use std::{io, path::PathBuf};
+
+/// Errors of the record engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing is there.
+    #[error("{path} does not exist")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A directory was named.
+    #[error("{path} is a directory, not a database file")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Not a database, or encrypted.
+    #[error("{path} is not an SQLite database, or it is encrypted")]
+    NotSqlite {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another program keeps it locked.
+    #[error("{path} is locked by another program")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Cannot be opened for writing.
+    #[error("{path} cannot be opened for reading and writing")]
+    NoPermission {
+        /// The file.
+        path: PathBuf,
+    },
+    /// WAL mode could not be switched on.
+    #[error("{path} stays in journal mode {mode}, records need WAL")]
+    NotWal {
+        /// The file.
+        path: PathBuf,
+        /// The mode it stays in.
+        mode: String,
+    },
+    /// Put aside or replaced while it was open.
+    #[error("{path} was replaced or deleted while it was protected")]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite failed.
+    #[error("{path}: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file system failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A UNIQUE rule the engine cannot resolve.
+    #[error("{path}: table {table} cannot take a record of the partner: {reason}")]
+    Unplaceable {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// What SQLite said.
+        reason: String,
+    },
+    /// A message that does not fit; the pair attaches again.
+    #[error("the partner's message does not fit: {0}")]
+    Mismatch(&'static str),
+    /// The ring has overwritten entries nobody had received.
+    #[error("the transaction log has overwritten entries the partner never received")]
+    Overflow,
+    /// The write fence refused.
+    #[error("{path}: this server is standby, it does not write")]
+    Fenced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `Commit` without a prepared switchover.
+    #[error("no switchover is prepared: {0}")]
+    NotPrepared(String),
+    /// Not possible now.
+    #[error("{0}")]
+    NotReady(String),
+    /// Comparisons are led by the primary.
+    #[error("a comparison is led by the primary")]
+    NotLeader,
+    /// A comparison ended early.
+    #[error("the comparison was interrupted: {0}")]
+    Interrupted(String),
+    /// No such journal entry.
+    #[error("the conflict journal has no entry {0}")]
+    NoEntry(i64),
+    /// A stored entry cannot be read.
+    #[error("{path}: entry {id} of the conflict journal is damaged")]
+    DamagedEntry {
+        /// The journal.
+        path: PathBuf,
+        /// The entry.
+        id: i64,
+    },
+    /// The thread of this database has ended.
+    #[error("the records of this database are no longer served")]
+    Stopped,
+}
+
+impl Error {
+    /// What the administrator does next.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => {
+                "start the application once so that it creates the file, or correct the path"
+            }
+            Self::Directory { .. } => "name the database file inside it",
+            Self::NotSqlite { .. } => {
+                "name the application's SQLite file; encrypted databases cannot be replicated"
+            }
+            Self::Locked { .. } => {
+                "end the program that holds it, or set its locking_mode to NORMAL, then try again"
+            }
+            Self::NoPermission { .. } => {
+                "give the user of the daemon read and write permission on the file and its directory"
+            }
+            Self::NotWal { .. } => {
+                "stop the application for a moment and try again; the file must lie on a local file system"
+            }
+            Self::Replaced { .. } => {
+                "put the file back, or take the new one over with `ipicsha unprotect db` and `ipicsha protect db`"
+            }
+            Self::Sqlite { .. } | Self::Io { .. } => {
+                "read the cause, mend the file or the disk; it is tried again by itself"
+            }
+            Self::Unplaceable { .. } => {
+                "remove the record that is in its way on this server; it is tried again by itself"
+            }
+            Self::Mismatch(_) | Self::Overflow => {
+                "nothing: the databases are compared again by themselves"
+            }
+            Self::Fenced { .. } => "run this on the active server",
+            Self::NotPrepared(_) => "nothing has changed: try the switchover again",
+            Self::NotReady(_) => "wait until `ipicsha ha-status` shows Ready, then try again",
+            Self::NotLeader => "run it through the daemon, which asks the primary",
+            Self::Interrupted(_) => "try again when both servers are connected",
+            Self::NoEntry(_) => "see `ipicsha conflicts list`",
+            Self::DamagedEntry { .. } => "restore the conflict journal from a backup",
+            Self::Stopped => "restart the daemon",
+        }
+    }
+
+    /// Whether trying again soon can help: someone else has the lock.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Locked { .. } => true,
+            Self::Sqlite { source, .. } => is_busy(source),
+            Self::Missing { .. }
+            | Self::Directory { .. }
+            | Self::NotSqlite { .. }
+            | Self::NoPermission { .. }
+            | Self::NotWal { .. }
+            | Self::Replaced { .. }
+            | Self::Io { .. }
+            | Self::Unplaceable { .. }
+            | Self::Mismatch(_)
+            | Self::Overflow
+            | Self::Fenced { .. }
+            | Self::NotPrepared(_)
+            | Self::NotReady(_)
+            | Self::NotLeader
+            | Self::Interrupted(_)
+            | Self::NoEntry(_)
+            | Self::DamagedEntry { .. }
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Whether the pair finds together again by attaching anew.
+    pub(crate) fn needs_attach(&self) -> bool {
+        matches!(self, Self::Mismatch(_) | Self::Overflow)
+    }
+}
+
+/// `SQLITE_BUSY` and `SQLITE_LOCKED`, in all their extended forms.
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}
+
+/// A violated UNIQUE or PRIMARY KEY rule.
+pub(crate) fn is_unique(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi;
+    error.sqlite_error().is_some_and(|error| {
+        matches!(
+            error.extended_code,
+            ffi::SQLITE_CONSTRAINT_UNIQUE
+                | ffi::SQLITE_CONSTRAINT_PRIMARYKEY
+                | ffi::SQLITE_CONSTRAINT_ROWID
+        )
+    })
+}
+
+/// Puts the file's name to an error of SQLite.
+pub(crate) trait AtPath<T> {
+    /// The same, as an [`Error`] about `path`.
+    fn at(self, path: &std::path::Path) -> Result<T, Error>;
+}
+
+impl<T> AtPath<T> for rusqlite::Result<T> {
+    fn at(self, path: &std::path::Path) -> Result<T, Error> {
+        self.map_err(|source| match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => Error::NotSqlite { path: path.into() },
+            Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
+                Error::NoPermission { path: path.into() }
+            }
+            _ => Error::Sqlite { path: path.into(), source },
+        })
+    }
+}
+
+impl<T> AtPath<T> for io::Result<T> {
+    fn at(self, path: &std::path::Path) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { path: path.into(), source })
+    }
+}

@@ -1,0 +1,345 @@
+//! The exchange with the partner: attach, send batches, apply what comes, acknowledge.
+//!
+//! Decides the order: what is received is worked off in order, except acknowledgements, which
+//! count at once. Must not know how the message travels. Nothing is sent that is not durable here,
+//! nothing is acknowledged that is not durable here.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ipicsha_core::{
+    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, TableState},
+    id::Seq,
+    license::LicensedRole,
+};
+
+use crate::{
+    apply,
+    capture::write_behind,
+    database::{Database, PATIENT},
+    engine::{Attached, Engine, Session, Source},
+    error::{AtPath as _, Error},
+    log::{self, Dirty},
+    seed,
+    session::{self, Agreement},
+    status::{ConflictSummary, Event},
+    worker::Writes,
+};
+
+/// Batches that may be unacknowledged.
+const WINDOW: usize = 8;
+/// Rows applied at a time while the application writes here, too.
+const SHARED_ROWS: usize = 20;
+/// How long received messages are worked off before commands are looked at again.
+const WORK: Duration = Duration::from_millis(20);
+
+impl Engine {
+    /// Begins an exchange: the secondary says where it stands, the primary asks it to.
+    pub(crate) fn send_attach(&mut self) -> Result<(), Error> {
+        if self.config.rank == LicensedRole::Primary {
+            self.send(Data::Invite { database: self.config.name.clone() });
+            return Ok(());
+        }
+        self.turn += 1;
+        let mine = self.my_attach(self.turn)?;
+        self.send(Data::Attach(mine.clone()));
+        self.session = Session::Attaching(Box::new(mine));
+        Ok(())
+    }
+
+    fn my_attach(&self, turn: u64) -> Result<Attach, Error> {
+        let mut attach = Attach {
+            database: self.config.name.clone(),
+            turn,
+            log: None,
+            applied: None,
+            synced: false,
+            tables: Vec::new(),
+        };
+        if let Some(database) = &self.database {
+            let extent = log::extent(&database.reader).at(&database.path)?;
+            let origin = database.meta.origin;
+            attach.log = Some(LogExtent { origin, first: extent.first, last: extent.last });
+            attach.applied = database.meta.applied;
+            attach.synced = database.meta.synced;
+            attach.tables = database
+                .tables
+                .values()
+                .map(|captured| TableState {
+                    name: captured.table.name.clone(),
+                    schema_hash: captured.table.hash,
+                    behind: captured.behind,
+                })
+                .collect();
+        }
+        Ok(attach)
+    }
+
+    /// Takes a message of the partner.
+    pub(crate) fn receive(&mut self, data: Data) {
+        if !self.is_ready() {
+            return;
+        }
+        match data {
+            // A new beginning: what came before it belongs to an exchange that is over.
+            Data::Invite { .. } if self.config.rank == LicensedRole::Secondary => {
+                match self.session {
+                    Session::Attaching(_) => self.attach_later(),
+                    Session::Detached | Session::Attached(_) => {
+                        self.reattach("the partner attaches again");
+                    }
+                }
+            }
+            Data::Attach(_) if self.config.rank == LicensedRole::Primary => {
+                self.detach("the partner attaches again");
+                self.inbox.push_back(data);
+            }
+            Data::Attach(_) | Data::Schema { .. } => self.inbox.push_back(data),
+            Data::Ack { origin, to, .. } => {
+                let taken = self.acknowledge(origin, to);
+                self.settle(Source::Work, taken);
+            }
+            Data::Batch(_) | Data::Compare { .. } => {
+                // While attaching, what still arrives belongs to the exchange before; behind the
+                // answer in the inbox it belongs to the new one.
+                if matches!(self.session, Session::Attached(_)) || !self.inbox.is_empty() {
+                    self.inbox.push_back(data);
+                }
+            }
+            Data::Invite { .. } => {}
+        }
+    }
+
+    fn acknowledge(&mut self, origin: Origin, to: Seq) -> Result<(), Error> {
+        let (Session::Attached(attached), Some(database)) = (&mut self.session, &self.database)
+        else {
+            return Ok(());
+        };
+        if origin != database.meta.origin || to > attached.sent_to {
+            return Err(Error::Mismatch("an acknowledgement of what was not sent"));
+        }
+        self.acked = self.acked.max(to);
+        while attached.in_flight.front().is_some_and(|end| *end <= to) {
+            attached.in_flight.pop_front();
+        }
+        // Waiting messages were sent with the knowledge of their base: keep what is newer.
+        let bases = self.inbox.iter().filter_map(|data| match data {
+            Data::Batch(batch) => Some(batch.base),
+            Data::Compare {
+                step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
+                ..
+            } => Some(*base),
+            Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Ack { .. }
+            | Data::Compare { .. } => None,
+        });
+        self.dirty.prune(bases.fold(self.acked, Seq::min));
+        self.reporter.touch();
+        Ok(())
+    }
+
+    /// Works off received messages, for a while.
+    pub(crate) fn work(&mut self, now: Instant) {
+        let until = now + WORK;
+        while self.switchover.is_none() && Instant::now() >= self.work_after {
+            let Some(data) = self.inbox.pop_front() else { break };
+            match self.work_one(&data) {
+                Ok(finished) => {
+                    if !finished {
+                        self.inbox.push_front(data);
+                    }
+                    self.settle(Source::Work, Ok(()));
+                }
+                Err(error) => {
+                    // It stays first, so that nothing overtakes it; attaching again empties all.
+                    self.inbox.push_front(data);
+                    self.settle(Source::Work, Err(error));
+                    break;
+                }
+            }
+            self.reporter.touch();
+            if Instant::now() >= until {
+                break;
+            }
+        }
+    }
+
+    /// `false`: not finished, the rest comes later.
+    fn work_one(&mut self, data: &Data) -> Result<bool, Error> {
+        let attached = matches!(self.session, Session::Attached(_));
+        match data {
+            // Of the exchange before: applied now it would move the position just told.
+            Data::Batch(_) | Data::Compare { .. } if !attached => Ok(true),
+            Data::Batch(batch) => {
+                let started = Instant::now();
+                let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
+                let limit = if shared { SHARED_ROWS } else { usize::MAX };
+                let (database, mut setting) = self.parts()?;
+                let outcome = apply::apply_batch(database, &mut setting, batch, limit)?;
+                let to = database.meta.applied.map_or(batch.to, |applied| applied.seq);
+                self.note_losers(&outcome.losers);
+                if outcome.finished {
+                    let (database, origin) = (batch.database.clone(), batch.origin);
+                    self.send(Data::Ack { database, origin, to });
+                }
+                if shared {
+                    // Without a pause two applications got 5 changes through in 4 s.
+                    self.work_after = Instant::now() + started.elapsed();
+                }
+                Ok(outcome.finished)
+            }
+            Data::Compare { run, step, .. } => self.compare_step(*run, step).map(|()| true),
+            Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
+            Data::Schema { schema, .. } => self.build_missing(schema).map(|()| true),
+            Data::Invite { .. } | Data::Ack { .. } => Ok(true),
+        }
+    }
+
+    fn answer_attach(&mut self, theirs: &Attach) -> Result<(), Error> {
+        let mine = match self.config.rank {
+            LicensedRole::Primary => self.my_attach(theirs.turn)?,
+            LicensedRole::Secondary => match &self.session {
+                Session::Attaching(mine) if mine.turn == theirs.turn => (**mine).clone(),
+                Session::Attaching(_) | Session::Detached | Session::Attached(_) => return Ok(()),
+            },
+        };
+        let agreement = session::agree(&mine, theirs);
+        if let (Some(agreement), Some(database)) = (&agreement, &mut self.database) {
+            // Before the answer: once the partner counts on it, it must survive a crash here.
+            persist(database, agreement)?;
+        }
+        let (i_have_it, partner_has_it) = (mine.log.is_some(), theirs.log.is_some());
+        if self.config.rank == LicensedRole::Primary {
+            self.send(Data::Attach(mine));
+        }
+        match agreement {
+            Some(agreement) => self.begin(agreement),
+            None if i_have_it => self.send_schema(),
+            None if partner_has_it => Ok(()),
+            None => {
+                self.hold = Some(
+                    "the file is missing on both servers: start the application once on the active \
+                     server, so that it creates the file"
+                        .into(),
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
+        self.dirty = Dirty::behind(agreement.send_from);
+        self.acked = agreement.send_from;
+        self.received = agreement.compare.then(HashSet::new);
+        let tables: Vec<String> = agreement.tables.iter().cloned().collect();
+        self.attached(Attached {
+            sent_to: agreement.send_from,
+            in_flight: VecDeque::new(),
+            tables: agreement.tables,
+            held: agreement.held,
+        });
+        if agreement.compare && self.config.rank == LicensedRole::Primary {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let run = u64::try_from(since.as_micros()).unwrap_or(0);
+            self.lead(run, true, true, tables, None)?;
+        }
+        Ok(())
+    }
+
+    fn send_schema(&mut self) -> Result<(), Error> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let schema = seed::read(&database.reader).at(&database.path)?;
+        self.send(Data::Schema { database: self.config.name.clone(), schema });
+        Ok(())
+    }
+
+    fn build_missing(&mut self, schema: &Schema) -> Result<(), Error> {
+        if !self.missing {
+            return Ok(());
+        }
+        let closed = self.writes != Some(Writes::Open);
+        seed::build(&self.config.path, schema, self.config.capacity_entries, closed)?;
+        tracing::info!(database = %self.config.name, path = %self.config.path.display(),
+            "the missing database was built from the partner's schema");
+        self.open();
+        Ok(())
+    }
+
+    /// Sends what the log holds, as far as the window allows.
+    pub(crate) fn pump(&mut self) -> Result<(), Error> {
+        let Session::Attached(attached) = &mut self.session else { return Ok(()) };
+        let Some(database) = &self.database else { return Ok(()) };
+        let mut synced = false;
+        while attached.in_flight.len() < WINDOW
+            && (self.unread || attached.sent_to < self.dirty.scanned_to())
+        {
+            let dirty = &mut self.dirty;
+            let (name, from) = (&self.config.name, attached.sent_to);
+            let read = self.unread;
+            let batch = database.snapshot(|db| {
+                if read {
+                    dirty.refresh(db, database)?;
+                }
+                if dirty.scanned_to() <= from {
+                    return Ok(None);
+                }
+                dirty.batch(db, database, &attached.tables, name, from).map(Some)
+            })?;
+            self.unread = false;
+            let Some(batch) = batch else { break };
+            if read || !synced {
+                self.wal.sync()?;
+                synced = true;
+            }
+            attached.sent_to = batch.to;
+            attached.in_flight.push_back(batch.to);
+            (self.events)(Event::Send(Data::Batch(batch)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn note_losers(&mut self, losers: &[crate::journal::Loser]) {
+        self.reporter.conflicts_total += losers.len() as u64;
+        for loser in losers {
+            (self.events)(Event::ConflictJournaled(ConflictSummary {
+                database: self.config.name.clone(),
+                table: loser.table.clone(),
+                key: crate::value::describe_key(&loser.key),
+                kind: loser.kind,
+                loser_was_own: loser.was_own,
+            }));
+        }
+    }
+}
+
+/// Stores what was agreed, where it differs from what is stored. In steady state it does not, so
+/// an active server is not written when the partner attaches again.
+fn persist(database: &mut Database, agreement: &Agreement) -> Result<(), Error> {
+    let held: Vec<u32> = database
+        .tables
+        .values()
+        .filter(|captured| !captured.behind && !agreement.tables.contains(&captured.table.name))
+        .map(|captured| captured.t)
+        .collect();
+    if !held.is_empty() {
+        database.transaction(PATIENT, |database| {
+            held.iter()
+                .try_for_each(|t| write_behind(&database.writer, *t, true))
+                .at(&database.path)
+        })?;
+        for t in held {
+            if let Some(captured) = database.tables.get_mut(&t) {
+                captured.behind = true;
+            }
+        }
+    }
+    let (applied, compare) = (agreement.applied, agreement.compare);
+    database.update_meta(|meta| {
+        meta.applied = Some(applied);
+        meta.synced = !compare;
+    })
+}

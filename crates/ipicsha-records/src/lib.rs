@@ -1,0 +1,41 @@
+//! The application's SQLite databases: capture, send, apply, acknowledge, fence, repair.
+//!
+//! One OS thread per database ([`Worker`]), blocking code only. Knows SQLite and the messages of
+//! `ipicsha_core::data`; must not know sockets, roles beyond the licensed one, or files other than
+//! databases.
+
+mod apply;
+mod capture;
+mod compare;
+mod comparing;
+mod database;
+mod durable;
+mod engine;
+mod error;
+mod exchange;
+mod fence;
+mod inspect;
+mod journal;
+mod log;
+mod place;
+mod repair;
+mod report;
+mod scan;
+mod schema;
+mod seed;
+mod session;
+mod status;
+mod switchover;
+#[cfg(test)]
+mod tests;
+mod value;
+mod watch;
+mod worker;
+
+pub use error::Error;
+pub use fence::REFUSAL;
+pub use inspect::{Inspection, TableInfo, inspect};
+pub use journal::{Journal, JournalEntry, JournalFilter, JournalKind, Version};
+pub use schema::{Identity, SkippedTable};
+pub use status::{ConflictSummary, DatabaseStatus, Event, RepairProgress};
+pub use worker::{Command, CommandSender, Done, Gate, Prepared, Worker, WorkerConfig, Writes};

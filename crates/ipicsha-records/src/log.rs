@@ -1,0 +1,246 @@
+//! The transaction log: which records have changed, and when for the last time.
+//!
+//! Decides what the next batch holds and which own changes are concurrent with the partner's. Must
+//! not know connections to the partner or how a batch is applied. The log only names records; their
+//! contents are read when they are sent, so a record changed a thousand times travels once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ipicsha_core::{
+    data::{Batch, Change, Columns, Key, Row},
+    id::{DatabaseName, Seq},
+    time::WallTime,
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::{
+    capture::Captured,
+    database::Database,
+    error::{AtPath as _, Error},
+    value::{self, bind},
+};
+
+/// Rows of a batch.
+pub(crate) const BATCH_ROWS: usize = 1000;
+/// Bytes of a batch, unless one row alone is larger.
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+
+/// Entry kinds of the log (the others are 1 insert, 2 update, 3 delete).
+const SUPERSEDED: i64 = 0;
+const SUSPECT: i64 = 4;
+
+/// A record: the number of its table and the bytes of its identity.
+pub(crate) type Record = (u32, Arc<[u8]>);
+
+/// The last own change of a record.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub(crate) record: Record,
+    pub(crate) key: Key,
+    pub(crate) wall: WallTime,
+}
+
+/// Own changes the partner may not have applied: every record with its last entry.
+///
+/// The whole log behind `floor` is held, because a record is sent with its *last* stamp; a stamp
+/// of an earlier entry would lose against changes it came after.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    scanned_to: i64,
+    by_record: HashMap<Record, i64>,
+    by_seq: BTreeMap<i64, Pending>,
+}
+
+impl Dirty {
+    /// Everything behind `floor`, to be read by `refresh`.
+    pub(crate) fn behind(floor: Seq) -> Self {
+        Self { scanned_to: floor.0, ..Self::default() }
+    }
+
+    /// The newest entry read.
+    pub(crate) fn scanned_to(&self) -> Seq {
+        Seq(self.scanned_to)
+    }
+
+    /// The last own change of a record, if it is behind the floor.
+    pub(crate) fn last_change(&self, record: &Record) -> Option<(Seq, WallTime)> {
+        let seq = self.by_record.get(record)?;
+        self.by_seq.get(seq).map(|pending| (Seq(*seq), pending.wall))
+    }
+
+    /// Forgets entries the partner has applied and knew when it sent what is still to be applied.
+    pub(crate) fn prune(&mut self, floor: Seq) {
+        while let Some(entry) = self.by_seq.first_entry()
+            && *entry.key() <= floor.0
+        {
+            let pending = entry.remove();
+            self.by_record.remove(&pending.record);
+        }
+    }
+
+    /// Reads entries written since the last call, in the caller's transaction.
+    pub(crate) fn refresh(&mut self, db: &Connection, database: &Database) -> Result<(), Error> {
+        // Entries are numbered without gaps; a gap is what the ring has overwritten.
+        if self.scan(db, database).at(&database.path)? { Ok(()) } else { Err(Error::Overflow) }
+    }
+
+    fn scan(&mut self, db: &Connection, database: &Database) -> rusqlite::Result<bool> {
+        let columns: String = (1..=database.key_columns).map(|n| format!(",k{n}")).collect();
+        let sql =
+            format!("SELECT seq,t,op,ms{columns} FROM _ipicsha_log WHERE seq>?1 ORDER BY seq");
+        let mut statement = db.prepare_cached(&sql)?;
+        let mut rows = statement.query([self.scanned_to])?;
+        while let Some(row) = rows.next()? {
+            let entry = read_entry(row)?;
+            if entry.seq != self.scanned_to + 1 {
+                return Ok(false);
+            }
+            if let Some(captured) = database.tables.get(&entry.t) {
+                let key = value::read_columns(row, 4, captured.table.key.len())?;
+                self.take(db, captured, &entry, key)?;
+            }
+            self.scanned_to = entry.seq;
+        }
+        Ok(true)
+    }
+
+    fn take(
+        &mut self,
+        db: &Connection,
+        captured: &Captured,
+        entry: &Entry,
+        key: Key,
+    ) -> rusqlite::Result<()> {
+        // The victim a REPLACE may have removed: if it is there, it was not, and whatever happened
+        // to it later has an entry of its own.
+        if entry.op == SUSPECT && read_row(db, captured, &key)?.is_some() {
+            return Ok(());
+        }
+        let record = (captured.t, captured.table.identity_of(&key));
+        if entry.op == SUPERSEDED {
+            self.remove(&record);
+            return Ok(());
+        }
+        if let Some(before) = self.by_record.insert(record.clone(), entry.seq) {
+            self.by_seq.remove(&before);
+        }
+        let pending = Pending { record, key, wall: WallTime(entry.ms) };
+        self.by_seq.insert(entry.seq, pending);
+        Ok(())
+    }
+
+    /// Drops a record that lost a conflict: it is not to be sent.
+    pub(crate) fn remove(&mut self, record: &Record) {
+        if let Some(seq) = self.by_record.remove(record) {
+            self.by_seq.remove(&seq);
+        }
+    }
+
+    /// Reads the next batch behind `from`; call `refresh` on the same snapshot before.
+    pub(crate) fn batch(
+        &self,
+        db: &Connection,
+        database: &Database,
+        agreed: &BTreeSet<String>,
+        name: &DatabaseName,
+        from: Seq,
+    ) -> Result<Batch, Error> {
+        let mut batch = Batch {
+            database: name.clone(),
+            origin: database.meta.origin,
+            from,
+            to: Seq(self.scanned_to),
+            base: database.meta.applied.map_or(Seq(0), |applied| applied.seq),
+            tables: Vec::new(),
+            rows: Vec::new(),
+        };
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let mut bytes = 0;
+        for (seq, pending) in self.by_seq.range(from.0 + 1..) {
+            if batch.rows.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
+                batch.to = batch.rows.last().map_or(from, |row| row.seq);
+                break;
+            }
+            let Some(captured) = database.tables.get(&pending.record.0) else { continue };
+            if !agreed.contains(&captured.table.name) {
+                continue;
+            }
+            let change = match read_row(db, captured, &pending.key).at(&database.path)? {
+                Some(columns) => Change::Upsert(columns),
+                None => Change::Delete(pending.key.clone()),
+            };
+            bytes += size(&change);
+            let table = *numbers.entry(pending.record.0).or_insert_with(|| {
+                batch.tables.push(captured.table.name.clone());
+                batch.tables.len() as u32 - 1
+            });
+            batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.wall, change });
+        }
+        Ok(batch)
+    }
+}
+
+fn size(change: &Change) -> usize {
+    let (Change::Upsert(values) | Change::Delete(values)) = change;
+    values.iter().map(ipicsha_core::data::Value::size).sum::<usize>() + 16
+}
+
+struct Entry {
+    seq: i64,
+    t: u32,
+    op: i64,
+    ms: i64,
+}
+
+fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry { seq: row.get(0)?, t: row.get(1)?, op: row.get(2)?, ms: row.get(3)? })
+}
+
+/// The record with this key, if it is there.
+pub(crate) fn read_row(
+    db: &Connection,
+    captured: &Captured,
+    key: &[ipicsha_core::data::Value],
+) -> rusqlite::Result<Option<Columns>> {
+    let mut statement = db.prepare_cached(&captured.table.sql.select)?;
+    bind(&mut statement, 1, key)?;
+    let mut rows = statement.raw_query();
+    let row = rows.next()?;
+    row.map(|row| value::read_columns(row, 0, captured.table.columns.len())).transpose()
+}
+
+/// Oldest and newest entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+}
+
+/// What the log holds; `first` is one past `last` when it is empty.
+pub(crate) fn extent(db: &Connection) -> rusqlite::Result<Extent> {
+    let end = |order: &str| -> rusqlite::Result<Option<i64>> {
+        db.prepare_cached(&format!("SELECT seq FROM _ipicsha_log ORDER BY seq {order} LIMIT 1"))?
+            .query_row([], |row| row.get(0))
+            .optional()
+    };
+    let first = end("ASC")?.unwrap_or(1);
+    let last = end("DESC")?.unwrap_or(first - 1);
+    Ok(Extent { first: Seq(first), last: Seq(last) })
+}
+
+/// When the oldest entry behind `acked` was written.
+pub(crate) fn oldest_behind(db: &Connection, acked: Seq) -> rusqlite::Result<Option<WallTime>> {
+    db.prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT 1")?
+        .query_row([acked.0], |row| row.get(0).map(WallTime))
+        .optional()
+}
+
+/// Marks the last own change of a record as lost to the partner's, in the caller's transaction.
+/// Reading the log again, this entry stands for all earlier ones of the record.
+pub(crate) fn supersede(db: &Connection, seq: Seq) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE _ipicsha_log SET op=0 WHERE seq=?1")?.execute([seq.0])?;
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Puts versions into their tables although UNIQUE rules may be in the way.
+//!
+//! Decides who yields when a version collides with another record. Must not know where versions
+//! come from. A set of versions is consistent in itself (one snapshot of the sender), so within it
+//! only the order can collide; a collision with a record outside needs a rule.
+
+use ipicsha_core::{
+    data::{Columns, Key, Origin, Value},
+    id::Seq,
+    license::LicensedRole,
+    lww::Stamp,
+};
+
+use crate::{
+    capture::Captured,
+    database::Database,
+    error::{AtPath as _, Error, is_unique},
+    journal::{JournalKind, Loser, Version},
+    log::{Dirty, Record},
+    value::{self, bind},
+};
+
+/// One version on its way into its table.
+pub(crate) struct Write<'a> {
+    pub(crate) captured: &'a Captured,
+    pub(crate) record: Record,
+    pub(crate) key: Key,
+    /// `None` deletes.
+    pub(crate) columns: Option<&'a [Value]>,
+    pub(crate) stamp: Stamp,
+    pub(crate) seq: Seq,
+}
+
+/// Who yields when a version collides with a record outside the set.
+pub(crate) enum Rule<'a> {
+    /// A record changed here concurrently competes by stamp; any other has been changed by the
+    /// sender too, in what follows, and yields.
+    LastWriter {
+        dirty: &'a Dirty,
+        base: Seq,
+        role: LicensedRole,
+        partner: Origin,
+        /// Yielding records are kept in the journal, even those the sender should know.
+        keep_overwritten: bool,
+    },
+    /// The incoming version stays (repair on the secondary); `Seq` numbers the repair.
+    IncomingWins(Seq),
+    /// The record that is here stays (repair on the primary).
+    LocalWins,
+}
+
+/// What became of the writes.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    pub(crate) losers: Vec<Loser>,
+    /// Keys of versions that had to yield.
+    pub(crate) refused: Vec<Key>,
+}
+
+/// Carries out `writes` in the caller's transaction.
+pub(crate) fn execute(
+    database: &Database,
+    writes: &[Write<'_>],
+    rule: &Rule<'_>,
+) -> Result<Placed, Error> {
+    let db = &database.writer;
+    db.execute_batch("SAVEPOINT ipicsha").at(&database.path)?;
+    let mut placed = Placed::default();
+    let collided = writes.iter().try_fold(false, |collided, write| {
+        if collided { Ok(true) } else { collides(database, write) }
+    })?;
+    if collided {
+        // Two records may have swapped a UNIQUE value: all out first, then all in.
+        db.execute_batch("ROLLBACK TO ipicsha").at(&database.path)?;
+        for write in writes {
+            delete(database, write.captured, &write.key)?;
+        }
+        for write in writes.iter().filter(|write| write.columns.is_some()) {
+            if collides(database, write)? {
+                settle(database, write, rule, &mut placed)?;
+            }
+        }
+    }
+    db.execute_batch("RELEASE ipicsha").at(&database.path)?;
+    Ok(placed)
+}
+
+/// Writes one version; `true` when a UNIQUE rule refused it.
+fn collides(database: &Database, write: &Write<'_>) -> Result<bool, Error> {
+    let Some(columns) = write.columns else {
+        return delete(database, write.captured, &write.key).map(|()| false);
+    };
+    match run(database, &write.captured.table.sql.upsert, columns) {
+        Err(error) if is_unique(&error) => Ok(true),
+        result => result.at(&database.path).map(|()| false),
+    }
+}
+
+fn delete(database: &Database, captured: &Captured, key: &[Value]) -> Result<(), Error> {
+    run(database, &captured.table.sql.delete, key).at(&database.path)
+}
+
+fn run(database: &Database, sql: &str, values: &[Value]) -> rusqlite::Result<()> {
+    let mut statement = database.writer.prepare_cached(sql)?;
+    bind(&mut statement, 1, values)?;
+    statement.raw_execute().map(drop)
+}
+
+/// A version collides with records outside the set.
+fn settle(
+    database: &Database,
+    write: &Write<'_>,
+    rule: &Rule<'_>,
+    placed: &mut Placed,
+) -> Result<(), Error> {
+    if matches!(rule, Rule::LocalWins) {
+        placed.refused.push(write.key.clone());
+        return Ok(());
+    }
+    let mut yielding = Vec::new();
+    for columns in blockers(database, write)? {
+        match judge(database, write, rule, columns) {
+            Verdict::Yields(loser, key) => yielding.push((loser, key)),
+            Verdict::Stays(loser) => {
+                placed.losers.extend(loser.map(|loser| *loser));
+                placed.refused.push(write.key.clone());
+                return Ok(());
+            }
+        }
+    }
+    for (loser, key) in yielding {
+        delete(database, write.captured, &key)?;
+        placed.losers.extend(loser.map(|loser| *loser));
+    }
+    if collides(database, write)? {
+        return Err(Error::Unplaceable {
+            path: database.path.clone(),
+            table: write.captured.table.name.clone(),
+            reason: format!(
+                "a unique index over an expression or a part of the table refuses {}",
+                value::describe_key(&write.key)
+            ),
+        });
+    }
+    Ok(())
+}
+
+enum Verdict {
+    /// The record that is here goes, into the journal if a loser is given.
+    Yields(Option<Box<Loser>>, Key),
+    /// It stays; the incoming version goes into the journal if a loser is given.
+    Stays(Option<Box<Loser>>),
+}
+
+fn judge(database: &Database, write: &Write<'_>, rule: &Rule<'_>, columns: Columns) -> Verdict {
+    let table = &write.captured.table;
+    let key = table.key_of(&columns);
+    // The blocker as a version of its own record, so that it can be journaled under its key.
+    let blocker = |seq, wall, kind, columns| {
+        let loser = Loser {
+            key: key.clone(),
+            wall,
+            ..write.own_loser(kind, database.meta.origin, seq, None)
+        };
+        Some(Box::new(Loser { version: Some(columns), ..loser }))
+    };
+    match rule {
+        Rule::LastWriter { dirty, base, role, partner, keep_overwritten } => {
+            let record = (write.captured.t, table.identity_of(&key));
+            match dirty.last_change(&record).filter(|(seq, _)| seq > base) {
+                Some((_, wall)) if (Stamp { wall, role: *role }) > write.stamp => {
+                    let loser = write.incoming_loser(JournalKind::Unique, *partner, None);
+                    let loser = Loser { winner_wall: Some(wall), winner: Some(columns), ..loser };
+                    Verdict::Stays(Some(Box::new(loser)))
+                }
+                Some((seq, wall)) => {
+                    Verdict::Yields(blocker(seq, Some(wall), JournalKind::Unique, columns), key)
+                }
+                None if *keep_overwritten => {
+                    Verdict::Yields(blocker(write.seq, None, JournalKind::Repair, columns), key)
+                }
+                None => Verdict::Yields(None, key),
+            }
+        }
+        Rule::IncomingWins(run) => {
+            Verdict::Yields(blocker(*run, None, JournalKind::Repair, columns), key)
+        }
+        Rule::LocalWins => Verdict::Stays(None),
+    }
+}
+
+/// Records that hold a UNIQUE value of the version.
+fn blockers(database: &Database, write: &Write<'_>) -> Result<Vec<Columns>, Error> {
+    let table = &write.captured.table;
+    let mut found: Vec<Columns> = Vec::new();
+    let Some(columns) = write.columns else { return Ok(found) };
+    for (unique, sql) in table.uniques.iter().zip(&table.sql.blockers) {
+        let read = || -> rusqlite::Result<Vec<Columns>> {
+            let mut statement = database.writer.prepare_cached(sql)?;
+            bind(&mut statement, 1, unique.columns.iter().map(|(column, _)| &columns[*column]))?;
+            bind(&mut statement, unique.columns.len() + 1, &write.key)?;
+            let mut rows = statement.raw_query();
+            let mut blockers = Vec::new();
+            while let Some(row) = rows.next()? {
+                blockers.push(value::read_columns(row, 0, table.columns.len())?);
+            }
+            Ok(blockers)
+        };
+        for blocker in read().at(&database.path)? {
+            if !found.contains(&blocker) {
+                found.push(blocker);
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Write<'_> {
+    /// The incoming version as loser against `winner`.
+    pub(crate) fn incoming_loser(
+        &self,
+        kind: JournalKind,
+        partner: Origin,
+        winner: Version,
+    ) -> Loser {
+        Loser {
+            table: self.captured.table.name.clone(),
+            columns: self.captured.table.columns.clone(),
+            key: self.key.clone(),
+            kind,
+            origin: partner,
+            seq: self.seq,
+            was_own: false,
+            wall: Some(self.stamp.wall),
+            version: self.columns.map(<[Value]>::to_vec),
+            winner_wall: None,
+            winner,
+        }
+    }
+
+    /// The `local` version as loser against the incoming one.
+    pub(crate) fn own_loser(
+        &self,
+        kind: JournalKind,
+        own: Origin,
+        seq: Seq,
+        local: Version,
+    ) -> Loser {
+        Loser {
+            table: self.captured.table.name.clone(),
+            columns: self.captured.table.columns.clone(),
+            key: self.key.clone(),
+            kind,
+            origin: own,
+            seq,
+            was_own: true,
+            wall: None,
+            version: local,
+            winner_wall: Some(self.stamp.wall),
+            winner: self.columns.map(<[Value]>::to_vec),
+        }
+    }
+}

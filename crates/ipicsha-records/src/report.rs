@@ -1,0 +1,169 @@
+//! What is shown of one database, and when.
+//!
+//! Decides how often a status is worth an event. Reads only, and only when something happened.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ipicsha_core::id::Seq;
+
+use crate::{
+    database::Database,
+    engine::{Engine, Session},
+    error::{AtPath as _, Error},
+    log,
+    status::{DatabaseStatus, Event},
+    worker::Writes,
+};
+
+/// At most this often.
+const SOONEST: Duration = Duration::from_millis(100);
+/// At least this often while something is queued or a comparison runs.
+const LATEST: Duration = Duration::from_secs(1);
+/// How often the acknowledged position is remembered.
+const SAVE: Duration = Duration::from_secs(2);
+
+/// When the next status is due.
+pub(crate) struct Reporter {
+    pub(crate) conflicts_total: u64,
+    touched: bool,
+    sent_at: Instant,
+    last: Option<DatabaseStatus>,
+    saved: Seq,
+    saved_at: Instant,
+}
+
+impl Reporter {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            conflicts_total: 0,
+            touched: true,
+            sent_at: now.checked_sub(SOONEST).unwrap_or(now),
+            last: None,
+            saved: Seq(0),
+            saved_at: now,
+        }
+    }
+
+    /// Something may have changed.
+    pub(crate) fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let moving =
+            self.last.as_ref().is_some_and(|last| last.queue_records > 0 || last.repair.is_some());
+        match (self.touched, moving) {
+            (true, _) => Some(self.sent_at + SOONEST),
+            (false, true) => Some(self.sent_at + LATEST),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Sends the status if it is due and different.
+    pub(crate) fn report(&mut self, now: Instant) {
+        if self.reporter.due().is_none_or(|due| now < due) {
+            return;
+        }
+        if now >= self.reporter.saved_at + SAVE {
+            self.save_acked();
+            self.reporter.saved_at = now;
+        }
+        self.reporter.touched = false;
+        self.reporter.sent_at = now;
+        let status = match self.status() {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::debug!(database = %self.config.name, %error, "no status this time");
+                self.reporter.touched = true;
+                return;
+            }
+        };
+        if self.reporter.last.as_ref() != Some(&status) {
+            (self.events)(Event::Status(status.clone()));
+            self.reporter.last = Some(status);
+        }
+    }
+
+    /// Remembers how far the partner is, for the queue shown after a restart.
+    pub(crate) fn save_acked(&mut self) {
+        let (Some(database), Some(journal)) = (&self.database, &self.journal) else { return };
+        if self.acked == self.reporter.saved {
+            return;
+        }
+        match journal.save_acked(&self.config.name, database.meta.origin, self.acked) {
+            Ok(()) => self.reporter.saved = self.acked,
+            Err(error) => {
+                tracing::warn!(database = %self.config.name, %error,
+                    "the acknowledged position could not be remembered");
+            }
+        }
+    }
+
+    fn status(&self) -> Result<DatabaseStatus, Error> {
+        let attached = match &self.session {
+            Session::Attached(attached) => Some(attached),
+            Session::Detached | Session::Attaching(_) => None,
+        };
+        let mut status = DatabaseStatus {
+            name: self.config.name.clone(),
+            path: self.config.path.clone(),
+            tables: Vec::new(),
+            skipped_tables: Vec::new(),
+            warnings: Vec::new(),
+            installed: self.database.is_some(),
+            attached: attached.is_some(),
+            writes: self.writes.unwrap_or(Writes::Open),
+            queue_records: 0,
+            lag_seconds: 0.0,
+            log_used_percent: 0.0,
+            synced: false,
+            hold: self.hold.clone(),
+            repair: match (&self.leading, &self.follower) {
+                (Some(leading), _) => Some(leading.leader.progress()),
+                (None, follower) => follower.as_ref().map(|follower| follower.progress()),
+            },
+            conflicts_total: self.reporter.conflicts_total,
+            last_seq: Seq(0),
+            acked: self.acked,
+            applied: Seq(0),
+        };
+        let Some(database) = &self.database else { return Ok(status) };
+        status.skipped_tables.clone_from(&database.skipped);
+        let held = attached.map_or(&[][..], |attached| &attached.held);
+        status.skipped_tables.extend(held.iter().cloned());
+        status.tables = database
+            .tables
+            .values()
+            .map(|captured| captured.table.name.clone())
+            .filter(|name| held.iter().all(|held| held.table != *name))
+            .collect();
+        status.tables.sort();
+        status.warnings.clone_from(&database.warnings);
+        status.writes = if database.fence_closed { Writes::Closed } else { Writes::Open };
+        status.synced = database.meta.synced;
+        status.applied = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
+        self.queue(database, &mut status)?;
+        Ok(status)
+    }
+
+    fn queue(&self, database: &Database, status: &mut DatabaseStatus) -> Result<(), Error> {
+        let db = &database.reader;
+        status.last_seq = log::extent(db).at(&database.path)?.last;
+        let queued = (status.last_seq.0 - self.acked.0).max(0);
+        status.queue_records = queued.cast_unsigned();
+        // What the partner has applied is free for the ring, whether or not it said so.
+        let base = self.acked.max(database.meta.partner_base);
+        let used = (status.last_seq.0 - base.0).max(0);
+        status.log_used_percent = used as f64 / database.capacity() as f64 * 100.0;
+        if queued > 0
+            && let Some(oldest) = log::oldest_behind(db, self.acked).at(&database.path)?
+        {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let oldest = Duration::from_millis(oldest.0.max(0).cast_unsigned());
+            status.lag_seconds = now.saturating_sub(oldest).as_secs_f64();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Reads and hashes ranges of keys in key order.
+//!
+//! Decides how a range is cut into smaller ones. Must not know the partner. SQLite evaluates the
+//! ranges, so that its collations and affinities count, not ours.
+
+use ipicsha_core::data::{Key, Range, RowHash, Value};
+use rusqlite::{Connection, Row};
+
+use crate::{
+    schema::Table,
+    value::{self, bind, quote},
+};
+
+/// The keys behind `after` up to and with `upto`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) after: Option<Key>,
+    pub(crate) upto: Option<Key>,
+}
+
+/// Visits the rows of a span in key order until `visit` says `false`.
+fn visit(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+    mut visit: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<()> {
+    let ordered = table.ordered_key();
+    let list = ordered.join(",");
+    let count = ordered.len();
+    // A record with NULL in its key cannot be addressed, so it takes no part.
+    let mut terms: Vec<String> =
+        table.key_names().iter().map(|name| format!("{name} IS NOT NULL")).collect();
+    let mut first = 1;
+    let mut bound = |operator: &str, key: &Option<Key>| {
+        if key.is_some() {
+            let places: Vec<String> = (first..first + count).map(|n| format!("?{n}")).collect();
+            terms.push(format!("({list}) {operator} ({})", places.join(",")));
+            first += count;
+        }
+    };
+    bound(">", &span.after);
+    bound("<=", &span.upto);
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {} ORDER BY {list}",
+        table.column_list(),
+        quote(&table.name),
+        terms.join(" AND ")
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    bind(&mut statement, 1, span.after.iter().chain(&span.upto).flatten())?;
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next()? {
+        if !visit(row)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn encode_row(row: &Row<'_>, table: &Table, encoded: &mut Vec<u8>) -> rusqlite::Result<()> {
+    encoded.clear();
+    (0..table.columns.len()).try_for_each(|index| {
+        value::encode(encoded, row.get_ref(index)?);
+        Ok(())
+    })
+}
+
+fn read_key(row: &Row<'_>, table: &Table) -> rusqlite::Result<Key> {
+    table.key.iter().map(|index| row.get_ref(*index).map(value::read)).collect()
+}
+
+/// Cuts a span into ranges of `rows` rows, at most `limit` ranges. The last one reaches to the end
+/// of the span when everything was read, so that nothing of the other side falls between.
+pub(crate) fn ranges(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+    rows: u64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Range>> {
+    let mut ranges = Vec::new();
+    let mut hasher = blake3::Hasher::new();
+    let (mut count, mut ended) = (0, true);
+    let mut encoded = Vec::new();
+    let mut last = None;
+    visit(db, table, span, |row| {
+        if count == rows {
+            let hash = value::short(&hasher.finalize());
+            ranges.push(Range { upto: last.take(), count, hash });
+            hasher.reset();
+            count = 0;
+            if ranges.len() == limit {
+                ended = false;
+                return Ok(false);
+            }
+        }
+        encode_row(row, table, &mut encoded)?;
+        hasher.update(&encoded);
+        count += 1;
+        if count == rows {
+            last = Some(read_key(row, table)?);
+        }
+        Ok(true)
+    })?;
+    if ended {
+        let hash = value::short(&hasher.finalize());
+        ranges.push(Range { upto: span.upto.clone(), count, hash });
+    }
+    Ok(ranges)
+}
+
+/// Count and hash of the rows in one span.
+pub(crate) fn digest(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+) -> rusqlite::Result<(u64, RowHash)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut count = 0;
+    let mut encoded = Vec::new();
+    visit(db, table, span, |row| {
+        encode_row(row, table, &mut encoded)?;
+        hasher.update(&encoded);
+        count += 1;
+        Ok(true)
+    })?;
+    Ok((count, value::short(&hasher.finalize())))
+}
+
+/// Key and hash of up to `limit` rows in one span.
+pub(crate) fn rows(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+    limit: usize,
+) -> rusqlite::Result<Vec<(Key, RowHash)>> {
+    let mut rows = Vec::new();
+    let mut encoded = Vec::new();
+    visit(db, table, span, |row| {
+        encode_row(row, table, &mut encoded)?;
+        rows.push((read_key(row, table)?, value::hash(&encoded)));
+        Ok(rows.len() < limit)
+    })?;
+    Ok(rows)
+}
+
+/// Keys of up to `limit` rows in one span.
+pub(crate) fn keys(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+    limit: usize,
+) -> rusqlite::Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    visit(db, table, span, |row| {
+        keys.push(read_key(row, table)?);
+        Ok(keys.len() < limit)
+    })?;
+    Ok(keys)
+}
+
+/// Whether a message may hold `columns` more after `bytes` so far.
+pub(crate) fn size(columns: &[Value]) -> usize {
+    columns.iter().map(Value::size).sum()
+}

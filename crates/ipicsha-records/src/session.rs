@@ -1,0 +1,144 @@
+//! What two `Attach` messages mean, seen from one of the two servers.
+//!
+//! Decides where each direction goes on, whether the databases have to be compared, and which
+//! tables can follow. Pure, and symmetric: both servers come to matching results from the same two
+//! messages. Must not know SQLite or time.
+
+use std::collections::BTreeSet;
+
+use ipicsha_core::{
+    data::{Applied, Attach},
+    id::Seq,
+};
+
+use crate::schema::SkippedTable;
+
+/// The outcome, for one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Agreement {
+    /// Send what our log holds behind this.
+    pub(crate) send_from: Seq,
+    /// Our stored position in the partner's log from now on.
+    pub(crate) applied: Applied,
+    /// The contents may differ in more than what is queued.
+    pub(crate) compare: bool,
+    /// Tables both can exchange.
+    pub(crate) tables: BTreeSet<String>,
+    /// Own tables that cannot follow.
+    pub(crate) held: Vec<SkippedTable>,
+}
+
+/// Evaluates one exchange; `None` when a file is missing on either side.
+pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
+    let (my_log, their_log) = (mine.log?, theirs.log?);
+    let sending = my_log.continues(theirs.applied);
+    let receiving = their_log.continues(mine.applied);
+    let at_end = Applied { origin: their_log.origin, seq: their_log.last };
+    let mut tables = BTreeSet::new();
+    let mut held = Vec::new();
+    let mut behind = false;
+    for table in &mine.tables {
+        let reason = match theirs.tables.iter().find(|other| other.name == table.name) {
+            Some(other) if other.schema_hash == table.schema_hash => {
+                behind |= table.behind || other.behind;
+                tables.insert(table.name.clone());
+                continue;
+            }
+            Some(_) => {
+                "its schema differs from the partner's: bring both to the same version of the application"
+            }
+            None => "the partner does not have it: create it there, too",
+        };
+        held.push(SkippedTable { table: table.name.clone(), reason: reason.into() });
+    }
+    Some(Agreement {
+        send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
+        applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),
+        compare: !(sending && receiving && mine.synced && theirs.synced) || behind,
+        tables,
+        held,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ipicsha_core::{
+        data::{DatabaseUuid, LogExtent, Origin, TableState},
+        id::DatabaseName,
+    };
+
+    use super::*;
+
+    fn origin(uuid: u8) -> Origin {
+        Origin { uuid: DatabaseUuid([uuid; 16]), incarnation: 1 }
+    }
+
+    fn attach(uuid: u8, first: i64, last: i64, applied: Option<(u8, i64)>) -> Attach {
+        Attach {
+            database: DatabaseName("d".into()),
+            turn: 1,
+            log: Some(LogExtent { origin: origin(uuid), first: Seq(first), last: Seq(last) }),
+            applied: applied.map(|(uuid, seq)| Applied { origin: origin(uuid), seq: Seq(seq) }),
+            synced: true,
+            tables: Vec::new(),
+        }
+    }
+
+    fn table(name: &str, hash: u8, behind: bool) -> TableState {
+        TableState { name: name.into(), schema_hash: [hash; 16], behind }
+    }
+
+    #[test]
+    fn an_intact_pair_goes_on_where_it_stopped() {
+        let (a, b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        let at_a = agree(&a, &b).unwrap();
+        let at_b = agree(&b, &a).unwrap();
+        assert_eq!((at_a.send_from, at_a.applied.seq, at_a.compare), (Seq(4), Seq(3), false));
+        assert_eq!((at_b.send_from, at_b.applied.seq, at_b.compare), (Seq(3), Seq(4), false));
+    }
+
+    #[test]
+    fn every_break_leads_both_to_the_end_of_the_senders_log_and_to_a_comparison() {
+        let b = |applied| attach(2, 1, 4, applied);
+        let cases = [
+            ("first contact", None),
+            ("another file", Some((3, 7))),
+            ("the ring went over it", Some((1, 3))),
+            ("the sender was restored from an older copy", Some((1, 10))),
+        ];
+        for (what, applied) in cases {
+            let a = attach(1, 5, 9, Some((2, 3)));
+            let at_a = agree(&a, &b(applied)).unwrap();
+            let at_b = agree(&b(applied), &a).unwrap();
+            assert_eq!(at_a.send_from, Seq(9), "{what}");
+            assert_eq!(at_b.applied, Applied { origin: origin(1), seq: Seq(9) }, "{what}");
+            assert!(at_a.compare && at_b.compare, "{what}");
+            assert_eq!(at_a.applied.seq, Seq(3), "{what}: the other direction is intact");
+            assert_eq!(at_b.send_from, Seq(3), "{what}: the other direction is intact");
+        }
+        let (a, mut unsynced) = (attach(1, 5, 9, Some((2, 3))), b(Some((1, 9))));
+        unsynced.synced = false;
+        assert!(agree(&a, &unsynced).unwrap().compare && agree(&unsynced, &a).unwrap().compare);
+    }
+
+    #[test]
+    fn tables_are_agreed_by_name_and_schema_and_compared_when_one_was_behind() {
+        let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        a.tables = vec![table("same", 1, false), table("new", 1, false), table("other", 1, false)];
+        b.tables = vec![table("same", 1, false), table("other", 2, false)];
+        let at_a = agree(&a, &b).unwrap();
+        assert_eq!(at_a.tables, BTreeSet::from(["same".to_owned()]));
+        assert_eq!(at_a.held.len(), 2);
+        assert!(!at_a.compare);
+        assert_eq!(agree(&b, &a).unwrap().tables, at_a.tables);
+        b.tables[0].behind = true;
+        assert!(agree(&a, &b).unwrap().compare && agree(&b, &a).unwrap().compare);
+    }
+
+    #[test]
+    fn a_missing_file_agrees_on_nothing() {
+        let mut missing = attach(2, 1, 0, None);
+        missing.log = None;
+        assert_eq!(agree(&attach(1, 1, 0, None), &missing), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! What the record engine reports: one value per database, and events.
+//!
+//! Decides nothing.
+
+use std::path::PathBuf;
+
+use ipicsha_core::{
+    data::{Data, RepairReport},
+    id::{DatabaseName, Seq},
+};
+use serde::Serialize;
+
+use crate::{journal::JournalKind, schema::SkippedTable, worker::Writes};
+
+/// The state of one database.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DatabaseStatus {
+    /// The name both servers use.
+    pub name: DatabaseName,
+    /// Where it lies here.
+    pub path: PathBuf,
+    /// Replicated tables.
+    pub tables: Vec<String>,
+    /// The others, with the reason.
+    pub skipped_tables: Vec<SkippedTable>,
+    /// What the administrator should know.
+    pub warnings: Vec<String>,
+    /// Capture is installed.
+    pub installed: bool,
+    /// Changes are exchanged with the partner.
+    pub attached: bool,
+    /// Whether the application may write.
+    pub writes: Writes,
+    /// Log entries the partner has not acknowledged.
+    pub queue_records: u64,
+    /// Age of the oldest of them.
+    pub lag_seconds: f64,
+    /// Share of the log's capacity they take.
+    pub log_used_percent: f64,
+    /// The initial comparison with this partner has finished; changes flow while `attached`, too.
+    pub synced: bool,
+    /// Why it cannot follow, and what to do.
+    pub hold: Option<String>,
+    /// A running comparison.
+    pub repair: Option<RepairProgress>,
+    /// Entries of the conflict journal.
+    pub conflicts_total: u64,
+    /// Newest own log entry.
+    pub last_seq: Seq,
+    /// Newest one the partner has durably.
+    pub acked: Seq,
+    /// Newest of the partner's this server has durably.
+    pub applied: Seq,
+}
+
+/// How far a comparison is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepairProgress {
+    /// What it does now.
+    pub stage: &'static str,
+    /// On this table.
+    pub table: Option<String>,
+    /// Tables finished.
+    pub tables_done: u32,
+    /// Of so many.
+    pub tables_total: u32,
+    /// Records looked at.
+    pub rows_compared: u64,
+    /// Differences found so far.
+    pub differences: u64,
+}
+
+/// A version that has just been put into the conflict journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConflictSummary {
+    /// The database.
+    pub database: DatabaseName,
+    /// The table.
+    pub table: String,
+    /// The key, for people to read.
+    pub key: String,
+    /// Why it lost.
+    pub kind: JournalKind,
+    /// Whether it was this server's version.
+    pub loser_was_own: bool,
+}
+
+/// What a worker tells the shell.
+#[derive(Debug)]
+pub enum Event {
+    /// To go on the data connection, in order.
+    Send(Data),
+    /// The state has changed.
+    Status(DatabaseStatus),
+    /// Something was put into the conflict journal.
+    ConflictJournaled(ConflictSummary),
+    /// A comparison has ended; reported on both servers.
+    RepairFinished {
+        /// Its number.
+        run: u64,
+        /// It was the initial comparison.
+        initial: bool,
+        /// The result, or why there is none.
+        result: Result<RepairReport, String>,
+    },
+}

@@ -1,0 +1,10 @@
+//! Tests on real files: a second connection or a second process is the application.
+
+mod apply;
+mod capture;
+mod lifecycle;
+mod model;
+mod pair;
+mod repair;
+mod support;
+mod switchover;

@@ -1,0 +1,80 @@
+//! An alarm clock that rings when the application may have committed.
+//!
+//! Decides which file system events are worth waking for. The event of a commit precedes the
+//! commit, so it is only a hint: the worker looks for the commit itself, for a while. The
+//! directory is watched, since the `-wal` is created, deleted and replaced.
+
+use std::{
+    ffi::OsString,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+
+/// Watches one database file; stops when dropped.
+pub(crate) struct Watch {
+    _watcher: RecommendedWatcher,
+}
+
+/// Whether a wake-up is already on its way; keeps a busy application from filling the channel.
+#[derive(Clone, Default)]
+pub(crate) struct Alarm(Arc<AtomicBool>);
+
+impl Alarm {
+    /// Called by the worker when it begins to look: a later event has to ring again.
+    pub(crate) fn reset(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Watch {
+    /// Calls `ring` when the database at `path` may have changed.
+    pub(crate) fn start(
+        path: &Path,
+        alarm: Alarm,
+        ring: impl Fn() + Send + 'static,
+    ) -> notify::Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let mut wal: OsString = name.clone();
+        wal.push("-wal");
+        let concerns = move |event: &notify::Event| {
+            is_change(event.kind)
+                && event
+                    .paths
+                    .iter()
+                    .any(|path| path.file_name().is_some_and(|file| *file == name || *file == wal))
+        };
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // An error (queue overflow) may hide a change.
+                let rings = event.as_ref().map_or(true, &concerns);
+                if rings && !alarm.0.swap(true, Ordering::SeqCst) {
+                    ring();
+                }
+            })?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        watcher.watch(directory.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+        Ok(Self { _watcher: watcher })
+    }
+}
+
+/// Opening and reading are no changes; our own polling must not wake us.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Create(_)
+        | EventKind::Remove(_)
+        | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Name(_) | ModifyKind::Any)
+        | EventKind::Any => true,
+        EventKind::Access(AccessKind::Close(mode)) => mode == AccessMode::Write,
+        EventKind::Modify(ModifyKind::Metadata(_) | ModifyKind::Other)
+        | EventKind::Access(_)
+        | EventKind::Other => false,
+    }
+}

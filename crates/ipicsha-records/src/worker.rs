@@ -1,0 +1,279 @@
+//! The thread of one database, and how the shell talks to it.
+//!
+//! Decides when the thread wakes and that every command is answered exactly once. What happens on
+//! waking is the engine's business.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipicsha_core::{
+    data::{Data, RepairReport},
+    id::{DatabaseName, Seq},
+    license::LicensedRole,
+};
+use serde::Serialize;
+
+use crate::{engine::Engine, error::Error, status::Event, watch::Alarm};
+
+/// Commands that may wait; more make the sender wait.
+const QUEUE: usize = 1024;
+
+/// Called exactly once, on the worker's thread: it must not block.
+pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
+
+/// What a worker serves.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The name both servers use.
+    pub name: DatabaseName,
+    /// Where it lies here.
+    pub path: PathBuf,
+    /// Entries the transaction log holds.
+    pub capacity_entries: u64,
+    /// The daemon's conflict journal.
+    pub journal_path: PathBuf,
+    /// This server's licensed role.
+    pub rank: LicensedRole,
+    /// Build a missing file from the partner's.
+    pub create_if_missing: bool,
+}
+
+/// Whether the application may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writes {
+    /// It may.
+    Open,
+    /// The fence refuses it.
+    Closed,
+}
+
+/// Whether changes may be exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// They are sent and applied.
+    Open,
+    /// They queue.
+    Closed,
+}
+
+/// A prepared switchover: nothing can be written, and the partner has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// How long the application has been waiting.
+    pub held: Duration,
+    /// The last log entry, which the partner has durably.
+    pub seq: Seq,
+}
+
+/// What the shell can ask for.
+pub enum Command {
+    /// HA is configured: capture changes. A failure shows as `hold` and is tried again.
+    Install,
+    /// HA is unconfigured: remove every object of ours.
+    Remove {
+        /// When nothing is left.
+        done: Done<()>,
+    },
+    /// Put the write fence up or take it down.
+    SetWrites {
+        /// Which.
+        writes: Writes,
+        /// When it is so.
+        done: Done<()>,
+    },
+    /// A new data connection to the partner stands.
+    LinkUp,
+    /// It is gone.
+    LinkDown,
+    /// The core allows the exchange, or not.
+    SetGate(Gate),
+    /// The partner said this.
+    Received(Data),
+    /// Planned switchover, first phase: stop writers and have the partner acknowledge everything.
+    Prepare {
+        /// After this nothing has happened.
+        deadline: Instant,
+        /// When everything is acknowledged.
+        done: Done<Prepared>,
+    },
+    /// Second phase: put the fence up in the same transaction.
+    Commit {
+        /// When it stands.
+        done: Done<()>,
+    },
+    /// Instead of the second phase: nothing has happened.
+    Abort,
+    /// Compare both databases and, if asked, repair; led by the primary.
+    Compare {
+        /// Repair, or only look.
+        apply: bool,
+        /// Number of the comparison, unique.
+        run: u64,
+        /// With the result.
+        done: Done<RepairReport>,
+    },
+    /// End the thread.
+    Shutdown,
+}
+
+impl Command {
+    /// Answers a command nobody will carry out.
+    fn refuse(self) {
+        match self {
+            Self::Remove { done } | Self::SetWrites { done, .. } | Self::Commit { done } => {
+                done(Err(Error::Stopped));
+            }
+            Self::Prepare { done, .. } => done(Err(Error::Stopped)),
+            Self::Compare { done, .. } => done(Err(Error::Stopped)),
+            Self::Install
+            | Self::LinkUp
+            | Self::LinkDown
+            | Self::SetGate(_)
+            | Self::Received(_)
+            | Self::Abort
+            | Self::Shutdown => {}
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Install => "Install",
+            Self::Remove { .. } => "Remove",
+            Self::SetWrites { writes: Writes::Open, .. } => "SetWrites(Open)",
+            Self::SetWrites { writes: Writes::Closed, .. } => "SetWrites(Closed)",
+            Self::LinkUp => "LinkUp",
+            Self::LinkDown => "LinkDown",
+            Self::SetGate(Gate::Open) => "SetGate(Open)",
+            Self::SetGate(Gate::Closed) => "SetGate(Closed)",
+            Self::Received(_) => "Received",
+            Self::Prepare { .. } => "Prepare",
+            Self::Commit { .. } => "Commit",
+            Self::Abort => "Abort",
+            Self::Compare { .. } => "Compare",
+            Self::Shutdown => "Shutdown",
+        })
+    }
+}
+
+/// What reaches the thread.
+pub(crate) enum Message {
+    Command(Command),
+    /// The file system says something may have changed.
+    Wake,
+}
+
+/// Sends commands to a worker; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct CommandSender(SyncSender<Message>);
+
+impl CommandSender {
+    /// Sends a command; waits only while the queue is full. Once the thread has ended the command
+    /// is answered with [`Error::Stopped`].
+    pub fn send(&self, command: Command) {
+        if let Err(error) = self.0.send(Message::Command(command))
+            && let Message::Command(command) = error.0
+        {
+            command.refuse();
+        }
+    }
+
+    /// Rings the alarm; a full queue wakes the thread anyway.
+    pub(crate) fn wake(&self) {
+        match self.0.try_send(Message::Wake) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+/// The thread of one database. Dropping it ends the thread without waiting.
+pub struct Worker {
+    name: DatabaseName,
+    sender: CommandSender,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread. `events` is called on it, in order.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn spawn(config: WorkerConfig, events: Box<dyn Fn(Event) + Send>) -> Result<Self, Error> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let sender = CommandSender(sender);
+        let name = config.name.clone();
+        let path = config.path.clone();
+        let (alarm, wake) = (Alarm::default(), sender.clone());
+        let thread = thread::Builder::new()
+            .name(format!("records {name}"))
+            .spawn(move || run(Engine::new(config, events, wake, alarm), &receiver))
+            .map_err(|source| Error::Io { path, source })?;
+        Ok(Self { name, sender, thread: Some(thread) })
+    }
+
+    /// The database it serves.
+    pub fn name(&self) -> &DatabaseName {
+        &self.name
+    }
+
+    /// Sends a command; see [`CommandSender::send`].
+    pub fn send(&self, command: Command) {
+        self.sender.send(command);
+    }
+
+    /// Another way in, for example for the task that reads the data connection.
+    pub fn sender(&self) -> CommandSender {
+        self.sender.clone()
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn join(mut self) {
+        self.send(Command::Shutdown);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(database = %self.name, "the thread of a database has panicked");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.send(Command::Shutdown);
+        }
+    }
+}
+
+fn run(mut engine: Engine, receiver: &Receiver<Message>) {
+    'serving: loop {
+        let mut next = match receiver.recv_timeout(engine.wait(Instant::now())) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        // What is queued is taken at once, up to a bound, before anything is read or written.
+        let mut budget = 64;
+        while let Some(message) = next {
+            match message {
+                Message::Command(Command::Shutdown) => break 'serving,
+                Message::Command(command) => engine.handle(command),
+                Message::Wake => engine.wake(),
+            }
+            budget -= 1;
+            next = if budget > 0 { receiver.try_recv().ok() } else { None };
+        }
+        engine.tick(Instant::now());
+    }
+    engine.stop();
+    while let Ok(message) = receiver.try_recv() {
+        if let Message::Command(command) = message {
+            command.refuse();
+        }
+    }
+}
