@@ -1,1 +1,15 @@
-fn main() {}
+//! `ipicsha`: two Linux servers as one high availability pair. Daemon and command line in one.
+
+mod api;
+mod cli;
+mod config;
+mod daemon;
+mod demo;
+mod exit;
+mod wording;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,173 @@
+//! What the command line and the daemon say to each other over the Unix socket: one JSON line each
+//! way. No front end decides anything, so no two of them can differ.
+
+use std::path::PathBuf;
+
+use ipicsha_core::{admin::AdminReply, status::PairStatus};
+use ipicsha_records::DatabaseStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+
+/// A request of an administrator.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// Answered at once.
+    Look(Look),
+    /// Done in a task of its own, as it waits for somebody.
+    Work(Work),
+    /// Protect a database.
+    Protect { path: PathBuf, name: Option<String>, seed: bool },
+    /// Remove every trace of protection.
+    Unprotect { name: String },
+}
+
+/// What can be looked at.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Look {
+    Status,
+    History { limit: usize },
+    Trust,
+    Licenses,
+}
+
+/// What takes its time.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    TrustPassword { password: String },
+    TrustSet { address: String, password: String },
+    TrustDelete { password: Option<String> },
+    LicenseInstall { texts: Vec<String>, replace: bool },
+    Configure { interval_seconds: Option<f64>, missed_count: Option<u32> },
+    Update { interval_seconds: Option<f64>, missed_count: Option<u32> },
+    Unconfigure,
+    Failover { dry_run: bool, accept_data_loss: bool },
+    GoStandby,
+    Repair { dry_run: bool, database: Option<String> },
+    Conflicts(Conflicts),
+}
+
+/// The conflict journal.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Conflicts {
+    List { database: Option<String>, table: Option<String>, limit: usize },
+    Show { id: i64 },
+    Restore { id: i64 },
+}
+
+/// The daemon's answer.
+pub(crate) type Answer = Result<serde_json::Value, Failure>;
+
+/// A database that is compared or repaired now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PendingRepair {
+    pub(crate) database: String,
+    pub(crate) stage: String,
+    pub(crate) table: Option<String>,
+    pub(crate) tables_done: u32,
+    pub(crate) tables_total: u32,
+    pub(crate) rows_compared: u64,
+    pub(crate) differences: u64,
+}
+
+/// A table that is not replicated, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SkippedRow {
+    pub(crate) table: String,
+    pub(crate) reason: String,
+}
+
+/// One protected database.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DatabaseRow {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) tables: Vec<String>,
+    pub(crate) skipped_tables: Vec<SkippedRow>,
+    pub(crate) synced: bool,
+    pub(crate) writes: String,
+    pub(crate) queue_records: u64,
+    pub(crate) lag_seconds: f64,
+    pub(crate) log_used_percent: f64,
+    pub(crate) conflicts_total: u64,
+    pub(crate) hold: Option<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl From<&DatabaseStatus> for DatabaseRow {
+    fn from(status: &DatabaseStatus) -> Self {
+        let skipped = |s: &ipicsha_records::SkippedTable| SkippedRow {
+            table: s.table.clone(),
+            reason: s.reason.clone(),
+        };
+        Self {
+            name: status.name.to_string(),
+            path: status.path.display().to_string(),
+            tables: status.tables.clone(),
+            skipped_tables: status.skipped_tables.iter().map(skipped).collect(),
+            synced: status.synced,
+            writes: match status.writes {
+                ipicsha_records::Writes::Open => "open".into(),
+                ipicsha_records::Writes::Closed => "closed".into(),
+            },
+            queue_records: status.queue_records,
+            lag_seconds: status.lag_seconds,
+            log_used_percent: status.log_used_percent,
+            conflicts_total: status.conflicts_total,
+            hold: status.hold.clone(),
+            warnings: status.warnings.clone(),
+        }
+    }
+}
+
+/// A service as this server has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServiceRow {
+    pub(crate) name: String,
+    pub(crate) driver: String,
+    pub(crate) running: bool,
+    pub(crate) pid: Option<u32>,
+}
+
+/// Everything `ha-status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// `ipicsha.status/1`.
+    pub(crate) schema: String,
+    #[serde(flatten)]
+    pub(crate) pair: PairStatus,
+    pub(crate) databases: Vec<DatabaseRow>,
+    pub(crate) services: Vec<ServiceRow>,
+    pub(crate) pending_repairs: Vec<PendingRepair>,
+    /// `auto`, `assume-synced` or `none`.
+    pub(crate) time_source: String,
+}
+
+/// What `trust show` shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TrustRow {
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    pub(crate) fingerprint: String,
+    /// Seconds since 1970.
+    pub(crate) expires_unix: Option<i64>,
+}
+
+/// Result of `failover`, `go-standby` and the like.
+pub(crate) fn reply_value(reply: &AdminReply) -> serde_json::Value {
+    match reply {
+        AdminReply::Done => serde_json::json!({ "result": "done" }),
+        AdminReply::FailedOver { took } => {
+            serde_json::json!({ "result": "failed over", "took_seconds": took.as_secs_f64() })
+        }
+        AdminReply::TookOver => serde_json::json!({ "result": "took over" }),
+        AdminReply::Preflight(checks) => {
+            serde_json::json!({ "result": "preflight", "checks": checks })
+        }
+        AdminReply::RepairMayStart => serde_json::json!({ "result": "repair may start" }),
+    }
+}

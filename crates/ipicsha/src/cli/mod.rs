@@ -1,0 +1,276 @@
+//! The command line: what can be typed, and which verb it becomes.
+
+mod client;
+pub(crate) use client::ask;
+mod password;
+mod render;
+mod verbs;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, DEFAULT_PATH},
+    exit::{Failure, Kind},
+};
+
+/// Two Linux servers as one high availability pair
+#[derive(Parser)]
+#[command(name = "ipicsha", version, arg_required_else_help = true)]
+struct Cli {
+    /// Configuration file of the server
+    #[arg(long, global = true, default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short = 'y', global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the server's daemon in the foreground
+    Daemon,
+    /// Set up, show or delete the trust between the two servers
+    #[command(subcommand)]
+    Trust(TrustVerb),
+    /// Show or install the licenses that decide the first role
+    #[command(subcommand)]
+    License(LicenseVerb),
+    /// Configure high availability on both servers
+    Configure(HeartbeatArgs),
+    /// Change the heartbeat while HA is configured
+    Update(HeartbeatArgs),
+    /// Unconfigure high availability on both servers
+    Unconfigure,
+    /// Protect a database: replicate its records
+    #[command(subcommand)]
+    Protect(ProtectVerb),
+    /// Stop protecting a database and remove every trace from it
+    #[command(subcommand)]
+    Unprotect(UnprotectVerb),
+    /// Swap active and standby in a planned way, with nothing lost
+    Failover {
+        /// Show the checks and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Take over although the active cannot be asked for its last changes
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+    /// End a split brain: this server becomes standby
+    GoStandby,
+    /// Compare the databases of both servers and repair differences (the primary is master)
+    Repair {
+        /// Show the plan and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Only this database
+        #[arg(long)]
+        db: Option<String>,
+    },
+    /// Versions of records that lost against newer ones
+    #[command(subcommand)]
+    Conflicts(ConflictsVerb),
+    /// State of the pair, and what to do
+    #[command(alias = "status")]
+    HaStatus {
+        /// Exit code only: 0 healthy, 1 degraded, 2 critical, 3 unknown
+        #[arg(long)]
+        check: bool,
+    },
+    /// Role changes and alarms of the past
+    History {
+        /// Number of entries
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Run a whole pair on this machine and show what it does
+    Demo {
+        /// Leave the pair running and print how to talk to it
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[derive(Args)]
+struct PasswordArgs {
+    /// Read the password from this file instead of the terminal
+    #[arg(long)]
+    password_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum TrustVerb {
+    /// Set the password of this server's admin user `ipicsadmin`, which the partner will ask for
+    Password(PasswordArgs),
+    /// Trust the server at ADDRESS, with the password of its admin user
+    Set {
+        /// IP or IP:PORT of the partner
+        address: String,
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+    /// Show both certificates
+    Show,
+    /// Delete the trust on both servers, with the password of the partner's admin user
+    Delete {
+        #[command(flatten)]
+        password: PasswordArgs,
+        /// Only here, when the partner is gone for good
+        #[arg(long)]
+        local_only: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum LicenseVerb {
+    /// Show the licenses and the role they give
+    Show,
+    /// Install license files
+    Install {
+        /// License files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Remove the licenses that are installed now
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+#[derive(Args)]
+struct HeartbeatArgs {
+    /// Heartbeat interval in seconds: 5 to 600
+    #[arg(long)]
+    interval: Option<f64>,
+    /// Missed heartbeat count: 5 to 30
+    #[arg(long)]
+    count: Option<u32>,
+}
+
+#[derive(Subcommand)]
+enum ProtectVerb {
+    /// An SQLite database
+    Db {
+        /// Its file
+        path: PathBuf,
+        /// Name common to both servers, when the paths differ
+        #[arg(long)]
+        name: Option<String>,
+        /// The file does not exist here yet: get it from the partner
+        #[arg(long)]
+        seed: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum UnprotectVerb {
+    /// An SQLite database, by name or path
+    Db {
+        /// Name or path
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConflictsVerb {
+    /// List the newest entries
+    List {
+        /// Only this database
+        #[arg(long)]
+        db: Option<String>,
+        /// Only this table
+        #[arg(long)]
+        table: Option<String>,
+        /// Number of entries
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one entry with both versions
+    Show {
+        /// Number in the list
+        id: i64,
+    },
+    /// Write the version that lost again, as an ordinary change
+    Restore {
+        /// Number in the list
+        id: i64,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigVerb {
+    /// Check the file
+    Check,
+    /// Print the file with every default filled in
+    Show,
+}
+
+/// Parses the arguments, runs the verb and gives the exit code.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            render::failure(&failure, json);
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
+    match &cli.verb {
+        Verb::Daemon => crate::daemon::run(Config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
+        Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
+        Verb::Config(verb) => verbs::config(verb, &cli.config),
+        Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
+            Err(Failure::new(Kind::Usage, "nothing to update")
+                .hinted("give --interval, --count or both"))
+        }
+        Verb::Trust(_)
+        | Verb::License(_)
+        | Verb::Configure(_)
+        | Verb::Update(_)
+        | Verb::Unconfigure
+        | Verb::Protect(_)
+        | Verb::Unprotect(_)
+        | Verb::Failover { .. }
+        | Verb::GoStandby
+        | Verb::Repair { .. }
+        | Verb::Conflicts(_)
+        | Verb::HaStatus { .. }
+        | Verb::History { .. } => verbs::remote(&cli.verb, &cli.config, cli.json, cli.yes),
+    }
+}
+
+/// Asks on the terminal, unless `--yes`.
+fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    use std::io::{BufRead, IsTerminal, Write};
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(
+            Kind::Usage,
+            "this verb asks for confirmation, and there is no terminal",
+        )
+        .hinted("add --yes"));
+    }
+    let mut terminal = std::io::stderr().lock();
+    let asked = write!(terminal, "{question} [y/N] ").and_then(|()| terminal.flush());
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if asked.is_ok() && read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Refused, "not confirmed, nothing was changed"))
+}

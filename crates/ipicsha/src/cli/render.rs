@@ -1,0 +1,272 @@
+//! Answers of the daemon as text on the terminal, or as they are with `--json`.
+#![allow(clippy::print_stdout)] // data goes to stdout, talk to stderr
+
+use std::process::ExitCode;
+
+use ipicsha_core::{
+    preflight::{Check, Outcome},
+    status::Alarm,
+};
+use serde_json::Value;
+
+use crate::{
+    api::{Status, TrustRow},
+    daemon::{HistoryEntry, RepairOutcome},
+    exit::{Failure, Kind},
+    wording,
+};
+
+/// Prints a failure: stderr in words, or one JSON object on stdout.
+pub(crate) fn failure(failure: &Failure, json: bool) {
+    if json {
+        println!("{}", serde_json::json!({ "error": failure }));
+        return;
+    }
+    eprintln!("error: {}", failure.message);
+    if let Some(next_step) = &failure.next_step {
+        eprintln!("next: {next_step}");
+    }
+}
+
+/// Prints the JSON as it came.
+pub(crate) fn raw(value: &Value) {
+    println!("{value}");
+}
+
+fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        Failure::new(Kind::Failed, format!("the answer of the daemon cannot be read: {error}"))
+            .hinted("use the `ipicsha` of the same version as the daemon")
+    })
+}
+
+/// `ha-status`; with `check` only the exit code: 0 healthy, 1 degraded, 2 critical.
+pub(crate) fn status(value: Value, json: bool, check: bool) -> Result<ExitCode, Failure> {
+    if json {
+        raw(&value);
+    }
+    let status: Status = parse(value)?;
+    if !json && !check {
+        print!("{}", wording::status(&status));
+    }
+    Ok(if check { ExitCode::from(health(&status)) } else { ExitCode::SUCCESS })
+}
+
+fn health(status: &Status) -> u8 {
+    let critical = |alarm: &Alarm| {
+        matches!(
+            alarm,
+            Alarm::SplitBrain | Alarm::RoleChangeFailed { .. } | Alarm::TakeoverNeeded { .. }
+        )
+    };
+    if status.pair.config.is_none() {
+        return 3;
+    }
+    if status.pair.alarms.iter().any(critical) {
+        return 2;
+    }
+    u8::from(!status.pair.alarms.is_empty() || status.pair.standby_status != "Ready")
+}
+
+/// `history`.
+pub(crate) fn history(value: Value) -> Result<(), Failure> {
+    let entries: Vec<HistoryEntry> = parse(value)?;
+    for entry in entries {
+        println!("{}", wording::history(&entry));
+    }
+    Ok(())
+}
+
+/// `trust show`.
+pub(crate) fn trust(value: Value) -> Result<(), Failure> {
+    let rows: Vec<TrustRow> = parse(value)?;
+    for (index, row) in rows.iter().enumerate() {
+        let whose = if index == 0 { "this server" } else { "partner" };
+        println!("{whose}: {} at {}", row.name, row.address.as_deref().unwrap_or("(any address)"));
+        println!("  certificate {}", row.fingerprint);
+        if let Some(expires) = row.expires_unix {
+            println!("  valid until {}", wording::time(expires * 1000));
+        }
+    }
+    if rows.len() < 2 {
+        println!("partner: not trusted (set it up with `ipicsha trust set PARTNER_ADDRESS`)");
+    }
+    Ok(())
+}
+
+/// `license show`.
+pub(crate) fn licenses(value: &Value) {
+    for license in value["licenses"].as_array().into_iter().flatten() {
+        let expires = license["expires"].as_i64().map_or_else(|| "never".into(), wording::time);
+        let text = |key: &str| license[key].as_str().unwrap_or("").to_owned();
+        println!(
+            "{:<20} issued to {}, serial {}, expires {expires}",
+            text("feature"),
+            text("issued_to"),
+            text("serial")
+        );
+    }
+    match (value["role"].as_str(), &value["problem"]) {
+        (Some(role), _) => println!("Licensed role: {role}"),
+        (None, problem) => {
+            println!("Licensed role: none ({})", problem[0].as_str().unwrap_or(""));
+            println!("next: {}", problem[1].as_str().unwrap_or(""));
+        }
+    }
+}
+
+/// `failover`.
+pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
+    if let Some(took) = value["took_seconds"].as_f64() {
+        println!("Failed over in {}. This server is standby now.", wording::span(took));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if value["result"] == "took over" {
+        println!(
+            "This server took over and is active now. Changes that only the other one has are merged when it is back."
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let checks: Vec<Check> = parse(value["checks"].clone())?;
+    let mut possible = true;
+    for check in &checks {
+        match &check.outcome {
+            Outcome::Ok => println!("ok    {}", check.finding),
+            Outcome::Warn { fix } => println!("warn  {}\n      {fix}", check.finding),
+            Outcome::Fail { fix } => {
+                possible = false;
+                println!("FAIL  {}\n      {fix}", check.finding);
+            }
+        }
+    }
+    println!(
+        "{}",
+        if possible {
+            "Failover is possible. Nothing was changed."
+        } else {
+            "Failover is not possible now. Nothing was changed."
+        }
+    );
+    Ok(if possible { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.code()) })
+}
+
+/// `repair`: what differed, by table; exit 7 when something is left.
+pub(crate) fn repair(value: Value, json: bool, dry_run: bool) -> Result<ExitCode, Failure> {
+    if json {
+        raw(&value);
+    }
+    let outcomes: Vec<RepairOutcome> = parse(value)?;
+    let mut left = false;
+    for outcome in &outcomes {
+        left |= outcome.error.is_some()
+            || outcome.report.as_ref().is_some_and(|report| report.remaining() > 0 && !dry_run);
+        if !json {
+            print_outcome(outcome, dry_run);
+        }
+    }
+    if !json && outcomes.is_empty() {
+        println!("No database is protected: nothing to compare.");
+    }
+    if !json && dry_run {
+        println!(
+            "Nothing was changed. Where both have a record the primary's is kept and the other goes to the journal. Run: ipicsha repair"
+        );
+    }
+    Ok(if left { ExitCode::from(Kind::Attention.code()) } else { ExitCode::SUCCESS })
+}
+
+fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
+    if let Some(error) = &outcome.error {
+        println!("{}: not done: {error}", outcome.database);
+        return;
+    }
+    let Some(report) = &outcome.report else { return };
+    let verb = if dry_run { "differ" } else { "differed" };
+    println!(
+        "{}: {} rows compared, {} {verb}",
+        outcome.database,
+        report.rows_compared,
+        report.found()
+    );
+    for table in &report.tables {
+        let d = &table.differences;
+        if d.only_primary + d.only_secondary + d.differing + d.remaining == 0 {
+            continue;
+        }
+        println!(
+            "  {}: {} only on the primary, {} only on the secondary, {} different; {} kept in the journal, {} left",
+            table.table, d.only_primary, d.only_secondary, d.differing, d.journaled, d.remaining
+        );
+    }
+}
+
+/// `conflicts list`.
+pub(crate) fn conflicts(value: &Value) {
+    let entries = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    if entries.is_empty() {
+        println!("No version has lost.");
+    }
+    for entry in entries {
+        println!(
+            "{:>6}  {}  {:<10} {} {} [{}]",
+            entry["id"],
+            entry["at"].as_i64().map(wording::time).unwrap_or_default(),
+            entry["kind"].as_str().unwrap_or(""),
+            entry["database"].as_str().unwrap_or(""),
+            entry["table"].as_str().unwrap_or(""),
+            entry["key_text"].as_str().unwrap_or("")
+        );
+    }
+}
+
+/// `conflicts show`.
+pub(crate) fn conflict(entry: &Value) {
+    let text = |key: &str| entry[key].as_str().unwrap_or("").to_owned();
+    println!("{} {} [{}], {}", text("database"), text("table"), text("key_text"), text("kind"));
+    println!(
+        "-- lost ({}):",
+        if entry["loser_was_own"] == true { "this server's" } else { "the partner's" }
+    );
+    println!("{}", text("loser_text"));
+    println!("-- kept:");
+    println!("{}", text("winner_text"));
+    println!("Put the lost version back with: ipicsha conflicts restore {}", entry["id"]);
+}
+
+/// `protect db`.
+pub(crate) fn protected(row: &Value) {
+    let tables = |key: &str| row[key].as_array().map_or(0, Vec::len);
+    println!(
+        "{} is protected as {}: {} tables{}",
+        row["path"].as_str().unwrap_or(""),
+        row["name"].as_str().unwrap_or(""),
+        tables("tables"),
+        if tables("skipped_tables") > 0 { ", some are not replicated:" } else { "" }
+    );
+    for skipped in row["skipped_tables"].as_array().into_iter().flatten() {
+        println!(
+            "  {}: {}",
+            skipped["table"].as_str().unwrap_or(""),
+            skipped["reason"].as_str().unwrap_or("")
+        );
+    }
+    for warning in row["warnings"].as_array().into_iter().flatten() {
+        println!("  warning: {}", warning.as_str().unwrap_or(""));
+    }
+    println!(
+        "With HA configured the file is kept in WAL mode. Protect the same database on the partner, with the same name."
+    );
+}
+
+/// Anything that is simply done.
+pub(crate) fn done(value: &Value) {
+    match (value["partner"].as_str(), value["fingerprint"].as_str()) {
+        (Some(partner), Some(fingerprint)) => {
+            println!("Done: partner {partner}, certificate {fingerprint}");
+        }
+        _ => println!("Done."),
+    }
+    if let Some(note) = value["note"].as_str() {
+        println!("Note: {note}");
+    }
+}

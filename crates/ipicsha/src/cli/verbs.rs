@@ -1,0 +1,203 @@
+//! Each verb: what it asks for on the terminal, which request it sends, how the answer is shown.
+#![allow(clippy::print_stdout)] // data goes to stdout, talk to stderr
+
+use std::{path::Path, process::ExitCode};
+
+use super::{
+    ConfigVerb, ConflictsVerb, LicenseVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb, client,
+    confirm, password, render,
+};
+use crate::{
+    api::{Conflicts, Look, Request, Work},
+    config::Config,
+    exit::{Failure, Kind},
+};
+
+/// `config check` and `config show` need no daemon.
+pub(crate) fn config(verb: &ConfigVerb, path: &Path) -> Result<ExitCode, Failure> {
+    let config = Config::load(path)?;
+    match verb {
+        ConfigVerb::Check => println!("{} is correct", path.display()),
+        ConfigVerb::Show => {
+            let text = toml::to_string(&config.file).map_err(anyhow::Error::from)?;
+            print!("{text}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Verbs that the daemon answers.
+pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<ExitCode, Failure> {
+    let config = Config::load(path)?;
+    if let Verb::HaStatus { check } = verb {
+        let answer = client::ask(&config.file.server.socket, &Request::Look(Look::Status));
+        return match answer {
+            Ok(value) => render::status(value, json, *check),
+            Err(failure) if *check => {
+                render::failure(&failure, json);
+                Ok(ExitCode::from(3))
+            }
+            Err(failure) => Err(failure),
+        };
+    }
+    let Some(request) = request(verb, yes)? else {
+        return Err(Failure::new(Kind::Usage, "this verb needs no daemon"));
+    };
+    let value = client::ask(&config.file.server.socket, &request)?;
+    if let Verb::Repair { dry_run, .. } = verb {
+        return render::repair(value, json, *dry_run);
+    }
+    if json {
+        render::raw(&value);
+        return Ok(ExitCode::SUCCESS);
+    }
+    match verb {
+        Verb::History { .. } => render::history(value)?,
+        Verb::Trust(TrustVerb::Show) => render::trust(value)?,
+        Verb::License(LicenseVerb::Show) => render::licenses(&value),
+        Verb::Failover { .. } => return render::failover(value),
+        Verb::Conflicts(ConflictsVerb::List { .. }) => render::conflicts(&value),
+        Verb::Conflicts(ConflictsVerb::Show { .. }) => render::conflict(&value),
+        Verb::Protect(_) => render::protected(&value),
+        Verb::Daemon
+        | Verb::Trust(_)
+        | Verb::License(_)
+        | Verb::Configure(_)
+        | Verb::Update(_)
+        | Verb::Unconfigure
+        | Verb::Unprotect(_)
+        | Verb::GoStandby
+        | Verb::Repair { .. }
+        | Verb::Conflicts(ConflictsVerb::Restore { .. })
+        | Verb::HaStatus { .. }
+        | Verb::Config(_)
+        | Verb::Demo { .. } => render::done(&value),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The request of a verb, after its confirmation; `None` for verbs that ask nobody.
+fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
+    if let Some((question, needed)) = question(verb) {
+        confirm(yes || !needed, question)?;
+    }
+    Ok(Some(match verb {
+        Verb::Trust(verb) => trust(verb, yes)?,
+        Verb::License(LicenseVerb::Show) => Request::Look(Look::Licenses),
+        Verb::License(LicenseVerb::Install { files, replace }) => {
+            let texts = files.iter().map(|path| license(path)).collect::<Result<_, _>>()?;
+            Request::Work(Work::LicenseInstall { texts, replace: *replace })
+        }
+        Verb::Configure(heartbeat) => Request::Work(Work::Configure {
+            interval_seconds: heartbeat.interval,
+            missed_count: heartbeat.count,
+        }),
+        Verb::Update(heartbeat) => Request::Work(Work::Update {
+            interval_seconds: heartbeat.interval,
+            missed_count: heartbeat.count,
+        }),
+        Verb::Unconfigure => Request::Work(Work::Unconfigure),
+        Verb::Protect(ProtectVerb::Db { path, name, seed }) => {
+            Request::Protect { path: path.clone(), name: name.clone(), seed: *seed }
+        }
+        Verb::Unprotect(UnprotectVerb::Db { name }) => Request::Unprotect { name: name.clone() },
+        Verb::Failover { dry_run, accept_data_loss } => {
+            Request::Work(Work::Failover { dry_run: *dry_run, accept_data_loss: *accept_data_loss })
+        }
+        Verb::GoStandby => Request::Work(Work::GoStandby),
+        Verb::Repair { dry_run, db } => {
+            Request::Work(Work::Repair { dry_run: *dry_run, database: db.clone() })
+        }
+        Verb::Conflicts(verb) => Request::Work(Work::Conflicts(conflicts(verb))),
+        Verb::History { limit } => Request::Look(Look::History { limit: *limit }),
+        Verb::HaStatus { .. } | Verb::Daemon | Verb::Config(_) | Verb::Demo { .. } => {
+            return Ok(None);
+        }
+    }))
+}
+
+/// What is asked before a change, and whether it is asked at all.
+fn question(verb: &Verb) -> Option<(&'static str, bool)> {
+    match verb {
+        Verb::Configure(_) => Some((
+            "Configure HA? The standby's application is stopped and its databases become read-only.",
+            true,
+        )),
+        Verb::Unconfigure => {
+            Some(("Unconfigure HA on both servers? The active's application goes on alone.", true))
+        }
+        Verb::Failover { dry_run, accept_data_loss: true } => {
+            Some(("Take over without the other server's last changes?", !dry_run))
+        }
+        Verb::Failover { dry_run, .. } => Some(("Hand over to the other server?", !dry_run)),
+        Verb::GoStandby => Some((
+            "Make this server standby? Its application is stopped; the other stays active.",
+            true,
+        )),
+        Verb::Repair { dry_run, .. } => Some((
+            "Repair? Where records differ the primary's is kept, the other goes to the journal.",
+            !dry_run,
+        )),
+        Verb::Conflicts(ConflictsVerb::Restore { .. }) => {
+            Some(("Write the version that lost again?", true))
+        }
+        Verb::Trust(_)
+        | Verb::License(_)
+        | Verb::Update(_)
+        | Verb::Protect(_)
+        | Verb::Unprotect(_)
+        | Verb::Conflicts(_)
+        | Verb::HaStatus { .. }
+        | Verb::History { .. }
+        | Verb::Daemon
+        | Verb::Config(_)
+        | Verb::Demo { .. } => None,
+    }
+}
+
+fn license(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Kind::Usage, format!("cannot read {}: {error}", path.display()))
+            .hinted("give the license files as you received them")
+    })
+}
+
+fn conflicts(verb: &ConflictsVerb) -> Conflicts {
+    match verb {
+        ConflictsVerb::List { db, table, limit } => {
+            Conflicts::List { database: db.clone(), table: table.clone(), limit: *limit }
+        }
+        ConflictsVerb::Show { id } => Conflicts::Show { id: *id },
+        ConflictsVerb::Restore { id } => Conflicts::Restore { id: *id },
+    }
+}
+
+fn trust(verb: &TrustVerb, yes: bool) -> Result<Request, Failure> {
+    Ok(match verb {
+        TrustVerb::Password(args) => {
+            let prompt = "New password of this server's admin user ipicsadmin: ";
+            Request::Work(Work::TrustPassword { password: password::read(args, prompt, true)? })
+        }
+        TrustVerb::Set { address, password: args } => {
+            let prompt = format!("Password of the admin user ipicsadmin of {address}: ");
+            Request::Work(Work::TrustSet {
+                address: address.clone(),
+                password: password::read(args, &prompt, false)?,
+            })
+        }
+        TrustVerb::Show => Request::Look(Look::Trust),
+        TrustVerb::Delete { local_only: true, .. } => {
+            confirm(
+                yes,
+                "Forget the partner here only? It keeps trusting this server until the same is done there.",
+            )?;
+            Request::Work(Work::TrustDelete { password: None })
+        }
+        TrustVerb::Delete { password: args, local_only: false } => {
+            confirm(yes, "Delete the trust on both servers?")?;
+            let prompt = "Password of the partner's admin user ipicsadmin: ";
+            let password = Some(password::read(args, prompt, false)?);
+            Request::Work(Work::TrustDelete { password })
+        }
+    })
+}

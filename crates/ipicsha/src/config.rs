@@ -1,0 +1,330 @@
+//! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Failure, Kind};
+
+/// Where the daemon looks when no `--config` is given.
+pub(crate) const DEFAULT_PATH: &str = "/etc/ipicsha/ipicsha.toml";
+
+/// The file as written; every key is optional but the name of the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    pub(crate) server: ServerFile,
+    #[serde(default)]
+    pub(crate) pair: PairFile,
+    #[serde(default)]
+    pub(crate) heartbeat: HeartbeatFile,
+    #[serde(default)]
+    pub(crate) time: TimeFile,
+    #[serde(default)]
+    pub(crate) log: LogFile,
+    #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) databases: Vec<DatabaseFile>,
+    #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) services: Vec<ServiceFile>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerFile {
+    pub(crate) name: String,
+    #[serde(default = "listen")]
+    pub(crate) listen: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) advertise: Option<String>,
+    #[serde(default = "state_directory")]
+    pub(crate) state_directory: PathBuf,
+    #[serde(default = "socket")]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PairFile {
+    pub(crate) name: String,
+    pub(crate) partition_policy: PartitionPolicy,
+    pub(crate) auto_heal: bool,
+    pub(crate) initialization_timeout_seconds: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HeartbeatFile {
+    pub(crate) profile: Profile,
+    pub(crate) interval_seconds: f64,
+    pub(crate) missed_count: u32,
+}
+
+/// Who vouches for the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TimeSource {
+    /// The kernel's own state, as set by any NTP service.
+    #[default]
+    Auto,
+    /// Claimed by the administrator; for demonstrations and tests, and shown everywhere.
+    AssumeSynced,
+    /// Nobody: HA cannot be configured.
+    None,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TimeFile {
+    pub(crate) source: TimeSource,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogFile {
+    pub(crate) capacity_entries: u64,
+}
+
+/// A protected database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DatabaseFile {
+    pub(crate) path: PathBuf,
+    /// Name common to both servers; the path when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+}
+
+impl DatabaseFile {
+    pub(crate) fn common_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.path.display().to_string())
+    }
+}
+
+/// A service that runs on the active server only, by the way it is started and stopped.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "driver", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum ServiceFile {
+    /// A child process of the daemon.
+    Exec(ExecFile),
+    /// A unit of systemd.
+    Systemd(SystemdFile),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExecFile {
+    pub(crate) name: String,
+    /// Program and arguments.
+    pub(crate) start: Vec<String>,
+    /// Run before the process is sent TERM, when given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stop: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directory: Option<PathBuf>,
+    #[serde(default = "stop_timeout")]
+    pub(crate) stop_timeout_seconds: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SystemdFile {
+    pub(crate) name: String,
+    pub(crate) unit: String,
+}
+
+fn listen() -> String {
+    "0.0.0.0:3444".into()
+}
+
+fn state_directory() -> PathBuf {
+    "/var/lib/ipicsha".into()
+}
+
+fn socket() -> PathBuf {
+    "/run/ipicsha/ipicsha.sock".into()
+}
+
+fn stop_timeout() -> f64 {
+    10.0
+}
+
+impl Default for PairFile {
+    fn default() -> Self {
+        Self {
+            name: "pair".into(),
+            partition_policy: PartitionPolicy::default(),
+            auto_heal: true,
+            initialization_timeout_seconds: 120.0,
+        }
+    }
+}
+
+impl Default for HeartbeatFile {
+    fn default() -> Self {
+        Self { profile: Profile::Standard, interval_seconds: 15.0, missed_count: 5 }
+    }
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { capacity_entries: 1_000_000 }
+    }
+}
+
+/// A configuration in which every value is within its range.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) file: ConfigFile,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) pair: PairName,
+    pub(crate) timing: Timing,
+    pub(crate) initialization_timeout: Duration,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(Kind::Config, format!("cannot read {}: {error}", path.display())).hinted(
+                "give the file with `ipicsha --config FILE`, or start from config/ipicsha.toml",
+            )
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    pub(crate) fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
+        let file: ConfigFile =
+            toml::from_str(text).map_err(|error| unreadable(&error, text, origin))?;
+        let wrong = |key: &str, why: String, hint: &str| {
+            Failure::new(Kind::Config, format!("{origin}: {key}: {why}")).hinted(hint)
+        };
+        let address = |key: &str, value: &str| -> Result<SocketAddr, Failure> {
+            let hint = "write it as IP:PORT, for example 10.0.0.1:3444";
+            value.parse().map_err(|_| wrong(key, format!("{value:?} is no address"), hint))
+        };
+        let range = "the ranges are in config/ipicsha.toml; correct the value";
+        let interval = seconds(file.heartbeat.interval_seconds)
+            .map_err(|why| wrong("heartbeat.interval_seconds", why, range))?;
+        let timing = Timing::new(file.heartbeat.profile, interval, file.heartbeat.missed_count)
+            .map_err(|error| wrong("heartbeat", error.to_string(), range))?;
+        let initialization_timeout = seconds(file.pair.initialization_timeout_seconds)
+            .map_err(|why| wrong("pair.initialization_timeout_seconds", why, range))?;
+        let pair = PairName::try_from(file.pair.name.clone())
+            .map_err(|error| wrong("pair.name", error.to_string(), "choose another name"))?;
+        if file.server.name.is_empty() || file.server.name.len() > 63 {
+            return Err(wrong("server.name", "1 to 63 characters".into(), "choose another name"));
+        }
+        if !(1024..=1_000_000_000).contains(&file.log.capacity_entries) {
+            return Err(wrong("log.capacity_entries", "1024 to 1000000000".into(), range));
+        }
+        Ok(Self {
+            listen: address("server.listen", &file.server.listen)?,
+            advertise: match &file.server.advertise {
+                Some(value) => Some(address("server.advertise", value)?),
+                None => None,
+            },
+            pair,
+            timing,
+            initialization_timeout,
+            file,
+        })
+    }
+
+    /// The daemon's own files.
+    pub(crate) fn state_file(&self, name: &str) -> PathBuf {
+        self.file.server.state_directory.join(name)
+    }
+}
+
+/// A number of seconds from a configuration or a command line.
+pub(crate) fn seconds(value: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(value).map_err(|_| format!("{value} is no number of seconds"))
+}
+
+/// File, line and the nearest known key, so that a typing error is found at once.
+fn unreadable(error: &toml::de::Error, text: &str, origin: &str) -> Failure {
+    let (line, column) = error.span().map_or((0, 0), |span| {
+        let before = &text[..span.start.min(text.len())];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before.len() - line_start + 1)
+    });
+    let message = error.message();
+    let failure = Failure::new(Kind::Config, format!("{origin}:{line}:{column}: {message}"));
+    match nearest_key(message) {
+        Some(key) => failure.hinted(&format!("did you mean `{key}`?")),
+        None => {
+            failure.hinted("compare with config/ipicsha.toml; check with `ipicsha config check`")
+        }
+    }
+}
+
+/// The known key that is most like the unknown one, from serde's own message.
+fn nearest_key(message: &str) -> Option<String> {
+    if !message.contains("unknown field") {
+        return None;
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    let like = |key: &&str| (strsim::jaro_winkler(unknown, key) * 1000.0) as u64;
+    quoted.max_by_key(like).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[server]\nname = \"alpha\"\n";
+
+    #[test]
+    fn defaults_are_those_of_a8() {
+        let config = Config::parse(SMALL, "test").unwrap();
+        assert_eq!(config.timing, Timing::default());
+        assert_eq!(config.listen.port(), 3444);
+    }
+
+    #[test]
+    fn the_example_shows_every_setting_with_its_default() {
+        let text = include_str!("../../../config/ipicsha.toml");
+        let config = Config::parse(text, "config/ipicsha.toml").unwrap();
+        assert_eq!(config.timing, Timing::default());
+        // Every key of the defaults stands in the example, if only in a comment.
+        let shown = toml::to_string(&config.file).unwrap();
+        for key in shown.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+            assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
+        }
+        for key in ["advertise", "stop_timeout_seconds", "directory", "unit", "stop ="] {
+            assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_line_and_the_nearest_known_key() {
+        let text = format!("{SMALL}[heartbeat]\nintervall_seconds = 15\n");
+        let failure = Config::parse(&text, "/etc/x.toml").unwrap_err();
+        assert!(failure.message.starts_with("/etc/x.toml:4:"), "{}", failure.message);
+        assert_eq!(failure.next_step.as_deref(), Some("did you mean `interval_seconds`?"));
+        assert_eq!(failure.kind.code(), 78);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for (key, value) in [
+            ("interval_seconds", "4"),
+            ("interval_seconds", "601"),
+            ("interval_seconds", "-1"),
+            ("missed_count", "4"),
+            ("missed_count", "31"),
+        ] {
+            let text = format!("{SMALL}[heartbeat]\n{key} = {value}\n");
+            let failure = Config::parse(&text, "x").unwrap_err();
+            assert_eq!(failure.kind.code(), 78, "{key} = {value}");
+            assert!(failure.next_step.is_some());
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! One task owns the core: take an event, let the core decide, carry out what it says, sleep until
+//! it wants to be called again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ipicsha_core::{
+    Input, Node, Shutdown,
+    admin::{AdminReply, Refusal},
+    id::RequestId,
+    message::Control,
+    time::MonoTime,
+};
+use ipicsha_link::Listener;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    clock,
+    databases::Databases,
+    environment,
+    event::Event,
+    history::History,
+    link::{DataQueue, Link, LinkContext},
+    persist::Store,
+    repairs::Repairs,
+    roles::RoleChange,
+};
+use crate::{api::ServiceRow, config::Config, exit::Failure};
+
+/// Databases and clock state are measured this often even when nothing happens.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+/// Data messages are signs of life; more often than this they add nothing.
+const HEARD_INTERVAL: Duration = Duration::from_millis(50);
+/// An orderly end that takes longer is cut short.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// Everything a daemon is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) node: Node,
+    pub(crate) store: Store,
+    pub(crate) listener: Listener,
+    pub(crate) link_context: LinkContext,
+    pub(crate) interval: watch::Sender<Duration>,
+    pub(crate) data_queue: DataQueue,
+    pub(crate) databases: Databases,
+    pub(crate) roles: mpsc::Sender<RoleChange>,
+    pub(crate) service_rows: watch::Receiver<Vec<ServiceRow>>,
+    pub(crate) history: History,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// Who waits for the core's answer to a request.
+pub(crate) type Waiter = oneshot::Sender<Result<AdminReply, Refusal>>;
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    pub(crate) config: Config,
+    pub(crate) node: Node,
+    pub(crate) store: Store,
+    pub(crate) listener: Listener,
+    pub(crate) link_context: LinkContext,
+    pub(crate) interval: watch::Sender<Duration>,
+    pub(crate) data_queue: DataQueue,
+    pub(crate) link: Option<Link>,
+    pub(crate) databases: Databases,
+    pub(crate) roles: mpsc::Sender<RoleChange>,
+    pub(crate) service_rows: watch::Receiver<Vec<ServiceRow>>,
+    pub(crate) history: History,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) repairs: Repairs,
+    pub(crate) waiting: BTreeMap<RequestId, Waiter>,
+    pub(crate) requests: u64,
+    pub(crate) exit: bool,
+    heard: MonoTime,
+}
+
+impl Daemon {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let mut daemon = Self {
+            config: parts.config,
+            node: parts.node,
+            store: parts.store,
+            listener: parts.listener,
+            link_context: parts.link_context,
+            interval: parts.interval,
+            data_queue: parts.data_queue,
+            link: None,
+            databases: parts.databases,
+            roles: parts.roles,
+            service_rows: parts.service_rows,
+            history: parts.history,
+            events: parts.events,
+            repairs: Repairs::default(),
+            waiting: BTreeMap::new(),
+            requests: 0,
+            exit: false,
+            heard: MonoTime::default(),
+        };
+        daemon.connect();
+        daemon
+    }
+
+    /// Runs until the core says that the daemon may end.
+    pub(crate) async fn run(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), Failure> {
+        for input in environment(&self.config)? {
+            self.node.handle(clock::now(), input);
+        }
+        self.measure();
+        self.execute_all().await;
+        let mut ticks = interval(MEASURE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ends = None;
+        while !self.exit {
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => {
+                    if matches!(event, Event::Shutdown(Shutdown::Stop)) {
+                        ends = ends.or(Some(Instant::now() + END_LIMIT));
+                    }
+                    self.apply(event);
+                }
+                () = sleep_until(wake) => self.node.handle_timeout(clock::now()),
+                _ = ticks.tick() => self.measure(),
+            }
+            self.execute_all().await;
+            if ends.is_some_and(|limit| Instant::now() >= limit) {
+                tracing::error!("the orderly end takes too long and is cut short");
+                break;
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    fn wake_at(&self) -> Instant {
+        let far = Duration::from_secs(3600);
+        let ahead = self.node.poll_timeout().map_or(far, |(at, _)| at.since(clock::now().mono));
+        Instant::now() + ahead
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Request(request, answer) => self.handle_request(request, answer),
+            Event::Ask(command, waiter) => self.ask(command, waiter),
+            Event::Node(input) => self.input(input),
+            Event::Control(Control::RepairRefused { run, database, cause }) => {
+                self.repair_ended(run, &database, Err(cause));
+            }
+            Event::Control(control) => self.input(Input::Control(Box::new(control))),
+            Event::Data(data) => {
+                let now = clock::now();
+                if now.mono.since(self.heard) >= HEARD_INTERVAL {
+                    self.heard = now.mono;
+                    self.node.handle(now, Input::Heard);
+                }
+                self.databases.receive(data);
+            }
+            Event::ControlUp => self.input(Input::LinkUp),
+            Event::DataLink(up) => self.databases.set_link(up),
+            Event::Records(event) => self.handle_records(event),
+            Event::RepairEnded { run, database, result } => {
+                if let Err(cause) = &result {
+                    let (database, cause) = (database.clone(), cause.clone());
+                    self.send(Control::RepairRefused { run, database, cause });
+                }
+                self.repair_ended(run, &database, result);
+            }
+            Event::Repair(request, waiter) => self.start_repair(request, waiter),
+            Event::Protect(file, answer) => {
+                let result = self.protect(file);
+                let _ = answer.send(result); // the command line went away
+            }
+            Event::LicensesChanged => match environment(&self.config) {
+                Ok(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
+                Err(failure) => tracing::error!(error = failure.message, "licenses cannot be read"),
+            },
+            Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
+        }
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        self.node.handle(clock::now(), input);
+    }
+
+    fn handle_records(&mut self, event: ipicsha_records::Event) {
+        match event {
+            ipicsha_records::Event::Send(data) => drop(self.data_queue.sender.try_send(data)),
+            ipicsha_records::Event::Status(status) => {
+                self.databases.update(status);
+                self.input(Input::Data(self.databases.report()));
+            }
+            ipicsha_records::Event::ConflictJournaled(conflict) => {
+                tracing::warn!(
+                    database = %conflict.database,
+                    table = conflict.table,
+                    key = conflict.key,
+                    kind = ?conflict.kind,
+                    "a version lost and is kept: `ipicsha conflicts list`"
+                );
+            }
+            ipicsha_records::Event::RepairFinished { run, initial, result } => {
+                let database = result.as_ref().map(|report| report.database.0.clone());
+                if let Ok(report) = &result {
+                    tracing::info!(
+                        database = %report.database,
+                        initial,
+                        found = report.found(),
+                        remaining = report.remaining(),
+                        "databases compared"
+                    );
+                }
+                match database {
+                    Ok(database) => self.repair_ended(run, &database, result),
+                    Err(cause) => self.repair_interrupted(run, cause),
+                }
+            }
+        }
+    }
+
+    fn measure(&mut self) {
+        let report = self.databases.report();
+        self.input(Input::Data(report));
+        let synced = clock::time_synced(self.config.file.time.source);
+        self.input(Input::TimeSynced(synced));
+    }
+
+    /// Connects to the partner of the state, and to nobody else.
+    pub(crate) fn connect(&mut self) {
+        self.link = None;
+        self.databases.set_link(false);
+        let partner = self.node.persisted().partner.clone();
+        self.listener.set_partner(partner.clone());
+        if let Some(partner) = partner {
+            self.link = Some(Link::spawn(&self.link_context, &partner, &self.data_queue));
+        }
+    }
+
+    pub(crate) fn send(&self, control: Control) {
+        if let Some(link) = &self.link
+            && link.control.try_send(control).is_err()
+        {
+            tracing::debug!("the control connection is not ready for a message");
+        }
+    }
+
+    async fn end(&mut self) {
+        let (done, ended) = oneshot::channel();
+        if self.roles.send(RoleChange::End(done)).await.is_ok() {
+            let _ = ended.await; // the task ended with its work done
+        }
+        // The last message may still be in its queue.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,68 @@
+//! Carries out each output of the core, strictly in order. `Persist` is a barrier: a daemon that
+//! cannot persist ends at once, before anybody hears of what it could not remember.
+
+use ipicsha_core::{Output, config::Timing};
+
+use super::{clock, event_loop::Daemon, roles::RoleChange};
+
+impl Daemon {
+    pub(crate) async fn execute_all(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            self.execute(output).await;
+        }
+    }
+
+    async fn execute(&mut self, output: Output) {
+        match output {
+            Output::Persist(state) => {
+                if let Err(error) = self.store.save(&state) {
+                    tracing::error!(%error, "the state cannot be written; the daemon ends now");
+                    std::process::abort();
+                }
+                let timing = state.ha.config.as_ref().map(|config| config.timing);
+                self.set_interval(timing);
+            }
+            Output::Send(control) => self.send(control),
+            Output::Reply(request, reply) => {
+                if let Some(waiter) = self.waiting.remove(&request) {
+                    let _ = waiter.send(reply); // the command line went away
+                }
+            }
+            Output::TrustChanged => self.connect(),
+            Output::Capture(true) => {
+                let timing = self.node.persisted().ha.config.as_ref().map(|config| config.timing);
+                self.set_interval(timing);
+                if let Some(rank) = self.node.persisted().configured_as {
+                    self.databases.install(rank);
+                }
+            }
+            Output::Capture(false) => self.databases.remove_all(),
+            Output::Activate => {
+                self.change_role(RoleChange::Activate(self.databases.senders())).await
+            }
+            Output::Deactivate => {
+                self.change_role(RoleChange::Deactivate(self.databases.senders())).await;
+            }
+            Output::CloseWrites { limit } => {
+                let change = RoleChange::CloseWrites(self.databases.senders(), limit);
+                self.change_role(change).await;
+            }
+            Output::Replicate(gate) => self.databases.set_gate(gate),
+            Output::Compare(request) => self.databases.compare(&request, &self.events),
+            Output::Record(event) => self.history.add(clock::wall(), event),
+            Output::Exit => self.exit = true,
+        }
+    }
+
+    async fn change_role(&self, change: RoleChange) {
+        if self.roles.send(change).await.is_err() {
+            tracing::error!("role changes are not carried out any more; the daemon ends now");
+            std::process::abort();
+        }
+    }
+
+    fn set_interval(&self, timing: Option<Timing>) {
+        let interval = timing.map_or(std::time::Duration::from_secs(1), Timing::interval);
+        self.interval.send_if_modified(|now| std::mem::replace(now, interval) != interval);
+    }
+}

@@ -1,0 +1,229 @@
+//! The outgoing connections to the partner: one for heartbeats, one for data. Each is dialled anew
+//! until it stands; what is to be sent meanwhile is dropped, the protocols above repeat it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipicsha_core::{data::Data, message::Control, trust::Partner};
+use ipicsha_link::{Backoff, Channel, Dial, Error, FrameReceiver, FrameSender, Hello, Identity};
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+
+use super::event::Event;
+
+/// Messages that may wait for the control connection; beyond that the newest are dropped.
+const CONTROL_QUEUE: usize = 16;
+/// Messages that may wait for the data connection; the windows of the workers never fill it.
+const DATA_QUEUE: usize = 1024;
+
+/// What both connections need.
+#[derive(Clone)]
+pub(crate) struct LinkContext {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) hello: Hello,
+    pub(crate) local: Option<IpAddr>,
+    /// Heartbeat interval in force: decides how fast a lost connection is dialled again.
+    pub(crate) interval: watch::Receiver<Duration>,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// Both outgoing connections; dropping it closes them.
+pub(crate) struct Link {
+    pub(crate) control: mpsc::Sender<Control>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The queue that workers put their messages into, whoever the partner is.
+pub(crate) struct DataQueue {
+    pub(crate) sender: mpsc::Sender<Data>,
+    receiver: Arc<tokio::sync::Mutex<mpsc::Receiver<Data>>>,
+}
+
+impl DataQueue {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = mpsc::channel(DATA_QUEUE);
+        Self { sender, receiver: Arc::new(tokio::sync::Mutex::new(receiver)) }
+    }
+}
+
+impl Link {
+    /// Connects to `partner` from now on. Must be called inside a tokio runtime.
+    pub(crate) fn spawn(context: &LinkContext, partner: &Partner, data: &DataQueue) -> Self {
+        let (control, controls) = mpsc::channel(CONTROL_QUEUE);
+        let dialler = |channel| Dialler {
+            context: LinkContext {
+                hello: Hello { channel, ..context.hello.clone() },
+                ..context.clone()
+            },
+            partner: partner.clone(),
+            channel,
+        };
+        let control_task = dialler(Channel::Control).run(controls);
+        let data_dialler = dialler(Channel::Data);
+        let receiver = Arc::clone(&data.receiver);
+        let data_task = async move {
+            // The queue outlives the partner; only one link at a time reads it.
+            let mut messages = receiver.lock_owned().await;
+            data_dialler.run_borrowed(&mut messages).await;
+        };
+        let tasks =
+            [tokio::spawn(control_task).abort_handle(), tokio::spawn(data_task).abort_handle()];
+        Self { control, tasks }
+    }
+}
+
+struct Dialler {
+    context: LinkContext,
+    partner: Partner,
+    channel: Channel,
+}
+
+impl Dialler {
+    async fn run(self, mut messages: mpsc::Receiver<Control>) {
+        self.run_borrowed(&mut messages).await;
+    }
+
+    async fn run_borrowed<T: Serialize>(&self, messages: &mut mpsc::Receiver<T>) {
+        let seed = super::persist::random().unwrap_or_default();
+        let mut backoff = self.backoff(seed);
+        let mut complaint = String::new();
+        loop {
+            match dropping(messages, self.connect()).await {
+                Ok(sender) => {
+                    complaint.clear();
+                    backoff = self.backoff(seed);
+                    self.announce(true).await;
+                    self.carry(sender, messages).await;
+                    self.announce(false).await;
+                }
+                Err(error) => self.complain(&error, &mut complaint),
+            }
+            dropping(messages, tokio::time::sleep(backoff.next())).await;
+        }
+    }
+
+    /// Redials within a third of an interval at the latest, so that the first heartbeat after the
+    /// link's return is not late.
+    fn backoff(&self, seed: u64) -> Backoff {
+        let interval = *self.context.interval.borrow();
+        let longest = (interval / 6).clamp(Duration::from_millis(30), Duration::from_secs(2));
+        Backoff::new(Duration::from_millis(20), longest, seed)
+    }
+
+    async fn connect(&self) -> Result<FrameSender, Error> {
+        let address = &self.partner.address;
+        let target: SocketAddr = match address.parse() {
+            Ok(target) => target,
+            Err(_) => std::future::pending().await, // refused by the exchange; nothing to dial
+        };
+        let interval = *self.context.interval.borrow();
+        let user_timeout = match self.channel {
+            Channel::Control => (interval * 2).max(Duration::from_millis(400)),
+            Channel::Data => (interval * 2).clamp(Duration::from_secs(2), Duration::from_secs(30)),
+        };
+        let dial = Dial {
+            target,
+            local: self.context.local,
+            partner: &self.partner,
+            identity: &self.context.identity,
+            hello: self.context.hello.clone(),
+            timeout: (interval / 3).clamp(Duration::from_millis(100), Duration::from_secs(3)),
+            user_timeout: Some(user_timeout),
+        };
+        ipicsha_link::connect(&dial).await
+    }
+
+    async fn carry<T: Serialize>(&self, mut sender: FrameSender, messages: &mut mpsc::Receiver<T>) {
+        let closed = sender.closed();
+        tokio::pin!(closed);
+        loop {
+            tokio::select! {
+                () = &mut closed => return,
+                message = messages.recv() => {
+                    let Some(message) = message else { return };
+                    if let Err(error) = sender.send(&message).await {
+                        tracing::debug!(%error, "the connection to the partner is lost");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn announce(&self, up: bool) {
+        let event = match (self.channel, up) {
+            (Channel::Control, true) => Event::ControlUp,
+            (Channel::Control, false) => return, // only silence counts
+            (Channel::Data, up) => Event::DataLink(up),
+        };
+        // A closed channel means that the daemon ends.
+        let _ = self.context.events.send(event).await;
+    }
+
+    /// One line for each new cause; the same one again is not news.
+    fn complain(&self, error: &Error, last: &mut String) {
+        let text = error.to_string();
+        if *last == text || self.channel == Channel::Data {
+            return;
+        }
+        let partner = &self.partner.name;
+        if matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
+            tracing::info!(partner, error = text, "the partner does not answer");
+        } else {
+            let next = error.next_step().unwrap_or("");
+            tracing::warn!(partner, error = text, next, "no connection");
+        }
+        *last = text;
+    }
+}
+
+/// Runs `work` while everything that is to be sent is dropped.
+async fn dropping<T, O>(messages: &mut mpsc::Receiver<T>, work: impl Future<Output = O>) -> O {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            output = &mut work => return output,
+            Some(_) = messages.recv() => {}
+        }
+    }
+}
+
+/// Passes on what the partner sends on one accepted connection, until it ends.
+pub(crate) async fn receive(
+    channel: Channel,
+    mut receiver: FrameReceiver,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        let event = match channel {
+            Channel::Control => receiver.recv().await.map(|m| m.map(Event::Control)),
+            Channel::Data => receiver.recv().await.map(|m| m.map(Event::Data)),
+        };
+        match event {
+            Ok(Some(event)) => {
+                if events.send(event).await.is_err() {
+                    return; // the daemon ends
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a connection of the partner ended");
+                return;
+            }
+        }
+    }
+}

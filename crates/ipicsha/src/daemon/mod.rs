@@ -1,0 +1,218 @@
+//! The daemon: start-up and shutdown in reading order. Everything that knows tokio and all of the
+//! parts is here; what is decided is decided by the core.
+
+mod clock;
+mod databases;
+mod event;
+mod event_loop;
+mod execute;
+mod history;
+mod licenses;
+mod link;
+mod persist;
+mod repairs;
+mod roles;
+mod services;
+mod socket;
+mod trust;
+mod verbs;
+mod work;
+
+use std::sync::Arc;
+
+use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId};
+use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    config::Config,
+    exit::{Failure, Kind},
+};
+use databases::{Databases, Surroundings};
+use event::Event;
+use event_loop::Daemon;
+use link::{DataQueue, LinkContext};
+
+pub(crate) use event::RepairOutcome;
+pub(crate) use history::Entry as HistoryEntry;
+
+/// Version told to the partner; both servers must run the same (spec A6).
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Events that may wait; a full queue slows their sources.
+const EVENT_QUEUE: usize = 1024;
+
+/// Runs the daemon until it is told to end.
+pub(crate) fn run(config: Config) -> Result<(), Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(Box::pin(serve(config)))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let (events_sender, events) = mpsc::channel(EVENT_QUEUE);
+    let mut daemon = assemble(config, events_sender.clone())?;
+    let socket = socket::bind(&daemon.config.file.server.socket)?;
+    tokio::spawn(socket::serve(socket, events_sender.clone()));
+    tokio::spawn(signals(events_sender)?);
+    tracing::info!(server = daemon.config.file.server.name, version = VERSION, "started");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no service manager is told");
+    }
+    daemon.run(events).await?;
+    if let Err(error) = std::fs::remove_file(&daemon.config.file.server.socket) {
+        tracing::debug!(%error, "the socket is left behind");
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Builds every part; nothing runs before all of it could be built.
+fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failure> {
+    let server = &config.file.server;
+    let (store, state) = persist::Store::open(&server.state_directory)?;
+    let now = clock::now();
+    let identity =
+        Identity::load_or_create(&server.state_directory, &server.name, now.wall.0 / 1000)
+            .map_err(|error| trust::failure(&error))?;
+    let identity = Arc::new(identity);
+    let (incoming_sender, incoming) = mpsc::channel(64);
+    let mut listening = ListenerConfig::new(
+        Arc::clone(&identity),
+        server.name.clone(),
+        server.state_directory.clone(),
+        incoming_sender,
+    );
+    listening.partner.clone_from(&state.partner);
+    let listener =
+        Listener::bind(config.listen, listening).map_err(|error| trust::failure(&error))?;
+    let node_config = NodeConfig {
+        server: store.server(),
+        name: server.name.clone(),
+        version: VERSION.into(),
+        initialization_timeout: config.initialization_timeout,
+    };
+    let seed = persist::random().map_err(anyhow::Error::from)?;
+    let node = Node::new(node_config, state, seed, now);
+    let interval = watch::Sender::new(std::time::Duration::from_secs(1));
+    let link_context = LinkContext {
+        identity,
+        hello: hello(&config, store.server()),
+        local: (!config.listen.ip().is_unspecified()).then_some(config.listen.ip()),
+        interval: interval.subscribe(),
+        events: events.clone(),
+    };
+    let data_queue = DataQueue::new();
+    let surroundings = Surroundings {
+        capacity_entries: config.file.log.capacity_entries,
+        journal: config.state_file("journal.db"),
+        data: data_queue.sender.clone(),
+        events: events.clone(),
+    };
+    let databases = Databases::new(surroundings, verbs::protected_files(&config)?);
+    let services = services::Services::new(&config.file.services, &config.state_file("services"));
+    let service_rows = services.rows();
+    let (roles, role_changes) = mpsc::channel(16);
+    tokio::spawn(roles::run(role_changes, services, events.clone()));
+    tokio::spawn(accept(
+        incoming,
+        events.clone(),
+        link_context.clone(),
+        advertised(&config, &listener),
+    ));
+    let history = history::History::new(config.state_file("history.jsonl"));
+    Ok(Daemon::new(event_loop::Parts {
+        config,
+        node,
+        store,
+        listener,
+        link_context,
+        interval,
+        data_queue,
+        databases,
+        roles,
+        service_rows,
+        history,
+        events,
+    }))
+}
+
+fn hello(config: &Config, server: ServerId) -> Hello {
+    Hello {
+        protocol: ipicsha_link::PROTOCOL,
+        version: VERSION.into(),
+        server,
+        name: config.file.server.name.clone(),
+        channel: Channel::Control,
+    }
+}
+
+/// Where the partner shall connect to; `None` when only the partner can see it.
+fn advertised(config: &Config, listener: &Listener) -> Option<String> {
+    let address = config.advertise.unwrap_or_else(|| listener.local_address());
+    (!address.ip().is_unspecified()).then(|| address.to_string())
+}
+
+/// Takes what the listener accepts: connections of the partner, and proven trust requests.
+async fn accept(
+    mut incoming: mpsc::Receiver<Incoming>,
+    events: mpsc::Sender<Event>,
+    context: LinkContext,
+    advertised: Option<String>,
+) {
+    while let Some(incoming) = incoming.recv().await {
+        match incoming {
+            Incoming::Connection { hello, receiver } => {
+                tokio::spawn(link::receive(hello.channel, receiver, events.clone()));
+            }
+            Incoming::Trust { introduction, partner, answer } => {
+                let own = trust::introduction(&context, advertised.clone(), introduction.action);
+                tokio::spawn(trust::answer(partner, own, answer, events.clone()));
+            }
+        }
+    }
+}
+
+/// TERM, INT and HUP end the daemon for good, USR1 announces that it comes back.
+fn signals(events: mpsc::Sender<Event>) -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::new(Kind::Failed, format!("signals: {error}")))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut restart = listen(SignalKind::user_defined1())?;
+    Ok(async move {
+        loop {
+            let shutdown = tokio::select! {
+                _ = terminate.recv() => Shutdown::Stop,
+                _ = interrupt.recv() => Shutdown::Stop,
+                _ = hangup.recv() => Shutdown::Stop,
+                _ = restart.recv() => Shutdown::Restart,
+            };
+            if events.send(Event::Shutdown(shutdown)).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// The facts about this server that do not come from messages.
+fn environment(config: &Config) -> Result<Vec<Input>, Failure> {
+    let licenses = licenses::load(&config.state_file("licenses"))?;
+    let synced = clock::time_synced(config.file.time.source);
+    Ok(vec![Input::Licenses(licenses), Input::TimeSynced(synced)])
+}

@@ -1,0 +1,135 @@
+//! The state file: the only writer of what the core must remember over a crash.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use ipicsha_core::{id::ServerId, state::PersistedState};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Failure, Kind};
+
+/// Format of the file; a newer one is refused, an older one will be migrated.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format: u32,
+    server: ServerId,
+    state: PersistedState,
+}
+
+/// The state file of one server.
+pub(crate) struct Store {
+    path: PathBuf,
+    server: ServerId,
+}
+
+impl Store {
+    /// Opens the state directory, and makes a new identity when there is no state yet.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or the file is damaged: it is never replaced silently.
+    pub(crate) fn open(directory: &Path) -> Result<(Self, PersistedState), Failure> {
+        let failed = |what: &str, error: std::io::Error| {
+            Failure::new(Kind::Failed, format!("cannot {what} {}: {error}", directory.display()))
+                .hinted("check `server.state_directory` and its permissions")
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| failed("create", error))?;
+        let path = directory.join("state.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let file = parse(&bytes, &path)?;
+                Ok((Self { path, server: file.server }, file.state))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let server = ServerId(random().map_err(|error| failed("make an id in", error))?);
+                let store = Self { path, server };
+                let state = PersistedState::default();
+                store.save(&state).map_err(|error| failed("write to", error))?;
+                Ok((store, state))
+            }
+            Err(error) => Err(failed("read the state in", error)),
+        }
+    }
+
+    /// This server's identity for life.
+    pub(crate) fn server(&self) -> ServerId {
+        self.server
+    }
+
+    /// Writes the state durably: temporary file, fsync, rename, fsync of the directory.
+    ///
+    /// # Errors
+    /// The disk refuses; the caller must not act on the new state then.
+    pub(crate) fn save(&self, state: &PersistedState) -> std::io::Result<()> {
+        let file = StateFile { format: FORMAT, server: self.server, state: state.clone() };
+        write_durably(&self.path, &serde_json::to_vec_pretty(&file)?)
+    }
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<StateFile, Failure> {
+    let damaged = |why: String| {
+        Failure::new(Kind::Config, format!("the state file {} is damaged: {why}", path.display())).hinted(
+            "restore it from a backup; or move it away, start the daemon, and set up trust and HA \
+             anew (the databases keep their data)",
+        )
+    };
+    let file: StateFile =
+        serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    if file.format != FORMAT {
+        return Err(damaged(format!("format {} is not known to this version", file.format)));
+    }
+    Ok(file)
+}
+
+/// Replaces `path` as a whole or not at all.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory)?.sync_all()
+}
+
+/// A random number from the kernel.
+pub(crate) fn random() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_survives_and_a_cut_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, mut state) = Store::open(directory.path()).unwrap();
+        state.repair_due = true;
+        store.save(&state).unwrap();
+        let (again, read) = Store::open(directory.path()).unwrap();
+        assert_eq!((again.server(), &read), (store.server(), &state));
+        let path = directory.path().join("state.json");
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let Err(failure) = Store::open(directory.path()) else {
+                panic!("{length} of {} bytes were accepted", whole.len());
+            };
+            assert!(failure.message.contains("state.json") && failure.next_step.is_some());
+            assert_eq!(fs::read(&path).unwrap(), &whole[..length], "it was touched");
+        }
+    }
+}

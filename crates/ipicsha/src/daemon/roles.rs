@@ -1,0 +1,120 @@
+//! Carries out role changes, one at a time and in order: writes and services. What is to be done is
+//! decided elsewhere; here it is done, and the outcome told to the core.
+
+use std::time::{Duration, Instant};
+
+use ipicsha_core::Input;
+use ipicsha_records::{Command, CommandSender, Done, Error, Writes};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{event::Event, services::Services};
+
+type Senders = Vec<(String, CommandSender)>;
+
+/// One role change.
+pub(crate) enum RoleChange {
+    /// Open the writes, then start the services: a service may write while it starts.
+    Activate(Senders),
+    /// Close the writes, then stop the services.
+    Deactivate(Senders),
+    /// Planned: nothing is lost, or nothing happens.
+    CloseWrites(Senders, Duration),
+    /// The daemon ends: child processes with it.
+    End(oneshot::Sender<()>),
+}
+
+/// Runs role changes until the daemon ends.
+pub(crate) async fn run(
+    mut changes: mpsc::Receiver<RoleChange>,
+    mut services: Services,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(change) = changes.recv().await {
+        let tell = async |input| {
+            let _ = events.send(Event::Node(input)).await; // a closed channel: the daemon ends
+        };
+        match change {
+            RoleChange::Activate(senders) => {
+                let result = match set_writes(&senders, Writes::Open).await {
+                    Ok(()) => services.start_all().await,
+                    Err(cause) => Err(cause),
+                };
+                tell(Input::Activated(result)).await;
+            }
+            RoleChange::Deactivate(senders) => {
+                let result = set_writes(&senders, Writes::Closed).await;
+                tell(Input::Deactivated(result)).await;
+                services.stop_all().await;
+            }
+            RoleChange::CloseWrites(senders, limit) => {
+                let result = close_writes(&senders, limit).await;
+                let closed = result.is_ok();
+                tell(Input::WritesClosed(result)).await;
+                if closed {
+                    services.stop_all().await;
+                }
+            }
+            RoleChange::End(done) => {
+                services.stop_children().await;
+                let _ = done.send(()); // nobody waits any more
+            }
+        }
+    }
+}
+
+/// A pair of callback and future for one command.
+fn answer<T: Send + 'static>() -> (Done<T>, oneshot::Receiver<Result<T, Error>>) {
+    let (sender, receiver) = oneshot::channel();
+    let done: Done<T> = Box::new(move |result| {
+        let _ = sender.send(result); // the waiter gave up
+    });
+    (done, receiver)
+}
+
+/// Sends one command to all workers and waits for all answers; the first error with its database.
+async fn all<T: Send + 'static>(
+    senders: &Senders,
+    command: impl Fn(Done<T>) -> Command,
+) -> Result<(), String> {
+    let mut waiting = Vec::new();
+    for (name, sender) in senders {
+        let (done, receiver) = answer();
+        sender.send(command(done));
+        waiting.push((name, receiver));
+    }
+    let mut result = Ok(());
+    for (name, receiver) in waiting {
+        let outcome = match receiver.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("{name}: {error}")),
+            Err(_) => Err(format!("{name}: its worker ended")),
+        };
+        result = result.and(outcome);
+    }
+    result
+}
+
+async fn set_writes(senders: &Senders, writes: Writes) -> Result<(), String> {
+    all(senders, |done| Command::SetWrites { writes, done }).await
+}
+
+/// Holds all databases, ships their tails, closes them together; any failure undoes it.
+async fn close_writes(senders: &Senders, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    let prepared = all(senders, |done| Command::Prepare { deadline, done }).await;
+    let closed = match prepared {
+        Ok(()) => all(senders, |done| Command::Commit { done }).await,
+        Err(cause) => Err(cause),
+    };
+    if let Err(cause) = closed {
+        for (_, sender) in senders {
+            sender.send(Command::Abort);
+        }
+        // Databases that were closed before another one failed are opened again.
+        if let Err(error) = set_writes(senders, Writes::Open).await {
+            tracing::error!(error, "writes could not be opened again");
+        }
+        return Err(cause);
+    }
+    Ok(())
+}

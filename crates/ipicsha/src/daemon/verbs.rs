@@ -1,0 +1,242 @@
+//! Requests from the socket: what the core decides goes to the core; the rest is done here.
+
+use ipicsha_core::{admin::AdminCommand, id::RequestId, license::licensed_role};
+use ipicsha_link::Fingerprint;
+use ipicsha_records::Command;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::{
+    clock,
+    event::Event,
+    event_loop::{Daemon, Waiter},
+    licenses, persist,
+    work::Task,
+};
+use crate::{
+    api::{Answer, Look, Request, Status, TrustRow, Work},
+    config::{Config, DatabaseFile},
+    exit::{Failure, Kind},
+};
+
+/// Databases of the configuration file and those that `protect` added.
+pub(crate) fn protected_files(config: &Config) -> Result<Vec<DatabaseFile>, Failure> {
+    let mut files = config.file.databases.clone();
+    let path = config.state_file("databases.json");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let added: Vec<DatabaseFile> = serde_json::from_slice(&bytes).map_err(|error| {
+                Failure::new(Kind::Config, format!("{} is damaged: {error}", path.display()))
+                    .hinted("move it away, start the daemon, and protect the databases again")
+            })?;
+            files.extend(added.into_iter().filter(|file| !config.file.databases.contains(file)));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(Failure::new(Kind::Failed, format!("{}: {error}", path.display())));
+        }
+    }
+    for (index, file) in files.iter().enumerate() {
+        let again = |other: &DatabaseFile| other.common_name() == file.common_name();
+        if files[..index].iter().any(again) {
+            let message = format!("two databases are called {}", file.common_name());
+            return Err(Failure::new(Kind::Config, message).hinted("give each its own `name`"));
+        }
+    }
+    Ok(files)
+}
+
+impl Daemon {
+    pub(crate) fn handle_request(&mut self, request: Request, answer: oneshot::Sender<Answer>) {
+        let result = match request {
+            Request::Look(look) => self.look(look),
+            Request::Unprotect { name } => return self.unprotect(&name, answer),
+            Request::Protect { path, name, seed } => {
+                return self.check_and_protect(DatabaseFile { path, name }, seed, answer);
+            }
+            Request::Work(work) => return self.spawn_work(work, answer),
+        };
+        let _ = answer.send(result); // the command line went away
+    }
+
+    fn look(&self, look: Look) -> Answer {
+        match look {
+            Look::Status => self.status(),
+            Look::History { limit } => value(&self.history.newest(limit)),
+            Look::Trust => self.trust_rows(),
+            Look::Licenses => self.license_rows(),
+        }
+    }
+
+    /// Requests that wait for somebody run in a task of their own.
+    fn spawn_work(&self, work: Work, answer: oneshot::Sender<Answer>) {
+        let task = Task {
+            events: self.events.clone(),
+            config: self.config.clone(),
+            context: self.link_context.clone(),
+            advertised: super::advertised(&self.config, &self.listener),
+            partner_address: self.node.persisted().partner.as_ref().map(|p| p.address.clone()),
+            timing: self.node.persisted().ha.config.as_ref().map(|config| config.timing),
+            databases: self
+                .databases
+                .names(None)
+                .into_iter()
+                .filter_map(|name| self.databases.path(&name).map(|path| (name, path)))
+                .collect(),
+            active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
+        };
+        tokio::spawn(async move {
+            let result = Box::pin(task.run(work)).await;
+            let _ = answer.send(result); // the command line went away
+        });
+    }
+
+    pub(crate) fn ask(&mut self, command: AdminCommand, waiter: Waiter) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.waiting.insert(request, waiter);
+        self.input(ipicsha_core::Input::Admin(request, command));
+    }
+
+    fn status(&self) -> Answer {
+        let source = toml::Value::try_from(self.config.file.time.source).ok();
+        value(&Status {
+            schema: "ipicsha.status/1".into(),
+            pair: self.node.status(clock::now()),
+            databases: self.databases.rows(),
+            services: self.service_rows.borrow().clone(),
+            pending_repairs: self.databases.pending_repairs(),
+            time_source: source
+                .and_then(|source| source.as_str().map(str::to_owned))
+                .unwrap_or_default(),
+        })
+    }
+
+    fn trust_rows(&self) -> Answer {
+        let own = &self.link_context.identity;
+        let mut rows = vec![TrustRow {
+            name: self.config.file.server.name.clone(),
+            address: super::advertised(&self.config, &self.listener),
+            fingerprint: own.fingerprint().to_string(),
+            expires_unix: Some(own.not_after()),
+        }];
+        if let Some(partner) = &self.node.persisted().partner {
+            rows.push(TrustRow {
+                name: partner.name.clone(),
+                address: Some(partner.address.clone()),
+                fingerprint: Fingerprint::of(&partner.certificate).to_string(),
+                expires_unix: ipicsha_link::not_after(&partner.certificate),
+            });
+        }
+        value(&rows)
+    }
+
+    fn license_rows(&self) -> Answer {
+        let licenses = licenses::load(&self.config.state_file("licenses"))?;
+        let role = licensed_role(&licenses, clock::wall());
+        let (role, problem) = match role {
+            Ok(role) => (Some(role), None),
+            Err(error) => (None, Some((error.to_string(), error.next_step()))),
+        };
+        value(&json!({ "licenses": licenses, "role": role, "problem": problem }))
+    }
+
+    /// Looks at the file first; the event loop does not wait for a locked database.
+    fn check_and_protect(
+        &mut self,
+        file: DatabaseFile,
+        seed: bool,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        let events = self.events.clone();
+        if !file.path.is_absolute() {
+            let failure = Failure::new(Kind::Usage, "the path of a database must be absolute");
+            let _ = answer.send(Err(failure.hinted("give the whole path, from /")));
+            return;
+        }
+        if self.databases.knows(&file) {
+            let message = format!("{} is already protected", file.common_name());
+            let _ = answer.send(Err(Failure::new(Kind::Refused, message)
+                .hinted("`ipicsha ha-status` shows it; another file needs another --name")));
+            return;
+        }
+        tokio::spawn(async move {
+            let path = file.path.clone();
+            let inspected =
+                tokio::task::spawn_blocking(move || ipicsha_records::inspect(&path)).await;
+            let seedable = seed && !file.path.exists();
+            if let Ok(Err(error)) = &inspected
+                && !seedable
+            {
+                let failure = records_failure(error);
+                let _ = answer.send(Err(failure)); // the command line went away
+                return;
+            }
+            let _ = events.send(Event::Protect(file, answer)).await; // the daemon ends
+        });
+    }
+
+    /// The file is good: remember it and, with HA configured, take it in.
+    pub(crate) fn protect(&mut self, file: DatabaseFile) -> Answer {
+        let name = file.common_name();
+        self.databases.add(file, self.node.role());
+        self.save_protected()?;
+        let row = self.databases.rows().into_iter().find(|row| row.name == name);
+        value(&row)
+    }
+
+    fn save_protected(&self) -> Result<(), Failure> {
+        let added: Vec<DatabaseFile> = self
+            .databases
+            .names(None)
+            .into_iter()
+            .filter_map(|name| {
+                let path = self.databases.path(&name)?;
+                let named = (path.as_os_str() != name.as_str()).then_some(name);
+                Some(DatabaseFile { path, name: named })
+            })
+            .filter(|file| !self.config.file.databases.contains(file))
+            .collect();
+        let bytes = serde_json::to_vec_pretty(&added).map_err(anyhow::Error::from)?;
+        let path = self.config.state_file("databases.json");
+        persist::write_durably(&path, &bytes)
+            .map_err(|error| Failure::new(Kind::Failed, format!("{}: {error}", path.display())))
+    }
+
+    fn unprotect(&mut self, name: &str, answer: oneshot::Sender<Answer>) {
+        let Some(name) = self.databases.find(name) else {
+            let failure = Failure::new(Kind::Refused, format!("no database is called {name}"));
+            let _ = answer.send(Err(failure.hinted("`ipicsha ha-status` lists them")));
+            return;
+        };
+        let in_file = |file: &DatabaseFile| file.common_name() == name;
+        let note = self.config.file.databases.iter().any(in_file).then_some(
+            "it stands in the configuration file too: remove it there, or it is protected again at the next start",
+        );
+        let worker = self.databases.take(&name).flatten();
+        if let Err(failure) = self.save_protected() {
+            let _ = answer.send(Err(failure)); // the command line went away
+            return;
+        }
+        let done = json!({ "result": "done", "note": note });
+        let Some(worker) = worker else {
+            let _ = answer.send(Ok(done)); // the command line went away
+            return;
+        };
+        worker.send(Command::Remove {
+            done: Box::new(move |result| {
+                let result = result.map(|()| done).map_err(|error| records_failure(&error));
+                let _ = answer.send(result); // the command line went away
+            }),
+        });
+        std::thread::spawn(move || worker.join());
+    }
+}
+
+pub(crate) fn value<T: serde::Serialize>(value: &T) -> Answer {
+    Ok(serde_json::to_value(value).map_err(anyhow::Error::from)?)
+}
+
+pub(crate) fn records_failure(error: &ipicsha_records::Error) -> Failure {
+    Failure::new(Kind::Failed, error.to_string()).hinted(error.next_step())
+}
