@@ -1,0 +1,33 @@
+# Everything the gate checks; never writes.
+check:
+    ./scripts/test.sh
+
+# Format and let clippy mend what it can.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# All tests, without the installation and the lints of `check`.
+test *ARGS:
+    cargo nextest run --workspace {{ ARGS }}
+
+# Replay one seed of the pair simulation with its trace.
+sim SEED:
+    IPICSHA_SIM_SEED={{ SEED }} cargo nextest run -p ipicsha-core --test pair --no-capture one_seed
+
+# Accept changed snapshots.
+bless:
+    INSTA_UPDATE=always cargo nextest run -p ipicsha-core
+
+# End to end only.
+e2e *ARGS:
+    cargo build --workspace
+    cargo nextest run -p ipicsha-e2e {{ ARGS }}
+
+# A pair on this machine that stays.
+pair:
+    ./scripts/demo.sh --keep
+
+# Format and clippy before every commit.
+hooks:
+    git config core.hooksPath scripts/hooks
