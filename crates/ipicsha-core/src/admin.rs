@@ -193,7 +193,7 @@ impl Refusal {
                 "look at `ipicsha ha-status` on both servers; whichever is silent for D is replaced".into()
             }
             Self::NotClosed(_) => {
-                "stop the application on this server by hand, then look at `ipicsha ha-status`".into()
+                "it is tried again every 5 s; if it does not succeed, stop the application on this server by hand".into()
             }
             Self::NotLostYet(_) => {
                 "wait until `ipicsha ha-status` shows it as not reachable, then try again".into()

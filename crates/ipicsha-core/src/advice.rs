@@ -40,7 +40,7 @@ impl Advice {
                 "choose who goes on (usually the primary) and run `ipicsha go-standby` on the other, then `ipicsha repair`"
             }
             Self::MendServices => {
-                "look at the service and the database named in the alarms, remove the cause, then restart the daemon"
+                "look at the service and the database named in the alarms and remove the cause; it is tried again every 5 s"
             }
             Self::LookAtPartner => "see `ipicsha ha-status` on PARTNER",
             Self::Configure => "configure HA: `ipicsha configure`",

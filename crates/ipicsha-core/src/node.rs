@@ -30,6 +30,8 @@ const UNCONFIGURED_INTERVAL: Duration = Duration::from_secs(1);
 const UNCONFIGURED_SILENCE: Duration = Duration::from_secs(5);
 /// How long a request waits for the partner's confirmation at least.
 const CONFIRMATION: Duration = Duration::from_secs(10);
+/// Writes or services that could not be opened or closed are tried again after this.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// How long the partner of a restarting daemon waits (restart grace).
 const RESTART_GRACE: Duration = Duration::from_secs(10);
 
@@ -100,6 +102,8 @@ pub struct Node {
     /// Said goodbye: nothing may follow.
     ended: bool,
     failure: Option<String>,
+    /// When a role change that went wrong is tried again.
+    retry_at: Option<MonoTime>,
     split_noticed: Option<MonoTime>,
     shown: (Option<Role>, NodeState, Reason),
     alarms: Vec<Alarm>,
@@ -136,6 +140,7 @@ impl Node {
             exit_after_close: false,
             ended: false,
             failure: None,
+            retry_at: None,
             split_noticed: None,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
             alarms: Vec::new(),
@@ -162,8 +167,8 @@ impl Node {
             }
             Input::TimeSynced(synced) => self.time_synced = Some(synced),
             Input::Licenses(licenses) => self.licenses = licenses,
-            Input::Activated(result) => self.handle_activated(result),
-            Input::Deactivated(result) => self.handle_deactivated(result),
+            Input::Activated(result) => self.handle_activated(now, result),
+            Input::Deactivated(result) => self.handle_deactivated(now, result),
             Input::WritesClosed(result) => self.handle_writes_closed(result),
             Input::Repaired => self.handle_repaired(),
             Input::Shutdown(shutdown) => self.handle_shutdown(now, shutdown),
@@ -188,6 +193,7 @@ impl Node {
             (later(self.suspect_at()), "heartbeat missed"),
             (later(self.silent_at()), "partner silent"),
             (self.handover_due(), "handover unconfirmed"),
+            (self.retry_at, "role change to be tried again"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
         ]
         .into_iter()
@@ -238,6 +244,7 @@ impl Node {
         self.consider_boot(now);
         self.consider_takeover(now);
         self.consider_auto_heal(now);
+        self.consider_retry(now);
         self.settle_gate(now);
         let changed = self.record_changes(now);
         if changed || now.mono >= self.next_beat {

@@ -115,6 +115,8 @@ worded! {
         TimeNotSynced => "its time is not synchronised",
         /// The first comparison has not ended.
         DatabasesNotSynced => "its databases are not in sync yet",
+        /// The fence is not up.
+        WritesNotClosed => "its writes are not closed",
         /// A database cannot follow.
         DatabaseHeld => "one of its databases is held",
     }

@@ -148,7 +148,7 @@ impl Alarm {
     pub(crate) fn action(&self) -> Option<&'static str> {
         match self {
             Self::RoleChangeFailed { .. } => Some(
-                "look at the service and the database named in the alarm, remove the cause, then restart the daemon",
+                "look at the service and the database named in the alarm and remove the cause; it is tried again every 5 s",
             ),
             Self::TakeoverNeeded { .. } => Some(
                 "repair PARTNER or the link; if PARTNER is really down and its last changes may be missing for now: `ipicsha failover --accept-data-loss`",

@@ -2,7 +2,7 @@
 //! standby and becomes active only with the partner's word, or alone when it was the last active
 //! one and the initialisation timeout has passed).
 
-use super::{Node, Phase};
+use super::{Node, Phase, RETRY_PAUSE};
 use crate::{
     config::PartitionPolicy,
     epoch::Epoch,
@@ -85,16 +85,39 @@ impl Node {
         }
         self.persist();
         self.failure = None;
+        self.retry_at = None;
         self.phase = Phase::Activating;
         self.outputs.push_back(Output::Activate);
         self.fail_pending_handover();
         self.next_beat = now.mono;
     }
 
-    pub(super) fn handle_activated(&mut self, result: Result<(), String>) {
+    pub(super) fn handle_activated(&mut self, now: Now, result: Result<(), String>) {
         if self.phase == Phase::Activating {
             self.phase = Phase::Active;
-            self.failure = result.err();
+        }
+        if self.phase == Phase::Active {
+            self.note_outcome(now, result);
+        }
+    }
+
+    /// Remembers how a role change ended; one that went wrong is tried again.
+    pub(super) fn note_outcome(&mut self, now: Now, result: Result<(), String>) {
+        self.failure = result.err();
+        self.retry_at = self.failure.as_ref().map(|_| now.mono + RETRY_PAUSE);
+    }
+
+    pub(super) fn consider_retry(&mut self, now: Now) {
+        if self.retry_at.take_if(|at| now.mono >= *at).is_none() {
+            return;
+        }
+        match self.phase {
+            Phase::Active => self.outputs.push_back(Output::Activate),
+            Phase::Standby => self.outputs.push_back(Output::Deactivate),
+            Phase::Unconfigured
+            | Phase::Booting { .. }
+            | Phase::Activating
+            | Phase::HandingOver { .. } => {}
         }
     }
 

@@ -176,18 +176,19 @@ impl Node {
         self.leave(Goodbye::Stop);
     }
 
-    pub(super) fn handle_deactivated(&mut self, result: Result<(), String>) {
+    pub(super) fn handle_deactivated(&mut self, now: Now, result: Result<(), String>) {
         if self.exit_after_close {
-            self.say_goodbye_and_exit();
+            return self.say_goodbye_and_exit();
         }
-        let request = self.pending_close.take();
-        self.failure = result.err();
-        if let Some(request) = request {
-            let reply = match &self.failure {
-                None => Ok(AdminReply::Done),
-                Some(cause) => Err(Refusal::NotClosed(cause.clone())),
-            };
+        let reply = match &result {
+            Ok(()) => Ok(AdminReply::Done),
+            Err(cause) => Err(Refusal::NotClosed(cause.clone())),
+        };
+        if let Some(request) = self.pending_close.take() {
             self.outputs.push_back(Output::Reply(request, reply));
+        }
+        if self.phase == Phase::Standby {
+            self.note_outcome(now, result);
         }
     }
 }

@@ -134,6 +134,7 @@ impl Node {
         self.state.repair_due = false;
         self.split_noticed = None;
         self.failure = None;
+        self.retry_at = None;
         self.phase = Phase::Unconfigured;
         self.fail_pending_handover();
         self.persist();

@@ -58,6 +58,9 @@ impl Node {
         if !self.is_time_synced() {
             return Some(NotReady::TimeNotSynced);
         }
+        if self.failure.is_some() {
+            return Some(NotReady::WritesNotClosed);
+        }
         if !self.data.synced || !self.data.attached {
             return Some(NotReady::DatabasesNotSynced);
         }

@@ -57,6 +57,7 @@ fn disturb(world: &mut World) {
             world.ask(at, AdminCommand::GoStandby);
         }
         20 => world.crash_per_mille = [0, 0, 5][world.rng.below(3) as usize],
+        21 => world.servers[at].stuck = world.rng.chance(500),
         _ => {
             for _ in 0..world.rng.below(4) {
                 world.write(at);
@@ -73,6 +74,7 @@ fn recover(world: &mut World) {
         world.links[at].loss_per_mille = 0;
         world.links[at].latency_us = 500;
         world.servers[at].wall_offset_ms = 0;
+        world.servers[at].stuck = false;
     }
     world.run(15_000_000); // an orderly stop that was asked for ends first
     for at in [0, 1] {

@@ -241,6 +241,27 @@ fn policy_manual_waits_for_the_administrator() {
 }
 
 #[test]
+fn writes_that_do_not_close_or_open_are_tried_again() {
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.servers[SECONDARY].stuck = true;
+    world.run(3 * SECOND);
+    assert_eq!(world.state(SECONDARY), Some(NodeState::RunningInFailedMode));
+    world.servers[PRIMARY].stuck = true;
+    world.start(PRIMARY);
+    world.run(3 * SECOND);
+    assert!(!world.servers[PRIMARY].fenced, "the close failed");
+    assert_eq!(world.status_line(SECONDARY), "Not Ready: its writes are not closed");
+    for at in [PRIMARY, SECONDARY] {
+        world.servers[at].stuck = false;
+    }
+    world.run(6 * SECOND);
+    assert!(world.servers[PRIMARY].fenced && world.servers[SECONDARY].serving);
+    assert_eq!(world.state(SECONDARY), Some(NodeState::RunningInBackupMode));
+    assert_eq!(world.status_line(SECONDARY), "Ready");
+}
+
+#[test]
 fn spec_d2_clocks_31_s_apart_hold_the_records_and_resume() {
     let mut world = pair();
     world.servers[SECONDARY].wall_offset_ms = world.servers[PRIMARY].wall_offset_ms + 31_500;

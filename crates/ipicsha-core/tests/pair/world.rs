@@ -71,6 +71,8 @@ pub(crate) struct Server {
     pub(crate) last_heard: Option<MonoTime>,
     pub(crate) replies: BTreeMap<u64, Result<AdminReply, Refusal>>,
     pub(crate) time_synced: bool,
+    /// Opening and closing of writes fails.
+    pub(crate) stuck: bool,
 }
 
 pub(crate) struct World {
@@ -134,6 +136,7 @@ impl World {
             last_heard: None,
             replies: BTreeMap::new(),
             time_synced: true,
+            stuck: false,
         };
         let servers = [server(0), server(1)];
         let link = Link { cut: false, loss_per_mille: 0, latency_us: 500, generation: 0 };
@@ -298,8 +301,14 @@ impl World {
                 self.note(at, &format!("reply {}: {reply:?}", request.0));
                 self.servers[at].replies.insert(request.0, reply);
             }
-            Output::Activate => self.finish(at, 3_000, Input::Activated(Ok(()))),
-            Output::Deactivate => self.finish(at, 3_000, Input::Deactivated(Ok(()))),
+            Output::Activate => {
+                let result = self.attempt(at);
+                self.finish(at, 3_000, Input::Activated(result));
+            }
+            Output::Deactivate => {
+                let result = self.attempt(at);
+                self.finish(at, 3_000, Input::Deactivated(result));
+            }
             Output::CloseWrites { limit } => self.close_writes(at, limit),
             Output::Replicate(gate) => self.servers[at].gate = gate,
             Output::Record(Event::State { from, to, reason, epoch, .. }) => {
@@ -317,6 +326,10 @@ impl World {
                 self.servers[at].exited = true;
             }
         }
+    }
+
+    fn attempt(&self, at: usize) -> Result<(), String> {
+        if self.servers[at].stuck { Err("database is locked".into()) } else { Ok(()) }
     }
 
     fn send(&mut self, from: usize, control: Control) {
@@ -494,12 +507,12 @@ impl World {
 
     fn done(&mut self, at: usize, mut input: Input) {
         match &input {
-            Input::Activated(_) => {
+            Input::Activated(Ok(())) => {
                 self.servers[at].fenced = false;
                 self.servers[at].serving = true;
                 Invariants::opened(self, at);
             }
-            Input::Deactivated(_) => {
+            Input::Deactivated(Ok(())) => {
                 self.servers[at].fenced = true;
                 self.servers[at].serving = false;
             }
@@ -511,7 +524,9 @@ impl World {
             Input::WritesClosed(_) => {
                 input = Input::WritesClosed(Err("the link was lost".to_owned()));
             }
-            Input::Admin(..)
+            Input::Activated(Err(_))
+            | Input::Deactivated(Err(_))
+            | Input::Admin(..)
             | Input::Control(_)
             | Input::Heard
             | Input::LinkUp
