@@ -61,6 +61,8 @@ pub enum AdminReply {
     TookOver,
     /// The pre-flight list of a planned switchover.
     Preflight(Vec<Check>),
+    /// In force here; the partner was not heard to have it, and adopts it when it is.
+    Unconfirmed,
     /// The comparison may start; the shell carries it out.
     RepairMayStart,
 }
@@ -136,6 +138,9 @@ pub enum Refusal {
     /// The partner did not say that it is active.
     #[error("the partner did not confirm that it is active")]
     Unconfirmed,
+    /// The partner has the role, and cannot serve.
+    #[error("{0} is active, but could not open its writes or start its services")]
+    PartnerFailed(String),
     /// Writes could not be closed.
     #[error("this server is standby, but its writes could not be closed: {0}")]
     NotClosed(String),
@@ -143,8 +148,13 @@ pub enum Refusal {
     #[error("{0} is silent, but not for D yet: it may still be active")]
     NotLostYet(String),
     /// The forced takeover needs consent.
-    #[error("the active server is not reachable, so its last changes cannot be fetched")]
-    DataLoss,
+    #[error(
+        "the active server is not reachable, so its last changes cannot be fetched (it had {known} unsent when last heard)"
+    )]
+    DataLoss {
+        /// Changes it had not shipped in its last report.
+        known: u64,
+    },
 }
 
 impl Refusal {
@@ -192,13 +202,16 @@ impl Refusal {
             Self::Unconfirmed => {
                 "look at `ipicsha ha-status` on both servers; whichever is silent for D is replaced".into()
             }
+            Self::PartnerFailed(name) => {
+                format!("see the alarms of `ipicsha ha-status` on {name}; fail over back from there if it cannot be mended")
+            }
             Self::NotClosed(_) => {
                 "it is tried again every 5 s; if it does not succeed, stop the application on this server by hand".into()
             }
             Self::NotLostYet(_) => {
                 "wait until `ipicsha ha-status` shows it as not reachable, then try again".into()
             }
-            Self::DataLoss => {
+            Self::DataLoss { .. } => {
                 "repair the active server or the link; or accept the loss: `ipicsha failover --accept-data-loss`".into()
             }
         }

@@ -153,7 +153,7 @@ impl LogExtent {
     pub fn continues(&self, applied: Option<Applied>) -> bool {
         applied.is_some_and(|applied| {
             applied.origin == self.origin
-                && self.first.0 <= applied.seq.0 + 1
+                && self.first.0 <= applied.seq.0.saturating_add(1)
                 && applied.seq <= self.last
         })
     }

@@ -37,8 +37,8 @@ pub enum Control {
     RepairRefused {
         /// Run of the request.
         run: u64,
-        /// Name of the database.
-        database: String,
+        /// Name of the database; `None` is all of them.
+        database: Option<String>,
         /// Why, for people.
         cause: String,
     },
@@ -133,8 +133,10 @@ pub struct Report {
 pub struct DataReport {
     /// Every database was readable when this was measured.
     pub measured: bool,
-    /// Databases under protection.
-    pub databases: u32,
+    /// Databases whose writes are open.
+    pub writes_open: u32,
+    /// Databases whose writes are closed.
+    pub writes_closed: u32,
     /// All of them have been compared with the partner's once and follow since.
     pub synced: bool,
     /// The data connection stands and both sides agree where to go on.
@@ -167,7 +169,7 @@ mod tests {
             reason: Reason::Normal,
             not_ready: Some(NotReady::ClocksApart),
             time_synced: true,
-            data: DataReport { measured: true, databases: 1, ..Default::default() },
+            data: DataReport { measured: true, writes_open: 1, ..Default::default() },
             hears_you: Some(Duration::from_millis(5)),
         };
         let beat = Beat {

@@ -147,9 +147,7 @@ impl Node {
             gate: Gate::Closed,
             outputs: VecDeque::new(),
         };
-        if configured {
-            node.outputs.push_back(Output::Capture(true));
-        }
+        node.outputs.push_back(Output::Capture(configured));
         node
     }
 

@@ -36,6 +36,12 @@ impl Check {
         Self { finding, outcome }
     }
 
+    /// A check that passes when `good`, else goes on with a warning.
+    pub(crate) fn advise(good: bool, finding: String, fix: &str) -> Self {
+        let outcome = if good { Outcome::Ok } else { Outcome::Warn { fix: fix.to_owned() } };
+        Self { finding, outcome }
+    }
+
     /// What was found, when the check failed.
     pub fn failure(&self) -> Option<String> {
         match self.outcome {

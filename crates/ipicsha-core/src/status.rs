@@ -6,7 +6,6 @@ use crate::{
     config::HaConfig,
     license::LicensedRole,
     state::{NodeState, Reason, Role},
-    time::WallTime,
 };
 
 /// Something an administrator must know until it is over (spec F4).
@@ -17,6 +16,8 @@ pub enum Alarm {
     SplitBrain,
     /// The partner has been silent for D, or stopped.
     PartnerDown,
+    /// This server hears the partner, and the partner does not hear this server.
+    OneWay,
     /// Clocks more than 30 s apart: records queue (spec D2).
     ClocksApart,
     /// No time synchronisation here (spec A5).
@@ -51,6 +52,9 @@ impl Alarm {
     pub fn text(&self) -> String {
         match self {
             Self::SplitBrain => "both servers are active (split brain)".into(),
+            Self::OneWay => {
+                "the link works in one direction only: the partner does not hear this server".into()
+            }
             Self::PartnerDown => "the partner is down or not reachable".into(),
             Self::ClocksApart => {
                 "the clocks are more than 30 s apart: records are held back".into()
@@ -136,13 +140,6 @@ pub struct PairStatus {
     pub seen_unix_ms: i64,
 }
 
-impl PairStatus {
-    /// Wall time of the snapshot.
-    pub fn seen(&self) -> WallTime {
-        WallTime(self.seen_unix_ms)
-    }
-}
-
 impl Alarm {
     /// What to do about it, when the alarm alone says it; `PARTNER` stands for the partner's name.
     pub(crate) fn action(&self) -> Option<&'static str> {
@@ -169,6 +166,9 @@ impl Alarm {
             }
             Self::License { .. } => Some(
                 "install a valid license: `ipicsha license install FILE`; the pair goes on meanwhile",
+            ),
+            Self::OneWay => Some(
+                "look at firewalls and routes between the servers: TCP port 3444 must be open both ways",
             ),
             Self::SplitBrain | Self::PartnerDown => None,
         }

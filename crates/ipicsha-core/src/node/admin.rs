@@ -174,12 +174,16 @@ impl Node {
             return Ok(Some(AdminReply::Preflight(vec![check])));
         }
         if !accept_data_loss {
-            return Err(Refusal::DataLoss);
+            let known = self.partner.report.as_ref().map_or(0, |report| report.data.unacknowledged);
+            return Err(Refusal::DataLoss { known });
         }
         if !self.lost(now.mono) {
             return Err(Refusal::NotLostYet(self.partner_name()));
         }
-        self.activate_next(now, Reason::OnAdminRequest);
+        if !self.activate_next(now, Reason::OnAdminRequest) {
+            let missing = self.licensed.clone().err().unwrap_or(LicenseError::Missing);
+            return Err(Refusal::License(missing));
+        }
         Ok(Some(AdminReply::TookOver))
     }
 

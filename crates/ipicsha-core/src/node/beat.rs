@@ -31,8 +31,13 @@ impl Node {
             }
             Control::RepairRequest(request) => {
                 self.hear(now);
-                if self.may_repair(now, !request.apply).is_ok() {
-                    self.outputs.push_back(Output::Compare(request));
+                match self.may_repair(now, !request.apply) {
+                    Ok(()) => self.outputs.push_back(Output::Compare(request)),
+                    Err(refusal) => {
+                        let (run, cause) = (request.run, refusal.to_string());
+                        let refused = Control::RepairRefused { run, database: None, cause };
+                        self.outputs.push_back(Output::Send(refused));
+                    }
                 }
             }
             Control::RepairRefused { .. } => self.hear(now), // the shell tells who waits

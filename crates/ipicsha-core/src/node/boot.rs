@@ -108,17 +108,25 @@ impl Node {
     }
 
     pub(super) fn consider_retry(&mut self, now: Now) {
-        if self.retry_at.take_if(|at| now.mono >= *at).is_none() {
-            return;
-        }
-        match self.phase {
-            Phase::Active => self.outputs.push_back(Output::Activate),
-            Phase::Standby => self.outputs.push_back(Output::Deactivate),
+        let wrong = match self.phase {
+            Phase::Active => self.data.writes_closed > 0,
+            Phase::Standby => self.data.writes_open > 0,
             Phase::Unconfigured
             | Phase::Booting { .. }
             | Phase::Activating
-            | Phase::HandingOver { .. } => {}
+            | Phase::HandingOver { .. } => return,
+        };
+        if self.retry_at.is_none() && wrong {
+            self.retry_at = Some(now.mono + RETRY_PAUSE);
         }
+        if self.retry_at.take_if(|at| now.mono >= *at).is_none()
+            || !(wrong || self.failure.is_some())
+            || self.exit_after_close
+        {
+            return;
+        }
+        let active = self.phase == Phase::Active;
+        self.outputs.push_back(if active { Output::Activate } else { Output::Deactivate });
     }
 
     fn next_epoch(&self) -> Option<Epoch> {
@@ -126,11 +134,13 @@ impl Node {
         self.rank().map(|rank| self.state.epoch.max(known).next_for(rank))
     }
 
-    /// Activates under the next epoch of this server.
-    pub(super) fn activate_next(&mut self, now: Now, reason: Reason) {
-        if let Some(epoch) = self.next_epoch() {
+    /// Activates under the next epoch of this server; `false` without a licensed role.
+    pub(super) fn activate_next(&mut self, now: Now, reason: Reason) -> bool {
+        let epoch = self.next_epoch();
+        if let Some(epoch) = epoch {
             self.activate(now, epoch, reason);
         }
+        epoch.is_some()
     }
 
     /// When a starting server that was active may go on alone.

@@ -11,7 +11,7 @@ use crate::{
     io::{Output, Shutdown},
     message::{Control, Goodbye, Report},
     preflight::Check,
-    state::{Reason, Role},
+    state::{NodeState, Reason, Role},
     time::{MonoTime, Now},
 };
 
@@ -28,7 +28,9 @@ impl Node {
         );
         let offset = self.clock.offset_millis().map_or_else(
             || "clocks were not compared yet".into(),
-            |ms| format!("clocks differ by {:.2} s (limit 30 s)", ms.abs() as f64 / 1000.0),
+            |ms| {
+                format!("clocks differ by {:.2} s (limit 30 s)", ms.unsigned_abs() as f64 / 1000.0)
+            },
         );
         let log = self.data.log_used_percent;
         vec![
@@ -60,6 +62,11 @@ impl Node {
                 format!("transaction log is filled to {log} %"),
                 "wait until the partner has caught up",
             ),
+            Check::advise(
+                self.data.unacknowledged < 1000,
+                format!("{} changes are queued; they are shipped first", self.data.unacknowledged),
+                "wait until the queue is shorter if a pause of some seconds matters",
+            ),
             Check::require(
                 self.state.split_brain.is_none(),
                 if self.state.split_brain.is_none() { "no split brain" } else { "split brain" }
@@ -71,6 +78,7 @@ impl Node {
 
     pub(super) fn start_handover(&mut self, now: Now, request: Option<RequestId>, exit: bool) {
         self.phase = Phase::HandingOver { request, exit, since: now.mono };
+        self.retry_at = None;
         let limit = self.takeover_after().clamp(Duration::from_secs(2), Duration::from_secs(10));
         self.outputs.push_back(Output::CloseWrites { limit });
     }
@@ -79,6 +87,7 @@ impl Node {
         let Phase::HandingOver { request, exit, since } = self.phase else { return };
         if let Err(cause) = result {
             self.phase = Phase::Active;
+            self.retry_at = self.failure.as_ref().map(|_| self.last_tick);
             if let Some(request) = request {
                 self.outputs.push_back(Output::Reply(request, Err(Refusal::RolledBack(cause))));
             }
@@ -87,6 +96,7 @@ impl Node {
             }
             return;
         }
+        self.failure = None;
         self.state.role = Role::Standby;
         self.state.role_reason = if exit { Reason::Initialization } else { Reason::OnAdminRequest };
         self.persist();
@@ -120,12 +130,17 @@ impl Node {
     }
 
     pub(super) fn confirm_handover(&mut self, report: &Report) {
-        let Some(pending) = self.pending_handover.take_if(|p| report.epoch >= p.epoch) else {
-            return;
-        };
+        let opened = report.state != NodeState::TakingOver;
+        let done = |pending: &mut PendingHandover| opened && report.epoch >= pending.epoch;
+        let Some(pending) = self.pending_handover.take_if(done) else { return };
         if let Some(request) = pending.request {
             let took = self.last_tick.since(pending.since);
-            self.outputs.push_back(Output::Reply(request, Ok(AdminReply::FailedOver { took })));
+            let reply = if report.state == NodeState::RunningInFailedMode {
+                Err(Refusal::PartnerFailed(self.partner_name()))
+            } else {
+                Ok(AdminReply::FailedOver { took })
+            };
+            self.outputs.push_back(Output::Reply(request, reply));
         }
     }
 

@@ -74,8 +74,12 @@ impl Node {
         let was = self.state.ha.config.take();
         self.state.ha.version = self.state.ha.version.max(known) + 1;
         self.state.ha.config = config;
-        let limit = now.mono + self.takeover_after().max(CONFIRMATION);
-        self.pending_setting = Some((request, limit));
+        if self.connected(now.mono) {
+            let limit = now.mono + self.takeover_after().max(CONFIRMATION);
+            self.pending_setting = Some((request, limit));
+        } else {
+            self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Unconfirmed)));
+        }
         self.apply_setting(now, was.is_some());
         self.next_beat = now.mono;
     }
@@ -103,13 +107,19 @@ impl Node {
         match (was_configured, is_configured) {
             (false, true) => self.enter_pair(now),
             (true, false) => self.leave_pair(),
-            (false, false) | (true, true) => self.persist(),
+            (true, true) => {
+                self.count_from = now.mono; // silence under the old D says nothing about the new one
+                self.persist();
+            }
+            (false, false) => self.persist(),
         }
     }
 
     /// First roles by license (spec A4), unless the partner is active already.
     fn enter_pair(&mut self, now: Now) {
-        self.state.configured_as = self.licensed.as_ref().ok().copied();
+        let partner_rank = self.partner.report.as_ref().and_then(|report| report.licensed);
+        let own_rank = self.licensed.as_ref().ok().copied();
+        self.state.configured_as = own_rank.or(partner_rank.map(LicensedRole::other));
         self.count_from = now.mono;
         self.persist();
         self.outputs.push_back(Output::Capture(true));
@@ -135,6 +145,9 @@ impl Node {
         self.split_noticed = None;
         self.failure = None;
         self.retry_at = None;
+        if let Phase::HandingOver { request: Some(request), .. } = self.phase {
+            self.outputs.push_back(Output::Reply(request, Err(Refusal::NotConfigured)));
+        }
         self.phase = Phase::Unconfigured;
         self.fail_pending_handover();
         self.persist();
@@ -147,8 +160,7 @@ impl Node {
             self.fail_pending_handover();
         }
         if let Some((request, _)) = self.pending_setting.take_if(|(_, limit)| now.mono >= *limit) {
-            let refusal = Refusal::PartnerUnreachable(self.partner_name());
-            self.outputs.push_back(Output::Reply(request, Err(refusal)));
+            self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Unconfirmed)));
         }
     }
 

@@ -58,7 +58,7 @@ impl Node {
         if !self.is_time_synced() {
             return Some(NotReady::TimeNotSynced);
         }
-        if self.failure.is_some() {
+        if self.failure.is_some() || self.data.writes_open > 0 {
             return Some(NotReady::WritesNotClosed);
         }
         if !self.data.synced || !self.data.attached {
@@ -94,6 +94,7 @@ impl Node {
         };
         raise(self.state.split_brain.is_some(), Alarm::SplitBrain);
         raise(lost, Alarm::PartnerDown);
+        raise(configured && !lost && self.one_way(), Alarm::OneWay);
         raise(self.clock.verdict() == Clocks::Apart, Alarm::ClocksApart);
         raise(configured && self.time_synced == Some(false), Alarm::TimeNotSynced);
         raise(configured && self.version_differs(), Alarm::VersionDiffers);
@@ -110,6 +111,12 @@ impl Node {
             raise(configured, Alarm::License { cause: error.to_string() });
         }
         alarms
+    }
+
+    /// The partner's last report says that it has not heard this server for most of D.
+    fn one_way(&self) -> bool {
+        let hears = self.partner.report.as_ref().and_then(|report| report.hears_you);
+        hears.is_some_and(|age| age > self.takeover_after() / 2 + self.interval())
     }
 
     /// The active is lost, and nobody takes over by itself.
@@ -251,7 +258,8 @@ impl Node {
             return "configure HA: `ipicsha configure`".into();
         }
         let alarms = self.current_alarms(now);
-        if let Some(action) = alarms.iter().find_map(Alarm::action) {
+        let split = self.state.split_brain.is_some();
+        if !split && let Some(action) = alarms.iter().find_map(Alarm::action) {
             return action.replace("PARTNER", &partner);
         }
         let split_age =

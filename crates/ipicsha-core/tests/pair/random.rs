@@ -1,11 +1,11 @@
 //! Random histories. Every test run drives 500 of them; a failing one prints how to replay it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use ipicsha_core::{
     Shutdown,
     admin::AdminCommand,
-    config::PartitionPolicy,
+    config::{PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
 };
 
@@ -55,6 +55,16 @@ fn disturb(world: &mut World) {
         }
         18..=19 if world.awake(at) => {
             world.ask(at, AdminCommand::GoStandby);
+        }
+        22 if world.awake(at) => {
+            let interval = Duration::from_millis(200 + 100 * world.rng.below(8));
+            let timing = Timing::new(Profile::Fast, interval, 5).expect("within the ranges");
+            world.ask(at, AdminCommand::Update(timing));
+        }
+        22 if world.awake(at) => {
+            let interval = Duration::from_millis(200 + 100 * world.rng.below(8));
+            let timing = Timing::new(Profile::Fast, interval, 5).expect("within the ranges");
+            world.ask(at, AdminCommand::Update(timing));
         }
         20 => world.crash_per_mille = [0, 0, 5][world.rng.below(3) as usize],
         21 => world.servers[at].stuck = world.rng.chance(500),

@@ -233,7 +233,7 @@ fn policy_manual_waits_for_the_administrator() {
     world.run(10 * SECOND);
     assert_eq!(world.role(SECONDARY), Some(Role::Standby));
     let refused = world.ask(SECONDARY, failover());
-    assert_eq!(world.servers[SECONDARY].replies[&refused], Err(Refusal::DataLoss));
+    assert_eq!(world.servers[SECONDARY].replies[&refused], Err(Refusal::DataLoss { known: 0 }));
     let forced = AdminCommand::Failover { dry_run: false, accept_data_loss: true };
     world.ask(SECONDARY, forced);
     world.run(SECOND);
@@ -329,6 +329,30 @@ fn spec_a5_a6_d2_configure_checks_time_and_distance() {
     let refusal = world.servers[PRIMARY].replies[&request].clone().unwrap_err();
     assert!(matches!(refusal, Refusal::ClocksApart { .. }), "{refusal:?}");
     assert_eq!(world.role(PRIMARY), None);
+}
+
+#[test]
+fn a_shorter_d_does_not_judge_the_silence_of_the_longer_one() {
+    let slow = Timing::new(Profile::Standard, Duration::from_secs(60), 5).unwrap();
+    let mut world = World::ready(2, slow, PartitionPolicy::Availability);
+    world.run(58 * SECOND);
+    let timing = Timing::new(Profile::Standard, Duration::from_secs(5), 5).unwrap();
+    world.ask(SECONDARY, AdminCommand::Update(timing));
+    world.run(30 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+}
+
+#[test]
+fn unconfigure_without_the_partner_is_done_and_reaches_it_later() {
+    let mut world = pair();
+    world.crash(SECONDARY);
+    world.run(2 * SECOND);
+    let request = world.ask(PRIMARY, AdminCommand::Unconfigure);
+    assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::Unconfirmed));
+    world.start(SECONDARY);
+    world.run(3 * SECOND);
+    assert_eq!(world.role(SECONDARY), None);
 }
 
 #[test]

@@ -403,7 +403,8 @@ impl World {
         }
         let report = DataReport {
             measured: true,
-            databases: 1,
+            writes_open: u32::from(!self.servers[at].fenced),
+            writes_closed: u32::from(self.servers[at].fenced),
             synced: true,
             attached: true,
             unacknowledged: self.servers[at].store.unacknowledged(),
