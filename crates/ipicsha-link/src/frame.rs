@@ -13,7 +13,7 @@ pub const FRAME_BYTES_MAX_HELLO: usize = 4 * 1024;
 /// Longest frame body on a control connection, in bytes.
 pub const FRAME_BYTES_MAX_CONTROL: usize = 64 * 1024;
 /// Longest frame body on a data connection, in bytes.
-pub const FRAME_BYTES_MAX_DATA: usize = 4 * 1024 * 1024;
+pub const FRAME_BYTES_MAX_DATA: usize = 64 * 1024 * 1024;
 
 const HEADER: usize = 4;
 

@@ -125,7 +125,7 @@ impl From<&DatabaseStatus> for DatabaseRow {
 }
 
 /// A service as this server has it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServiceRow {
     pub(crate) name: String,
     pub(crate) driver: String,
@@ -143,6 +143,8 @@ pub(crate) struct Status {
     pub(crate) databases: Vec<DatabaseRow>,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) pending_repairs: Vec<PendingRepair>,
+    /// Why there is no connection to the partner, as last seen.
+    pub(crate) link_error: Option<String>,
     /// `auto`, `assume-synced` or `none`.
     pub(crate) time_source: String,
 }
@@ -164,6 +166,10 @@ pub(crate) fn reply_value(reply: &AdminReply) -> serde_json::Value {
         AdminReply::FailedOver { took } => {
             serde_json::json!({ "result": "failed over", "took_seconds": took.as_secs_f64() })
         }
+        AdminReply::Unconfirmed => serde_json::json!({
+            "result": "done",
+            "note": "in force here; the partner did not confirm and adopts it when it is reached",
+        }),
         AdminReply::TookOver => serde_json::json!({ "result": "took over" }),
         AdminReply::Preflight(checks) => {
             serde_json::json!({ "result": "preflight", "checks": checks })

@@ -223,6 +223,12 @@ impl Config {
         if !(1024..=1_000_000_000).contains(&file.log.capacity_entries) {
             return Err(wrong("log.capacity_entries", "1024 to 1000000000".into(), range));
         }
+        check_services(&file.services).map_err(|(key, why)| {
+            wrong(&key, why, "compare with the examples in config/ipicsha.toml")
+        })?;
+        if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
+            return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));
+        }
         Ok(Self {
             listen: address("server.listen", &file.server.listen)?,
             advertise: match &file.server.advertise {
@@ -240,6 +246,29 @@ impl Config {
     pub(crate) fn state_file(&self, name: &str) -> PathBuf {
         self.file.server.state_directory.join(name)
     }
+}
+
+/// What cannot be said by types: names, programs and limits of services.
+fn check_services(services: &[ServiceFile]) -> Result<(), (String, String)> {
+    let mut names = std::collections::BTreeSet::new();
+    for service in services {
+        let (name, problem) = match service {
+            ServiceFile::Exec(exec) if exec.start.is_empty() => (&exec.name, "`start` is empty"),
+            ServiceFile::Exec(exec) if !(0.1..=600.0).contains(&exec.stop_timeout_seconds) => {
+                (&exec.name, "`stop_timeout_seconds` is not within 0.1 to 600")
+            }
+            ServiceFile::Exec(exec) => (&exec.name, ""),
+            ServiceFile::Systemd(systemd) => (&systemd.name, ""),
+        };
+        let key = format!("service {name:?}");
+        if !problem.is_empty() {
+            return Err((key, problem.into()));
+        }
+        if name.is_empty() || name.contains('/') || !names.insert(name.clone()) {
+            return Err((key, "each service needs a name of its own, without `/`".into()));
+        }
+    }
+    Ok(())
 }
 
 /// A number of seconds from a configuration or a command line.

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Local};
-use ipicsha_core::{Event, status::ServerStatus};
+use ipicsha_core::{
+    Event,
+    status::{Alarm, ServerStatus},
+};
 
 use crate::{
     api::{DatabaseRow, Status},
@@ -58,6 +61,9 @@ pub(crate) fn status(status: &Status) -> String {
     for server in &pair.servers {
         line(&mut text, server_line(server, server.name == own));
     }
+    if let Some(error) = &status.link_error {
+        line(&mut text, format!("No connection to the partner: {error}"));
+    }
     if pair.config.is_some() {
         line(&mut text, format!("Standby server status: {}", pair.standby_status));
     }
@@ -66,9 +72,21 @@ pub(crate) fn status(status: &Status) -> String {
         let state = if service.running { "running here" } else { "not running here" };
         line(&mut text, format!("Service {} ({}): {state}", service.name, service.driver));
     }
+    troubles(&mut text, status);
+    for alarm in &pair.alarms {
+        line(&mut text, format!("ALARM: {}", alarm.text()));
+    }
+    line(&mut text, format!("Next: {}", pair.next));
+    line(&mut text, format!("Recommended action: {}", pair.recommended_action));
+    text
+}
+
+/// A split brain, and comparisons under way.
+fn troubles(text: &mut String, status: &Status) {
+    let pair = &status.pair;
     if let Some(split) = &pair.split_brain {
         line(
-            &mut text,
+            text,
             format!(
                 "SPLIT BRAIN since {} ({}): {} changes here, {} on the partner",
                 time(split.since_unix_ms),
@@ -80,7 +98,7 @@ pub(crate) fn status(status: &Status) -> String {
     }
     for repair in &status.pending_repairs {
         line(
-            &mut text,
+            text,
             format!(
                 "Repair of {}: {}, {} of {} tables, {} rows compared, {} differences",
                 repair.database,
@@ -93,14 +111,12 @@ pub(crate) fn status(status: &Status) -> String {
         );
     }
     if status.pending_repairs.is_empty() {
-        line(&mut text, "Pending repairs: none".into());
+        let due = pair.alarms.contains(&Alarm::RepairDue);
+        line(
+            text,
+            format!("Pending repairs: {}", if due { "none running, one is due" } else { "none" }),
+        );
     }
-    for alarm in &pair.alarms {
-        line(&mut text, format!("ALARM: {}", alarm.text()));
-    }
-    line(&mut text, format!("Next: {}", pair.next));
-    line(&mut text, format!("Recommended action: {}", pair.recommended_action));
-    text
 }
 
 fn line(text: &mut String, line: String) {

@@ -1,23 +1,23 @@
 //! The protected databases: one worker each, and what all of them together mean for the core.
 
-use std::{collections::BTreeMap, path::PathBuf};
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use ipicsha_core::{
-    Gate,
-    data::Data,
-    id::DatabaseName,
-    license::LicensedRole,
-    message::{DataReport, RepairRequest},
-    state::Role,
+    Gate, data::Data, id::DatabaseName, license::LicensedRole, message::RepairRequest, state::Role,
 };
-use ipicsha_records::{Command, CommandSender, DatabaseStatus, Worker, WorkerConfig, Writes};
+use ipicsha_records::{
+    Command, CommandSender, DatabaseStatus, Inspection, Worker, WorkerConfig, Writes,
+};
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use crate::{
-    api::{DatabaseRow, PendingRepair},
-    config::DatabaseFile,
-};
+use crate::config::DatabaseFile;
 
 /// What every worker needs.
 #[derive(Clone)]
@@ -28,21 +28,59 @@ pub(crate) struct Surroundings {
     pub(crate) events: mpsc::Sender<Event>,
 }
 
+/// Names of databases that only the partner protects, at most.
+const UNKNOWN_MAX: usize = 64;
+/// A name the partner has not sent for this long is forgotten.
+const UNKNOWN_LIFE: Duration = Duration::from_secs(20);
+/// How often an unattached database is announced again, in ticks of a second.
+const INVITE_TICKS: u32 = 5;
+
 struct Protected {
     file: DatabaseFile,
     /// With the rank it was started for.
     worker: Option<(LicensedRole, Worker)>,
     status: Option<DatabaseStatus>,
-    /// Why no worker could be started.
+    /// Why it cannot be replicated, beyond what its worker knows.
     failure: Option<String>,
+    /// Our objects are still in it after unconfigure, and why.
+    not_removed: Option<String>,
+    /// What was found in the file, while no worker tells.
+    inspection: Option<Result<Inspection, String>>,
+}
+
+impl Protected {
+    fn new(file: DatabaseFile) -> Self {
+        Self {
+            file,
+            worker: None,
+            status: None,
+            failure: None,
+            not_removed: None,
+            inspection: None,
+        }
+    }
+}
+
+impl Surroundings {
+    fn worker(&self, name: &str, file: &DatabaseFile, rank: LicensedRole) -> WorkerConfig {
+        WorkerConfig {
+            name: DatabaseName(name.to_owned()),
+            path: file.path.clone(),
+            capacity_entries: self.capacity_entries,
+            journal_path: self.journal.clone(),
+            rank,
+            create_if_missing: true,
+        }
+    }
 }
 
 /// All databases of this server.
 pub(crate) struct Databases {
     surroundings: Surroundings,
     all: BTreeMap<String, Protected>,
-    /// Names the partner sends and this server does not know.
-    unknown: BTreeMap<String, ()>,
+    /// Names the partner sends and this server does not know, and when it last did.
+    unknown: BTreeMap<String, Instant>,
+    ticks: u32,
     rank: Option<LicensedRole>,
     gate: Gate,
     link_up: bool,
@@ -52,12 +90,13 @@ impl Databases {
     pub(crate) fn new(surroundings: Surroundings, files: Vec<DatabaseFile>) -> Self {
         let protected = |file: DatabaseFile| {
             let name = file.common_name();
-            (name, Protected { file, worker: None, status: None, failure: None })
+            (name, Protected::new(file))
         };
         Self {
             surroundings,
             all: files.into_iter().map(protected).collect(),
             unknown: BTreeMap::new(),
+            ticks: 0,
             rank: None,
             gate: Gate::Closed,
             link_up: false,
@@ -67,6 +106,11 @@ impl Databases {
     pub(crate) fn knows(&self, file: &DatabaseFile) -> bool {
         let same = |p: &Protected| p.file.path == file.path;
         self.all.contains_key(&file.common_name()) || self.all.values().any(same)
+    }
+
+    /// All of them as protected.
+    pub(crate) fn files(&self) -> Vec<DatabaseFile> {
+        self.all.values().map(|protected| protected.file.clone()).collect()
     }
 
     /// Name of the database that is called `name` or lies at that path.
@@ -95,8 +139,7 @@ impl Databases {
     pub(crate) fn add(&mut self, file: DatabaseFile, role: Option<Role>) {
         let name = file.common_name();
         self.unknown.remove(&name);
-        self.all
-            .insert(name.clone(), Protected { file, worker: None, status: None, failure: None });
+        self.all.insert(name.clone(), Protected::new(file));
         if self.rank.is_some() {
             self.start(&name, role);
         }
@@ -109,15 +152,8 @@ impl Databases {
             other.join();
         }
         if protected.worker.is_none() {
-            let config = WorkerConfig {
-                name: DatabaseName(name.to_owned()),
-                path: protected.file.path.clone(),
-                capacity_entries: self.surroundings.capacity_entries,
-                journal_path: self.surroundings.journal.clone(),
-                rank,
-                create_if_missing: true,
-            };
-            match Worker::spawn(config, callback(&self.surroundings)) {
+            let config = self.surroundings.worker(name, &protected.file, rank);
+            match Worker::spawn(config, callback(&self.surroundings, name)) {
                 Ok(worker) => protected.worker = Some((rank, worker)),
                 Err(error) => {
                     tracing::error!(database = name, %error, "the database cannot be protected");
@@ -138,22 +174,100 @@ impl Databases {
         }
     }
 
-    /// HA is unconfigured: every object of ours leaves every database. The workers stay, idle, so
-    /// that nothing of a later configuration can overtake this.
+    /// HA is not configured: every object of ours leaves every database, also what a daemon left
+    /// that was killed in the middle of this. The workers stay, idle, so that nothing of a later
+    /// configuration can overtake it.
     pub(crate) fn remove_all(&mut self) {
         self.rank = None;
         self.unknown.clear();
-        for (name, protected) in &mut self.all {
-            protected.status = None;
-            if let Some((_, worker)) = &protected.worker {
-                let name = name.clone();
-                worker.send(Command::Remove {
-                    done: Box::new(move |result| {
-                        if let Err(error) = result {
-                            tracing::error!(database = name, %error, "our objects are still in it");
-                        }
-                    }),
-                });
+        let names: Vec<String> = self.all.keys().cloned().collect();
+        for name in names {
+            self.remove(&name);
+            self.inspect(&name);
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(protected) = self.all.get_mut(name) else { return };
+        protected.status = None;
+        protected.not_removed = None;
+        if protected.worker.is_none() && protected.file.path.exists() {
+            let config = self.surroundings.worker(name, &protected.file, LicensedRole::Primary);
+            match Worker::spawn(config, callback(&self.surroundings, name)) {
+                Ok(worker) => protected.worker = Some((LicensedRole::Primary, worker)),
+                Err(error) => protected.failure = Some(error.to_string()),
+            }
+        }
+        if let Some((_, worker)) = &protected.worker {
+            let (name, events) = (name.to_owned(), self.surroundings.events.clone());
+            worker.send(Command::Remove {
+                done: Box::new(move |result| {
+                    if let Err(error) = result {
+                        tracing::error!(database = name, %error, "our objects are still in it");
+                        let _ = events.blocking_send(Event::NotRemoved(name, error.to_string()));
+                    }
+                }),
+            });
+        }
+    }
+
+    /// Looks into a file without a working worker; not on the event loop, as it may be locked.
+    fn inspect(&self, name: &str) {
+        let Some(protected) = self.all.get(name) else { return };
+        let (name, path) = (name.to_owned(), protected.file.path.clone());
+        let events = self.surroundings.events.clone();
+        std::thread::spawn(move || {
+            let inspection = ipicsha_records::inspect(&path).map_err(|error| error.to_string());
+            let _ = events.blocking_send(Event::Inspected(name, inspection)); // the daemon ends
+        });
+    }
+
+    pub(crate) fn inspected(&mut self, name: &str, inspection: Result<Inspection, String>) {
+        if let Some(protected) = self.all.get_mut(name) {
+            protected.inspection = Some(inspection);
+        }
+    }
+
+    /// Removing our objects failed: shown, and tried again at the next tick.
+    pub(crate) fn not_removed(&mut self, name: &str, cause: String) {
+        if let Some(protected) = self.all.get_mut(name).filter(|_| self.rank.is_none()) {
+            protected.not_removed = Some(cause);
+        }
+    }
+
+    pub(crate) fn hold_too_large(&mut self, name: &str) {
+        if let Some(protected) = self.all.get_mut(name) {
+            tracing::error!(database = name, "a record is too large to be sent");
+            protected.failure = Some(
+                "it holds a record too large to be sent (64 MiB with its batch): make that record \
+                 smaller, then restart the daemon"
+                    .into(),
+            );
+        }
+    }
+
+    /// Once a second: what was announced in vain is announced again, what is stale is forgotten.
+    pub(crate) fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.unknown.retain(|_, heard| heard.elapsed() < UNKNOWN_LIFE);
+        let stuck = |p: &Protected| p.not_removed.is_some();
+        let again: Vec<String> =
+            self.all.iter().filter(|(_, p)| stuck(p)).map(|(name, _)| name.clone()).collect();
+        for name in again {
+            self.remove(&name);
+        }
+        let invites = self.rank == Some(LicensedRole::Primary)
+            && self.link_up
+            && self.gate == Gate::Open
+            && self.ticks.is_multiple_of(INVITE_TICKS);
+        if invites {
+            for status in self.all.values().filter_map(|p| p.status.as_ref()) {
+                if status.installed && !status.attached {
+                    let invite = Data::Invite { database: status.name.clone() };
+                    if self.surroundings.data.try_send(invite).is_err() {
+                        tracing::debug!("the data queue is full: invited at the next tick");
+                    }
+                }
             }
         }
     }
@@ -197,7 +311,10 @@ impl Databases {
                 }
             }
             None => {
-                if self.rank.is_some() && self.unknown.insert(name.clone(), ()).is_none() {
+                let room = self.unknown.len() < UNKNOWN_MAX || self.unknown.contains_key(name);
+                let new =
+                    |this: &mut Self| this.unknown.insert(name.clone(), Instant::now()).is_none();
+                if self.rank.is_some() && room && new(self) {
                     tracing::warn!(
                         database = name,
                         "the partner protects it, this server does not"
@@ -214,11 +331,14 @@ impl Databases {
     }
 
     /// Starts the comparisons of a request on this server, which leads them.
-    pub(crate) fn compare(&self, request: &RepairRequest, events: &mpsc::Sender<Event>) {
+    /// `false`: none is known by that name.
+    pub(crate) fn compare(&self, request: &RepairRequest, events: &mpsc::Sender<Event>) -> bool {
+        let mut asked = false;
         for (database, sender) in self.senders() {
             if request.database.as_ref().is_some_and(|only| *only != database) {
                 continue;
             }
+            asked = true;
             let (events, run) = (events.clone(), request.run);
             sender.send(Command::Compare {
                 apply: request.apply,
@@ -227,67 +347,17 @@ impl Databases {
                     // Finished comparisons are reported on both servers by an event of their own.
                     if let Err(error) = result {
                         let result = Err(error.to_string());
-                        let _ = events.try_send(Event::RepairEnded { run, database, result });
+                        let _ = events.blocking_send(Event::RepairEnded { run, database, result });
                     }
                 }),
             });
         }
+        asked
     }
 
     /// Names of the databases that a request is about.
     pub(crate) fn names(&self, only: Option<&String>) -> Vec<String> {
         self.all.keys().filter(|name| only.is_none_or(|only| only == *name)).cloned().collect()
-    }
-
-    /// All of it in a few numbers for the core.
-    pub(crate) fn report(&self) -> DataReport {
-        let statuses: Vec<&DatabaseStatus> =
-            self.all.values().filter_map(|p| p.status.as_ref()).collect();
-        let complete = statuses.len() == self.all.len();
-        let held = statuses.iter().filter(|s| s.hold.is_some()).count()
-            + self.all.values().filter(|p| p.failure.is_some()).count()
-            + self.unknown.len();
-        let fullest = statuses.iter().map(|s| s.log_used_percent).fold(0.0, f64::max);
-        DataReport {
-            measured: complete && statuses.iter().all(|s| s.installed),
-            databases: u32::try_from(self.all.len()).unwrap_or(u32::MAX),
-            synced: complete && self.unknown.is_empty() && statuses.iter().all(|s| s.synced),
-            attached: statuses.iter().all(|s| s.attached),
-            unacknowledged: statuses.iter().map(|s| s.queue_records).sum(),
-            log_used_percent: fullest.clamp(0.0, 255.0) as u8,
-            held: u32::try_from(held).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// For the status.
-    pub(crate) fn rows(&self) -> Vec<DatabaseRow> {
-        let known = self.all.iter().map(|(name, protected)| match &protected.status {
-            Some(status) => DatabaseRow::from(status),
-            None => row_without_worker(name, protected),
-        });
-        let unknown = self.unknown.keys().map(|name| DatabaseRow {
-            hold: Some(format!(
-                "protected on the partner only: run `ipicsha protect db PATH --name {name} --seed` here"
-            )),
-            ..empty_row(name)
-        });
-        known.chain(unknown).collect()
-    }
-
-    pub(crate) fn pending_repairs(&self) -> Vec<PendingRepair> {
-        let pending = |status: &DatabaseStatus| {
-            let repair = status.repair.as_ref()?;
-            Some(PendingRepair {
-                database: status.name.to_string(),
-                stage: repair.stage.to_string(),
-                table: repair.table.clone(),
-                tables_done: repair.tables_done,
-                tables_total: repair.tables_total,
-                rows_compared: repair.rows_compared,
-                differences: repair.differences,
-            })
-        };
-        self.all.values().filter_map(|p| p.status.as_ref().and_then(pending)).collect()
     }
 }
 
@@ -299,7 +369,8 @@ fn records_gate(gate: Gate) -> ipicsha_records::Gate {
 }
 
 /// What a worker reports goes to the partner or into the event loop; a full queue slows the worker.
-fn callback(surroundings: &Surroundings) -> Box<dyn Fn(ipicsha_records::Event) + Send> {
+fn callback(surroundings: &Surroundings, name: &str) -> Box<dyn Fn(ipicsha_records::Event) + Send> {
+    let name = name.to_owned();
     let (data, events) = (surroundings.data.clone(), surroundings.events.clone());
     Box::new(move |event| {
         // Closed channels mean that the daemon ends.
@@ -308,47 +379,8 @@ fn callback(surroundings: &Surroundings) -> Box<dyn Fn(ipicsha_records::Event) +
             other @ (ipicsha_records::Event::Status(_)
             | ipicsha_records::Event::ConflictJournaled(_)
             | ipicsha_records::Event::RepairFinished { .. }) => {
-                events.blocking_send(Event::Records(other)).map_err(|_| ())
+                events.blocking_send(Event::Records(name.clone(), other)).map_err(|_| ())
             }
         };
     })
-}
-
-fn empty_row(name: &str) -> DatabaseRow {
-    DatabaseRow {
-        name: name.to_owned(),
-        path: String::new(),
-        tables: Vec::new(),
-        skipped_tables: Vec::new(),
-        synced: false,
-        writes: "open".into(),
-        queue_records: 0,
-        lag_seconds: 0.0,
-        log_used_percent: 0.0,
-        conflicts_total: 0,
-        hold: None,
-        warnings: Vec::new(),
-    }
-}
-
-fn row_without_worker(name: &str, protected: &Protected) -> DatabaseRow {
-    let mut row =
-        DatabaseRow { path: protected.file.path.display().to_string(), ..empty_row(name) };
-    row.hold.clone_from(&protected.failure);
-    match ipicsha_records::inspect(&protected.file.path) {
-        Ok(inspection) => {
-            row.tables = inspection.tables.iter().map(|table| table.name.clone()).collect();
-            row.warnings = inspection.warnings;
-            row.skipped_tables = inspection
-                .skipped
-                .iter()
-                .map(|s| crate::api::SkippedRow {
-                    table: s.table.clone(),
-                    reason: s.reason.clone(),
-                })
-                .collect();
-        }
-        Err(error) => row.warnings = vec![error.to_string()],
-    }
-    row
 }

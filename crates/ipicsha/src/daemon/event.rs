@@ -30,14 +30,22 @@ pub(crate) enum Event {
     ControlUp,
     /// The outgoing data connection came or went.
     DataLink(bool),
-    /// A worker reports.
-    Records(ipicsha_records::Event),
+    /// Why the control connection cannot be made; `None` when it stands.
+    LinkTrouble(Option<String>),
+    /// A record of this database is too large to be sent.
+    TooLarge(String),
+    /// The worker of this database reports.
+    Records(String, ipicsha_records::Event),
+    /// A database without a worker was looked at.
+    Inspected(String, Result<ipicsha_records::Inspection, String>),
+    /// Our objects could not be removed from this database.
+    NotRemoved(String, String),
     /// A comparison of one database ended.
     RepairEnded { run: u64, database: String, result: Result<RepairReport, String> },
     /// A comparison is wanted; the report goes to the sender when all databases are done.
     Repair(RepairRequest, oneshot::Sender<Result<Vec<RepairOutcome>, Failure>>),
     /// A database was checked and is to be protected.
-    Protect(DatabaseFile, oneshot::Sender<Answer>),
+    Protect(DatabaseFile, Option<ipicsha_records::Inspection>, oneshot::Sender<Answer>),
     /// New licenses were installed.
     LicensesChanged,
     /// The daemon is asked to end.

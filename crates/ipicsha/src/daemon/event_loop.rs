@@ -26,8 +26,9 @@ use super::{
     persist::Store,
     repairs::Repairs,
     roles::RoleChange,
+    services::Running,
 };
-use crate::{api::ServiceRow, config::Config, exit::Failure};
+use crate::{config::Config, exit::Failure};
 
 /// Databases and clock state are measured this often even when nothing happens.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,22 +36,6 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// An orderly end that takes longer is cut short.
 const END_LIMIT: Duration = Duration::from_secs(60);
-
-/// Everything a daemon is made of.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) node: Node,
-    pub(crate) store: Store,
-    pub(crate) listener: Listener,
-    pub(crate) link_context: LinkContext,
-    pub(crate) interval: watch::Sender<Duration>,
-    pub(crate) data_queue: DataQueue,
-    pub(crate) databases: Databases,
-    pub(crate) roles: mpsc::Sender<RoleChange>,
-    pub(crate) service_rows: watch::Receiver<Vec<ServiceRow>>,
-    pub(crate) history: History,
-    pub(crate) events: mpsc::Sender<Event>,
-}
 
 /// Who waits for the core's answer to a request.
 pub(crate) type Waiter = oneshot::Sender<Result<AdminReply, Refusal>>;
@@ -67,45 +52,23 @@ pub(crate) struct Daemon {
     pub(crate) link: Option<Link>,
     pub(crate) databases: Databases,
     pub(crate) roles: mpsc::Sender<RoleChange>,
-    pub(crate) service_rows: watch::Receiver<Vec<ServiceRow>>,
+    pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) history: History,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) repairs: Repairs,
     pub(crate) waiting: BTreeMap<RequestId, Waiter>,
     pub(crate) requests: u64,
     pub(crate) exit: bool,
-    heard: MonoTime,
+    /// Why there is no connection to the partner, as last seen.
+    pub(crate) link_error: Option<String>,
+    /// When a data message last counted as a sign of life.
+    pub(crate) heard: MonoTime,
 }
 
 impl Daemon {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let mut daemon = Self {
-            config: parts.config,
-            node: parts.node,
-            store: parts.store,
-            listener: parts.listener,
-            link_context: parts.link_context,
-            interval: parts.interval,
-            data_queue: parts.data_queue,
-            link: None,
-            databases: parts.databases,
-            roles: parts.roles,
-            service_rows: parts.service_rows,
-            history: parts.history,
-            events: parts.events,
-            repairs: Repairs::default(),
-            waiting: BTreeMap::new(),
-            requests: 0,
-            exit: false,
-            heard: MonoTime::default(),
-        };
-        daemon.connect();
-        daemon
-    }
-
     /// Runs until the core says that the daemon may end.
     pub(crate) async fn run(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), Failure> {
-        for input in environment(&self.config)? {
+        for input in environment(&self.config) {
             self.node.handle(clock::now(), input);
         }
         self.measure();
@@ -147,9 +110,10 @@ impl Daemon {
             Event::Request(request, answer) => self.handle_request(request, answer),
             Event::Ask(command, waiter) => self.ask(command, waiter),
             Event::Node(input) => self.input(input),
-            Event::Control(Control::RepairRefused { run, database, cause }) => {
-                self.repair_ended(run, &database, Err(cause));
-            }
+            Event::Control(Control::RepairRefused { run, database, cause }) => match database {
+                Some(database) => self.repair_ended(run, &database, Err(cause)),
+                None => self.repair_interrupted(run, &cause),
+            },
             Event::Control(control) => self.input(Input::Control(Box::new(control))),
             Event::Data(data) => {
                 let now = clock::now();
@@ -161,23 +125,28 @@ impl Daemon {
             }
             Event::ControlUp => self.input(Input::LinkUp),
             Event::DataLink(up) => self.databases.set_link(up),
-            Event::Records(event) => self.handle_records(event),
+            Event::LinkTrouble(trouble) => self.link_error = trouble,
+            Event::TooLarge(database) => self.databases.hold_too_large(&database),
+            Event::Inspected(database, inspection) => {
+                self.databases.inspected(&database, inspection)
+            }
+            Event::NotRemoved(database, cause) => self.databases.not_removed(&database, cause),
+            Event::Records(database, event) => self.handle_records(&database, event),
             Event::RepairEnded { run, database, result } => {
                 if let Err(cause) = &result {
-                    let (database, cause) = (database.clone(), cause.clone());
+                    let (database, cause) = (Some(database.clone()), cause.clone());
                     self.send(Control::RepairRefused { run, database, cause });
                 }
                 self.repair_ended(run, &database, result);
             }
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
-            Event::Protect(file, answer) => {
-                let result = self.protect(file);
+            Event::Protect(file, inspection, answer) => {
+                let result = self.protect(file, inspection);
                 let _ = answer.send(result); // the command line went away
             }
-            Event::LicensesChanged => match environment(&self.config) {
-                Ok(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
-                Err(failure) => tracing::error!(error = failure.message, "licenses cannot be read"),
-            },
+            Event::LicensesChanged => {
+                environment(&self.config).into_iter().for_each(|input| self.input(input));
+            }
             Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
         }
     }
@@ -186,10 +155,13 @@ impl Daemon {
         self.node.handle(clock::now(), input);
     }
 
-    fn handle_records(&mut self, event: ipicsha_records::Event) {
+    fn handle_records(&mut self, database: &str, event: ipicsha_records::Event) {
         match event {
             ipicsha_records::Event::Send(data) => drop(self.data_queue.sender.try_send(data)),
             ipicsha_records::Event::Status(status) => {
+                if status.repair.is_some() {
+                    self.repairs.note_progress();
+                }
                 self.databases.update(status);
                 self.input(Input::Data(self.databases.report()));
             }
@@ -203,7 +175,6 @@ impl Daemon {
                 );
             }
             ipicsha_records::Event::RepairFinished { run, initial, result } => {
-                let database = result.as_ref().map(|report| report.database.0.clone());
                 if let Ok(report) = &result {
                     tracing::info!(
                         database = %report.database,
@@ -213,15 +184,16 @@ impl Daemon {
                         "databases compared"
                     );
                 }
-                match database {
-                    Ok(database) => self.repair_ended(run, &database, result),
-                    Err(cause) => self.repair_interrupted(run, cause),
+                if !initial {
+                    self.repair_ended(run, database, result);
                 }
             }
         }
     }
 
     fn measure(&mut self) {
+        self.databases.tick();
+        self.end_quiet_repairs();
         let report = self.databases.report();
         self.input(Input::Data(report));
         let synced = clock::time_synced(self.config.file.time.source);
@@ -249,8 +221,10 @@ impl Daemon {
 
     async fn end(&mut self) {
         let (done, ended) = oneshot::channel();
-        if self.roles.send(RoleChange::End(done)).await.is_ok() {
-            let _ = ended.await; // the task ended with its work done
+        if self.roles.send(RoleChange::End(done)).await.is_ok()
+            && tokio::time::timeout(END_LIMIT, ended).await.is_err()
+        {
+            tracing::error!("services do not end in time; they are left to the system");
         }
         // The last message may still be in its queue.
         tokio::time::sleep(Duration::from_millis(50)).await;

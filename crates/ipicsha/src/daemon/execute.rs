@@ -1,7 +1,7 @@
 //! Carries out each output of the core, strictly in order. `Persist` is a barrier: a daemon that
 //! cannot persist ends at once, before anybody hears of what it could not remember.
 
-use ipicsha_core::{Output, config::Timing};
+use ipicsha_core::{Output, config::Timing, message::Control};
 
 use super::{clock, event_loop::Daemon, roles::RoleChange};
 
@@ -48,7 +48,13 @@ impl Daemon {
                 self.change_role(change).await;
             }
             Output::Replicate(gate) => self.databases.set_gate(gate),
-            Output::Compare(request) => self.databases.compare(&request, &self.events),
+            Output::Compare(request) => {
+                if !self.databases.compare(&request, &self.events) {
+                    let cause = "it is not protected on the primary".to_owned();
+                    let (run, database) = (request.run, request.database);
+                    self.send(Control::RepairRefused { run, database, cause });
+                }
+            }
             Output::Record(event) => self.history.add(clock::wall(), event),
             Output::Exit => self.exit = true,
         }

@@ -54,6 +54,20 @@ impl LicenseFile {
     }
 }
 
+/// The licenses installed in `directory`; one that cannot be read is logged and left out, since a
+/// license stops no server that is configured.
+pub(crate) fn load_readable(directory: &Path) -> Vec<License> {
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).map_err(|error| error.to_string());
+        let file = text.and_then(|text| LicenseFile::parse(&text).map_err(|f| f.message));
+        if let Err(error) = &file {
+            tracing::error!(path = %path.display(), error, "a license cannot be read");
+        }
+        file.ok().map(|file| file.license())
+    };
+    files(directory).unwrap_or_default().into_iter().filter_map(read).collect()
+}
+
 /// The licenses installed in `directory`.
 pub(crate) fn load(directory: &Path) -> Result<Vec<License>, Failure> {
     let mut licenses = Vec::new();

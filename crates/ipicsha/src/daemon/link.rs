@@ -8,7 +8,9 @@ use std::{
 };
 
 use ipicsha_core::{data::Data, message::Control, trust::Partner};
-use ipicsha_link::{Backoff, Channel, Dial, Error, FrameReceiver, FrameSender, Hello, Identity};
+use ipicsha_link::{
+    Backoff, Channel, Dial, Error, FrameError, FrameReceiver, FrameSender, Hello, Identity,
+};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -97,7 +99,7 @@ impl Dialler {
         self.run_borrowed(&mut messages).await;
     }
 
-    async fn run_borrowed<T: Serialize>(&self, messages: &mut mpsc::Receiver<T>) {
+    async fn run_borrowed<T: Message>(&self, messages: &mut mpsc::Receiver<T>) {
         let seed = super::persist::random().unwrap_or_default();
         let mut backoff = self.backoff(seed);
         let mut complaint = String::new();
@@ -105,12 +107,15 @@ impl Dialler {
             match dropping(messages, self.connect()).await {
                 Ok(sender) => {
                     complaint.clear();
-                    backoff = self.backoff(seed);
+                    let since = tokio::time::Instant::now();
                     self.announce(true).await;
                     self.carry(sender, messages).await;
                     self.announce(false).await;
+                    if since.elapsed() >= *self.context.interval.borrow() {
+                        backoff = self.backoff(seed); // it worked for a while
+                    }
                 }
-                Err(error) => self.complain(&error, &mut complaint),
+                Err(error) => self.complain(&error, &mut complaint).await,
             }
             dropping(messages, tokio::time::sleep(backoff.next())).await;
         }
@@ -141,13 +146,13 @@ impl Dialler {
             partner: &self.partner,
             identity: &self.context.identity,
             hello: self.context.hello.clone(),
-            timeout: (interval / 3).clamp(Duration::from_millis(100), Duration::from_secs(3)),
+            timeout: attempt_limit(interval),
             user_timeout: Some(user_timeout),
         };
         ipicsha_link::connect(&dial).await
     }
 
-    async fn carry<T: Serialize>(&self, mut sender: FrameSender, messages: &mut mpsc::Receiver<T>) {
+    async fn carry<T: Message>(&self, mut sender: FrameSender, messages: &mut mpsc::Receiver<T>) {
         let closed = sender.closed();
         tokio::pin!(closed);
         loop {
@@ -156,6 +161,13 @@ impl Dialler {
                 message = messages.recv() => {
                     let Some(message) = message else { return };
                     if let Err(error) = sender.send(&message).await {
+                        if let (Error::Frame { source: FrameError::TooLong { .. }, .. }, Some(database)) =
+                            (&error, message.database())
+                        {
+                            // Nothing was sent; the others go on, and the hold names this one.
+                            let _ = self.context.events.send(Event::TooLarge(database)).await;
+                            continue;
+                        }
                         tracing::debug!(%error, "the connection to the partner is lost");
                         return;
                     }
@@ -166,7 +178,11 @@ impl Dialler {
 
     async fn announce(&self, up: bool) {
         let event = match (self.channel, up) {
-            (Channel::Control, true) => Event::ControlUp,
+            (Channel::Control, true) => {
+                // A closed channel means that the daemon ends.
+                let _ = self.context.events.send(Event::LinkTrouble(None)).await;
+                Event::ControlUp
+            }
             (Channel::Control, false) => return, // only silence counts
             (Channel::Data, up) => Event::DataLink(up),
         };
@@ -175,7 +191,7 @@ impl Dialler {
     }
 
     /// One line for each new cause; the same one again is not news.
-    fn complain(&self, error: &Error, last: &mut String) {
+    async fn complain(&self, error: &Error, last: &mut String) {
         let text = error.to_string();
         if *last == text || self.channel == Channel::Data {
             return;
@@ -187,7 +203,36 @@ impl Dialler {
             let next = error.next_step().unwrap_or("");
             tracing::warn!(partner, error = text, next, "no connection");
         }
-        *last = text;
+        last.clone_from(&text);
+        let _ = self.context.events.send(Event::LinkTrouble(Some(text))).await; // the daemon ends
+    }
+}
+
+/// Time for one attempt: three round trips. On links fast enough for intervals below a second a
+/// quick new attempt finds a link that has returned; elsewhere a long round trip must fit.
+fn attempt_limit(interval: Duration) -> Duration {
+    if interval < Duration::from_secs(1) {
+        (interval / 3).max(Duration::from_millis(100))
+    } else {
+        (interval / 3).clamp(Duration::from_secs(2), Duration::from_secs(5))
+    }
+}
+
+/// What a connection carries.
+trait Message: Serialize {
+    /// The database it is about, if it is about one.
+    fn database(&self) -> Option<String>;
+}
+
+impl Message for Control {
+    fn database(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Message for Data {
+    fn database(&self) -> Option<String> {
+        Some(Self::database(self).0.clone())
     }
 }
 

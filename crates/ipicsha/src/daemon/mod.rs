@@ -18,9 +18,11 @@ mod trust;
 mod verbs;
 mod work;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId};
+use ipicsha_core::{
+    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::MonoTime, trust::Partner,
+};
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -89,16 +91,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         Identity::load_or_create(&server.state_directory, &server.name, now.wall.0 / 1000)
             .map_err(|error| trust::failure(&error))?;
     let identity = Arc::new(identity);
-    let (incoming_sender, incoming) = mpsc::channel(64);
-    let mut listening = ListenerConfig::new(
-        Arc::clone(&identity),
-        server.name.clone(),
-        server.state_directory.clone(),
-        incoming_sender,
-    );
-    listening.partner.clone_from(&state.partner);
-    let listener =
-        Listener::bind(config.listen, listening).map_err(|error| trust::failure(&error))?;
+    let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
     let node_config = NodeConfig {
         server: store.server(),
         name: server.name.clone(),
@@ -134,7 +127,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         advertised(&config, &listener),
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
-    Ok(Daemon::new(event_loop::Parts {
+    let mut daemon = Daemon {
         config,
         node,
         store,
@@ -142,12 +135,21 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         link_context,
         interval,
         data_queue,
+        link: None,
         databases,
         roles,
         service_rows,
         history,
         events,
-    }))
+        repairs: repairs::Repairs::default(),
+        waiting: BTreeMap::new(),
+        requests: 0,
+        exit: false,
+        link_error: None,
+        heard: MonoTime::default(),
+    };
+    daemon.connect();
+    Ok(daemon)
 }
 
 fn hello(config: &Config, server: ServerId) -> Hello {
@@ -158,6 +160,26 @@ fn hello(config: &Config, server: ServerId) -> Hello {
         name: config.file.server.name.clone(),
         channel: Channel::Control,
     }
+}
+
+/// Opens port 3444, or whatever is configured.
+fn listen(
+    config: &Config,
+    identity: &Arc<Identity>,
+    partner: Option<Partner>,
+) -> Result<(Listener, mpsc::Receiver<Incoming>), Failure> {
+    let server = &config.file.server;
+    let (sender, incoming) = mpsc::channel(64);
+    let mut listening = ListenerConfig::new(
+        Arc::clone(identity),
+        server.name.clone(),
+        server.state_directory.clone(),
+        sender,
+    );
+    listening.partner = partner;
+    let listener =
+        Listener::bind(config.listen, listening).map_err(|error| trust::failure(&error))?;
+    Ok((listener, incoming))
 }
 
 /// Where the partner shall connect to; `None` when only the partner can see it.
@@ -211,8 +233,8 @@ fn signals(events: mpsc::Sender<Event>) -> Result<impl Future<Output = ()>, Fail
 }
 
 /// The facts about this server that do not come from messages.
-fn environment(config: &Config) -> Result<Vec<Input>, Failure> {
-    let licenses = licenses::load(&config.state_file("licenses"))?;
+fn environment(config: &Config) -> [Input; 2] {
+    let licenses = licenses::load_readable(&config.state_file("licenses"));
     let synced = clock::time_synced(config.file.time.source);
-    Ok(vec![Input::Licenses(licenses), Input::TimeSynced(synced)])
+    [Input::Licenses(licenses), Input::TimeSynced(synced)]
 }

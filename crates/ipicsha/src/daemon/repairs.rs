@@ -1,6 +1,9 @@
 //! Comparisons that somebody waits for: collected over all databases, on either server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use ipicsha_core::{
     Input,
@@ -13,20 +16,32 @@ use tokio::sync::oneshot;
 use super::{event::RepairOutcome, event_loop::Daemon};
 use crate::exit::{Failure, Kind};
 
+/// A run without any progress for this long has ended without a word.
+const QUIET_LIMIT: Duration = Duration::from_secs(15);
+
 type RepairWaiter = oneshot::Sender<Result<Vec<RepairOutcome>, Failure>>;
 
 struct Run {
     missing: BTreeSet<String>,
     outcomes: Vec<RepairOutcome>,
     waiter: RepairWaiter,
+    since: Instant,
 }
 
 /// All runs under way.
 #[derive(Default)]
 pub(crate) struct Repairs {
     waited: BTreeMap<u64, Run>,
-    /// Databases that ended equal, by run: a repair of all of them ends what a split left.
-    repaired: BTreeMap<u64, BTreeSet<String>>,
+    /// Databases that ended equal since a repair became due: all of them end what a split left.
+    repaired: BTreeSet<String>,
+    /// When a comparison last showed progress.
+    progress: Option<Instant>,
+}
+
+impl Repairs {
+    pub(crate) fn note_progress(&mut self) {
+        self.progress = Some(Instant::now());
+    }
 }
 
 impl Daemon {
@@ -48,9 +63,16 @@ impl Daemon {
             let _ = waiter.send(result); // the command line went away
             return;
         }
-        self.repairs.waited.insert(request.run, Run { missing, outcomes: Vec::new(), waiter });
+        self.repairs.waited.insert(
+            request.run,
+            Run { missing, outcomes: Vec::new(), waiter, since: Instant::now() },
+        );
         match self.node.persisted().configured_as {
-            Some(LicensedRole::Primary) => self.databases.compare(&request, &self.events),
+            Some(LicensedRole::Primary) => {
+                if !self.databases.compare(&request, &self.events) {
+                    self.repair_interrupted(request.run, "it cannot be opened here");
+                }
+            }
             Some(LicensedRole::Secondary) | None => self.send(Control::RepairRequest(request)),
         }
     }
@@ -63,11 +85,10 @@ impl Daemon {
         result: Result<RepairReport, String>,
     ) {
         if result.as_ref().is_ok_and(|report| report.applied && report.remaining() == 0) {
-            let repaired = self.repairs.repaired.entry(run).or_default();
-            repaired.insert(database.to_owned());
             let all: BTreeSet<String> = self.databases.names(None).into_iter().collect();
-            if repaired.is_superset(&all) {
-                self.repairs.repaired.remove(&run);
+            self.repairs.repaired.insert(database.to_owned());
+            if self.repairs.repaired.is_superset(&all) || !self.node.persisted().repair_due {
+                self.repairs.repaired.clear();
                 self.input(Input::Repaired);
             }
         }
@@ -80,6 +101,27 @@ impl Daemon {
             waited.outcomes.push(RepairOutcome { database: database.to_owned(), report, error });
         }
         self.answer_if_done(run);
+    }
+
+    /// A run that the other server forgot, or never heard of, must not be waited for for ever.
+    pub(crate) fn end_quiet_repairs(&mut self) {
+        let quiet = |since: Option<Instant>| since.is_none_or(|at| at.elapsed() > QUIET_LIMIT);
+        if !quiet(self.repairs.progress) {
+            return;
+        }
+        let runs: Vec<u64> = self
+            .repairs
+            .waited
+            .iter()
+            .filter(|(_, waited)| waited.since.elapsed() > QUIET_LIMIT)
+            .map(|(run, _)| *run)
+            .collect();
+        for run in runs {
+            self.repair_interrupted(
+                run,
+                "no comparison of it is under way; is it protected on the partner?",
+            );
+        }
     }
 
     /// The link was lost in the middle: what is not done will not be.

@@ -42,16 +42,18 @@ pub(crate) async fn run(
                 tell(Input::Activated(result)).await;
             }
             RoleChange::Deactivate(senders) => {
-                let result = set_writes(&senders, Writes::Closed).await;
-                tell(Input::Deactivated(result)).await;
-                services.stop_all().await;
+                let closed = set_writes(&senders, Writes::Closed).await;
+                let stopped = services.stop_all().await;
+                tell(Input::Deactivated(closed.and(stopped))).await;
             }
             RoleChange::CloseWrites(senders, limit) => {
                 let result = close_writes(&senders, limit).await;
                 let closed = result.is_ok();
+                // The partner starts its services while ours end: with writes closed here that
+                // costs nothing, and waiting would lengthen the pause for every writer.
                 tell(Input::WritesClosed(result)).await;
-                if closed {
-                    services.stop_all().await;
+                if closed && let Err(cause) = services.stop_all().await {
+                    tell(Input::Deactivated(Err(cause))).await;
                 }
             }
             RoleChange::End(done) => {

@@ -22,13 +22,37 @@ use crate::{
 
 /// A child that ends within this time did not start.
 const STARTED_AFTER: Duration = Duration::from_millis(200);
+/// systemd's own limits are shorter, where a unit has any.
+const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(100);
 /// Pauses before an ended child is started again: doubled from the first to the last.
 const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// All services of this server.
 pub(crate) struct Services {
     drivers: Vec<Driver>,
-    running: watch::Sender<Vec<ServiceRow>>,
+    running: watch::Sender<Vec<Running>>,
+}
+
+/// What is known of one service; the process of a child changes when it is started again.
+#[derive(Clone)]
+pub(crate) struct Running {
+    name: String,
+    driver: &'static str,
+    unit_started: bool,
+    pid: Option<watch::Receiver<Option<u32>>>,
+}
+
+impl Running {
+    /// As of now.
+    pub(crate) fn row(&self) -> ServiceRow {
+        let pid = self.pid.as_ref().and_then(|pid| *pid.borrow());
+        ServiceRow {
+            name: self.name.clone(),
+            driver: self.driver.into(),
+            running: self.unit_started || pid.is_some(),
+            pid,
+        }
+    }
 }
 
 enum Driver {
@@ -64,7 +88,7 @@ impl Services {
     }
 
     /// What runs, for the status.
-    pub(crate) fn rows(&self) -> watch::Receiver<Vec<ServiceRow>> {
+    pub(crate) fn rows(&self) -> watch::Receiver<Vec<Running>> {
         self.running.subscribe()
     }
 
@@ -82,14 +106,18 @@ impl Services {
         result
     }
 
-    /// Stops every service in reverse order.
-    pub(crate) async fn stop_all(&mut self) {
+    /// Stops every service in reverse order; goes on after a failure and reports the first.
+    pub(crate) async fn stop_all(&mut self) -> Result<(), String> {
+        let mut result = Ok(());
         for driver in self.drivers.iter_mut().rev() {
-            if let Err(error) = driver.stop().await {
+            let stopped = driver.stop().await;
+            if let Err(error) = &stopped {
                 tracing::error!(service = driver.name(), %error, "the service does not stop");
             }
+            result = result.and(stopped);
         }
         self.publish();
+        result
     }
 
     /// Stops the child processes only: units of systemd live on without the daemon.
@@ -105,7 +133,7 @@ impl Services {
     }
 
     fn publish(&self) {
-        self.running.send_replace(self.drivers.iter().map(Driver::row).collect());
+        self.running.send_replace(self.drivers.iter().map(Driver::running).collect());
     }
 }
 
@@ -117,16 +145,16 @@ impl Driver {
         }
     }
 
-    fn row(&self) -> ServiceRow {
+    fn running(&self) -> Running {
         match self {
-            Self::Exec { file, child, .. } => {
-                let pid = child.as_ref().and_then(|child| *child.pid.borrow());
-                let (name, driver) = (file.name.clone(), "exec".into());
-                ServiceRow { name, driver, running: pid.is_some(), pid }
-            }
+            Self::Exec { file, child, .. } => Running {
+                name: file.name.clone(),
+                driver: "exec",
+                unit_started: false,
+                pid: child.as_ref().map(|child| child.pid.clone()),
+            },
             Self::Systemd { name, running, .. } => {
-                let (name, driver) = (name.clone(), "systemd".into());
-                ServiceRow { name, driver, running: *running, pid: None }
+                Running { name: name.clone(), driver: "systemd", unit_started: *running, pid: None }
             }
         }
     }
@@ -167,11 +195,11 @@ impl Driver {
 }
 
 async fn systemctl(verb: &str, unit: &str) -> Result<(), String> {
-    let output = Command::new("systemctl")
-        .args([verb, "--", unit])
-        .stdin(Stdio::null())
-        .output()
+    let mut command = Command::new("systemctl");
+    command.args([verb, "--", unit]).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(SYSTEMCTL_LIMIT, command.output())
         .await
+        .map_err(|_| format!("systemctl {verb} {unit} takes longer than {SYSTEMCTL_LIMIT:?}"))?
         .map_err(|error| format!("systemctl: {error}"))?;
     if output.status.success() {
         return Ok(());

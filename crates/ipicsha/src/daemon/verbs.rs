@@ -2,7 +2,8 @@
 
 use ipicsha_core::{admin::AdminCommand, id::RequestId, license::licensed_role};
 use ipicsha_link::Fingerprint;
-use ipicsha_records::Command;
+use ipicsha_records::{Command, Inspection};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -11,6 +12,7 @@ use super::{
     event::Event,
     event_loop::{Daemon, Waiter},
     licenses, persist,
+    services::Running,
     work::Task,
 };
 use crate::{
@@ -19,31 +21,70 @@ use crate::{
     exit::{Failure, Kind},
 };
 
+/// `databases.json`: what `protect` added, and what the configuration file named when it was last
+/// read, so that a block that is taken out there is noticed.
+#[derive(Default, Serialize, Deserialize)]
+struct Remembered {
+    added: Vec<DatabaseFile>,
+    configured: Vec<DatabaseFile>,
+}
+
 /// Databases of the configuration file and those that `protect` added.
+///
+/// # Errors
+/// Two of them share a name or a path, or one was taken out of the file without `unprotect`.
 pub(crate) fn protected_files(config: &Config) -> Result<Vec<DatabaseFile>, Failure> {
-    let mut files = config.file.databases.clone();
+    let configured = &config.file.databases;
     let path = config.state_file("databases.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let added: Vec<DatabaseFile> = serde_json::from_slice(&bytes).map_err(|error| {
-                Failure::new(Kind::Config, format!("{} is damaged: {error}", path.display()))
-                    .hinted("move it away, start the daemon, and protect the databases again")
-            })?;
-            files.extend(added.into_iter().filter(|file| !config.file.databases.contains(file)));
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+    let remembered: Remembered = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::new(Kind::Config, format!("{} is damaged: {error}", path.display()))
+                .hinted("move it away, start the daemon, and protect the databases again")
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Remembered::default(),
         Err(error) => {
             return Err(Failure::new(Kind::Failed, format!("{}: {error}", path.display())));
         }
-    }
-    for (index, file) in files.iter().enumerate() {
-        let again = |other: &DatabaseFile| other.common_name() == file.common_name();
-        if files[..index].iter().any(again) {
-            let message = format!("two databases are called {}", file.common_name());
-            return Err(Failure::new(Kind::Config, message).hinted("give each its own `name`"));
+    };
+    let mut files = configured.clone();
+    files.extend(remembered.added.into_iter().filter(|file| !configured.contains(file)));
+    // Taken out of the file: it keeps its triggers, and maybe its fence, until it is unprotected.
+    let same =
+        |a: &DatabaseFile, b: &DatabaseFile| a.common_name() == b.common_name() || a.path == b.path;
+    for gone in remembered.configured {
+        if !files.iter().any(|file| same(file, &gone)) {
+            tracing::warn!(
+                database = gone.common_name(),
+                "it is not in the configuration file any more and stays protected until `ipicsha unprotect db`"
+            );
+            files.push(gone);
         }
     }
+    for (index, file) in files.iter().enumerate() {
+        if let Some(other) = files[..index].iter().find(|other| same(other, file)) {
+            let message = format!(
+                "two databases share a name or a path: {} ({}) and {} ({})",
+                other.common_name(),
+                other.path.display(),
+                file.common_name(),
+                file.path.display()
+            );
+            return Err(
+                Failure::new(Kind::Config, message).hinted("give each its own `name` and `path`")
+            );
+        }
+    }
+    save_protected(config, &files)?;
     Ok(files)
+}
+
+fn save_protected(config: &Config, files: &[DatabaseFile]) -> Result<(), Failure> {
+    let (configured, added) =
+        files.iter().cloned().partition(|file| config.file.databases.contains(file));
+    let bytes = serde_json::to_vec_pretty(&Remembered { added, configured });
+    let path = config.state_file("databases.json");
+    persist::write_durably(&path, &bytes.map_err(anyhow::Error::from)?)
+        .map_err(|error| Failure::new(Kind::Failed, format!("{}: {error}", path.display())))
 }
 
 impl Daemon {
@@ -104,7 +145,8 @@ impl Daemon {
             schema: "ipicsha.status/1".into(),
             pair: self.node.status(clock::now()),
             databases: self.databases.rows(),
-            services: self.service_rows.borrow().clone(),
+            services: self.service_rows.borrow().iter().map(Running::row).collect(),
+            link_error: self.link_error.clone(),
             pending_repairs: self.databases.pending_repairs(),
             time_source: source
                 .and_then(|source| source.as_str().map(str::to_owned))
@@ -172,35 +214,27 @@ impl Daemon {
                 let _ = answer.send(Err(failure)); // the command line went away
                 return;
             }
-            let _ = events.send(Event::Protect(file, answer)).await; // the daemon ends
+            let inspection = inspected.ok().and_then(Result::ok);
+            let _ = events.send(Event::Protect(file, inspection, answer)).await; // the daemon ends
         });
     }
 
     /// The file is good: remember it and, with HA configured, take it in.
-    pub(crate) fn protect(&mut self, file: DatabaseFile) -> Answer {
+    pub(crate) fn protect(&mut self, file: DatabaseFile, inspection: Option<Inspection>) -> Answer {
         let name = file.common_name();
+        if self.databases.knows(&file) {
+            let message = format!("{name} is already protected");
+            return Err(Failure::new(Kind::Refused, message).hinted("`ipicsha ha-status` shows it"));
+        }
+        let mut files = self.databases.files();
+        files.push(file.clone());
+        save_protected(&self.config, &files)?;
         self.databases.add(file, self.node.role());
-        self.save_protected()?;
+        if let Some(inspection) = inspection {
+            self.databases.inspected(&name, Ok(inspection));
+        }
         let row = self.databases.rows().into_iter().find(|row| row.name == name);
         value(&row)
-    }
-
-    fn save_protected(&self) -> Result<(), Failure> {
-        let added: Vec<DatabaseFile> = self
-            .databases
-            .names(None)
-            .into_iter()
-            .filter_map(|name| {
-                let path = self.databases.path(&name)?;
-                let named = (path.as_os_str() != name.as_str()).then_some(name);
-                Some(DatabaseFile { path, name: named })
-            })
-            .filter(|file| !self.config.file.databases.contains(file))
-            .collect();
-        let bytes = serde_json::to_vec_pretty(&added).map_err(anyhow::Error::from)?;
-        let path = self.config.state_file("databases.json");
-        persist::write_durably(&path, &bytes)
-            .map_err(|error| Failure::new(Kind::Failed, format!("{}: {error}", path.display())))
     }
 
     fn unprotect(&mut self, name: &str, answer: oneshot::Sender<Answer>) {
@@ -213,11 +247,13 @@ impl Daemon {
         let note = self.config.file.databases.iter().any(in_file).then_some(
             "it stands in the configuration file too: remove it there, or it is protected again at the next start",
         );
-        let worker = self.databases.take(&name).flatten();
-        if let Err(failure) = self.save_protected() {
+        let mut files = self.databases.files();
+        files.retain(|file| file.common_name() != name);
+        if let Err(failure) = save_protected(&self.config, &files) {
             let _ = answer.send(Err(failure)); // the command line went away
             return;
         }
+        let worker = self.databases.take(&name).flatten();
         let done = json!({ "result": "done", "note": note });
         let Some(worker) = worker else {
             let _ = answer.send(Ok(done)); // the command line went away
@@ -233,7 +269,7 @@ impl Daemon {
     }
 }
 
-pub(crate) fn value<T: serde::Serialize>(value: &T) -> Answer {
+pub(crate) fn value<T: Serialize>(value: &T) -> Answer {
     Ok(serde_json::to_value(value).map_err(anyhow::Error::from)?)
 }
 
