@@ -257,17 +257,20 @@ impl Error {
             }
             Self::Itself { .. } => "give the address of the partner",
             Self::Protocol { .. } => "check that both servers run the same version of ipicsha",
+            Self::Tls { .. } | Self::Frame { .. } => {
+                "check that the address and port are those of the partner's ipicsha daemon"
+            }
+            Self::HelloRefused { .. } | Self::TrustRefused { .. } => {
+                "remove the cause that the partner names, then try again"
+            }
+            Self::Lost { .. } | Self::ClosedEarly { .. } => {
+                "try again; if it happens again, look at the log of the partner's daemon"
+            }
             Self::Certificate(_)
-            | Self::Tls { .. }
-            | Self::HelloRefused { .. }
             | Self::HelloNotAccepted { .. }
-            | Self::Lost { .. }
-            | Self::ClosedEarly { .. }
-            | Self::Frame { .. }
             | Self::TrustChanged { .. }
             | Self::Superseded { .. }
             | Self::NotProven { .. }
-            | Self::TrustRefused { .. }
             | Self::TrustNotAccepted { .. } => return None,
         })
     }

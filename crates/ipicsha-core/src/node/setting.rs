@@ -9,7 +9,7 @@ use crate::{
     id::RequestId,
     io::Output,
     license::LicensedRole,
-    message::Report,
+    message::{DataReport, Report},
     state::{Reason, Role},
     time::Now,
 };
@@ -121,6 +121,7 @@ impl Node {
         let own_rank = self.licensed.as_ref().ok().copied();
         self.state.configured_as = own_rank.or(partner_rank.map(LicensedRole::other));
         self.count_from = now.mono;
+        self.data = DataReport::default(); // what was measured before does not count for the pair
         self.persist();
         self.outputs.push_back(Output::Capture(true));
         let partner_active =

@@ -191,7 +191,7 @@ impl Daemon {
         }
     }
 
-    fn measure(&mut self) {
+    pub(crate) fn measure(&mut self) {
         self.databases.tick();
         self.end_quiet_repairs();
         let report = self.databases.report();

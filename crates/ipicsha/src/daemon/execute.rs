@@ -35,6 +35,7 @@ impl Daemon {
                 if let Some(rank) = self.node.persisted().configured_as {
                     self.databases.install(rank);
                 }
+                self.measure();
             }
             Output::Capture(false) => self.databases.remove_all(),
             Output::Activate => {

@@ -88,6 +88,13 @@ impl Link {
     }
 }
 
+/// Why the last attempts failed, and how many in a row for the same reason.
+#[derive(Default)]
+struct Complaint {
+    text: String,
+    times: u32,
+}
+
 struct Dialler {
     context: LinkContext,
     partner: Partner,
@@ -102,11 +109,11 @@ impl Dialler {
     async fn run_borrowed<T: Message>(&self, messages: &mut mpsc::Receiver<T>) {
         let seed = super::persist::random().unwrap_or_default();
         let mut backoff = self.backoff(seed);
-        let mut complaint = String::new();
+        let mut complaint = Complaint::default();
         loop {
             match dropping(messages, self.connect()).await {
                 Ok(sender) => {
-                    complaint.clear();
+                    complaint = Complaint::default();
                     let since = tokio::time::Instant::now();
                     self.announce(true).await;
                     self.carry(sender, messages).await;
@@ -191,11 +198,18 @@ impl Dialler {
     }
 
     /// One line for each new cause; the same one again is not news.
-    async fn complain(&self, error: &Error, last: &mut String) {
+    async fn complain(&self, error: &Error, last: &mut Complaint) {
         let text = error.to_string();
-        if *last == text || self.channel == Channel::Data {
+        if self.channel == Channel::Data {
             return;
         }
+        // Seen twice in a row it is no passing state, as while the partner stores a new trust.
+        let times = if last.text == text { last.times.saturating_add(1) } else { 1 };
+        *last = Complaint { text, times };
+        if times != 2 {
+            return;
+        }
+        let text = &last.text;
         let partner = &self.partner.name;
         if matches!(error, Error::Unreachable { .. } | Error::Timeout { .. }) {
             tracing::info!(partner, error = text, "the partner does not answer");
@@ -203,8 +217,8 @@ impl Dialler {
             let next = error.next_step().unwrap_or("");
             tracing::warn!(partner, error = text, next, "no connection");
         }
-        last.clone_from(&text);
-        let _ = self.context.events.send(Event::LinkTrouble(Some(text))).await; // the daemon ends
+        // A closed channel means that the daemon ends.
+        let _ = self.context.events.send(Event::LinkTrouble(Some(text.clone()))).await;
     }
 }
 

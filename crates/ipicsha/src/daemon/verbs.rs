@@ -233,6 +233,7 @@ impl Daemon {
         if let Some(inspection) = inspection {
             self.databases.inspected(&name, Ok(inspection));
         }
+        self.measure();
         let row = self.databases.rows().into_iter().find(|row| row.name == name);
         value(&row)
     }
@@ -254,6 +255,7 @@ impl Daemon {
             return;
         }
         let worker = self.databases.take(&name).flatten();
+        self.measure();
         let done = json!({ "result": "done", "note": note });
         let Some(worker) = worker else {
             let _ = answer.send(Ok(done)); // the command line went away
