@@ -1,0 +1,98 @@
+//! What the configuration files of a test pair say.
+
+use std::path::Path;
+
+use crate::net::{Network, Side};
+
+/// Name of the database that pairs have unless a test says otherwise.
+pub const BOARD: &str = "board";
+
+/// Builder of the configuration of both servers. The start is the `fast` profile with D = 1 s.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    profile: &'static str,
+    interval_seconds: f64,
+    missed_count: u32,
+    time_source: [&'static str; 2],
+    auto_heal: bool,
+    services: [String; 2],
+    /// Names of the protected databases.
+    pub(crate) databases: Vec<String>,
+}
+
+impl Settings {
+    /// 0.2 s x 5, so D is one second.
+    pub fn fast() -> Self {
+        Self {
+            profile: "fast",
+            interval_seconds: 0.2,
+            missed_count: 5,
+            time_source: ["assume-synced"; 2],
+            auto_heal: true,
+            services: [String::new(), String::new()],
+            databases: vec![BOARD.into()],
+        }
+    }
+
+    /// The reference's ranges, at their smallest: 5 s x 5 (spec A8).
+    pub fn slowest() -> Self {
+        Self { profile: "standard", interval_seconds: 5.0, ..Self::fast() }
+    }
+
+    /// D.
+    pub fn takeover_after_ms(&self) -> i64 {
+        (self.interval_seconds * f64::from(self.missed_count) * 1000.0).round() as i64
+    }
+
+    /// One heartbeat.
+    pub fn interval_ms(&self) -> i64 {
+        (self.interval_seconds * 1000.0).round() as i64
+    }
+
+    /// Who vouches for the clock of one server.
+    #[must_use]
+    pub fn time_source(mut self, side: Side, source: &'static str) -> Self {
+        self.time_source[side as usize] = source;
+        self
+    }
+
+    /// Whether a server that wrote nothing during a split steps back by itself.
+    #[must_use]
+    pub fn auto_heal(mut self, on: bool) -> Self {
+        self.auto_heal = on;
+        self
+    }
+
+    /// A `[[service]]` block of one server; `HOME` in it stands for the server's folder.
+    #[must_use]
+    pub fn service(mut self, side: Side, block: &str) -> Self {
+        self.services[side as usize].push_str(block);
+        self
+    }
+
+    /// Other databases than the board.
+    #[must_use]
+    pub fn databases(mut self, names: &[&str]) -> Self {
+        self.databases = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// The configuration file of one server whose files are in `home`.
+    pub(crate) fn text(&self, side: Side, home: &Path, network: &Network) -> String {
+        let home = home.display();
+        format!(
+            "[server]\nname = {name:?}\nlisten = {listen:?}\nstate_directory = \"{home}/state\"\n\
+             socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\n\
+             [heartbeat]\nprofile = {profile:?}\ninterval_seconds = {interval:?}\nmissed_count = {count}\n\n\
+             [time]\nsource = {source:?}\n\n{services}",
+            name = side.name(),
+            listen = network.address(side),
+            auto_heal = self.auto_heal,
+            profile = self.profile,
+            interval = self.interval_seconds,
+            count = self.missed_count,
+            source = self.time_source[side as usize],
+            services = self.services[side as usize].replace("HOME", &home.to_string()),
+        )
+    }
+}
