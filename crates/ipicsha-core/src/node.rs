@@ -243,6 +243,7 @@ impl Node {
         self.consider_takeover(now);
         self.consider_auto_heal(now);
         self.consider_retry(now);
+        self.consider_log(now);
         self.settle_gate(now);
         let changed = self.record_changes(now);
         if changed || now.mono >= self.next_beat {

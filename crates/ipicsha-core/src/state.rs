@@ -150,6 +150,9 @@ pub struct PersistedState {
     pub split_brain: Option<SplitBrain>,
     /// A split brain ended and the databases were not repaired since.
     pub repair_due: bool,
+    /// When HA was unconfigured because a transaction log was nearly full; until HA is configured
+    /// anew (spec C4).
+    pub log_full: Option<WallTime>,
     /// Last time the partner was heard, by this server's wall clock.
     pub last_contact: Option<WallTime>,
 }
@@ -165,6 +168,7 @@ impl Default for PersistedState {
             epoch: Epoch::default(),
             split_brain: None,
             repair_due: false,
+            log_full: None,
             last_contact: None,
         }
     }

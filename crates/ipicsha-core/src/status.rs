@@ -26,6 +26,8 @@ pub enum Alarm {
     VersionDiffers,
     /// Transaction log at 75 % or more (spec C4).
     LogFilling,
+    /// A transaction log reached 90 % and HA was unconfigured (spec C4).
+    LogFull,
     /// A database cannot follow.
     DatabaseHeld,
     /// Writes or services could not be opened or closed.
@@ -62,6 +64,10 @@ impl Alarm {
             Self::TimeNotSynced => "this server has no time synchronisation".into(),
             Self::VersionDiffers => "the servers run different versions".into(),
             Self::LogFilling => "a transaction log is filled to 75 % or more".into(),
+            Self::LogFull => {
+                "a transaction log reached 90 %: HA unconfigured itself so that applications go on"
+                    .into()
+            }
             Self::DatabaseHeld => "a database cannot be replicated".into(),
             Self::RoleChangeFailed { cause } => format!("a role change went wrong: {cause}"),
             Self::TakeoverNeeded { cause } => {
@@ -154,6 +160,9 @@ impl Alarm {
                 "correct the clock that is wrong and enable NTP on both servers; records are queued until then",
             ),
             Self::DatabaseHeld => Some("see the hold in the list of databases and do what it says"),
+            Self::LogFull => Some(
+                "bring PARTNER back, then configure HA anew: `ipicsha configure`; the databases are compared then",
+            ),
             Self::LogFilling => Some(
                 "bring PARTNER back so that the transaction log can drain before it reaches 90 %",
             ),

@@ -14,7 +14,19 @@ use crate::{
     time::Now,
 };
 
+/// From here on the log would soon be full.
+const LOG_FULL_PERCENT: u8 = 90;
+
 impl Node {
+    /// At 90 % of a transaction log HA ends by itself: the application is never blocked (spec C4).
+    pub(super) fn consider_log(&mut self, now: Now) {
+        let full = self.data.measured && self.data.log_used_percent >= LOG_FULL_PERCENT;
+        if full && self.state.ha.config.is_some() {
+            self.state.log_full = Some(now.wall);
+            self.put_setting(now, None);
+        }
+    }
+
     /// Everything that must hold before HA is configured.
     pub(super) fn may_configure(&self, now: Now) -> Result<(), Refusal> {
         if self.state.partner.is_none() {
@@ -70,16 +82,21 @@ impl Node {
         request: RequestId,
         config: Option<HaConfig>,
     ) {
-        let known = self.partner.report.as_ref().map_or(0, |report| report.ha.version);
-        let was = self.state.ha.config.take();
-        self.state.ha.version = self.state.ha.version.max(known) + 1;
-        self.state.ha.config = config;
-        if self.connected(now.mono) {
+        let connected = self.connected(now.mono);
+        self.put_setting(now, config);
+        if connected {
             let limit = now.mono + self.takeover_after().max(CONFIRMATION);
             self.pending_setting = Some((request, limit));
         } else {
             self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Unconfirmed)));
         }
+    }
+
+    fn put_setting(&mut self, now: Now, config: Option<HaConfig>) {
+        let known = self.partner.report.as_ref().map_or(0, |report| report.ha.version);
+        let was = self.state.ha.config.take();
+        self.state.ha.version = self.state.ha.version.max(known) + 1;
+        self.state.ha.config = config;
         self.apply_setting(now, was.is_some());
         self.next_beat = now.mono;
     }
@@ -121,6 +138,7 @@ impl Node {
         let own_rank = self.licensed.as_ref().ok().copied();
         self.state.configured_as = own_rank.or(partner_rank.map(LicensedRole::other));
         self.count_from = now.mono;
+        self.state.log_full = None;
         self.data = DataReport::default(); // what was measured before does not count for the pair
         self.persist();
         self.outputs.push_back(Output::Capture(true));

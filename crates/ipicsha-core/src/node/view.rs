@@ -99,6 +99,7 @@ impl Node {
         raise(configured && self.time_synced == Some(false), Alarm::TimeNotSynced);
         raise(configured && self.version_differs(), Alarm::VersionDiffers);
         raise(configured && self.data.log_used_percent >= 75, Alarm::LogFilling);
+        raise(self.state.log_full.is_some(), Alarm::LogFull);
         raise(configured && self.data.held > 0, Alarm::DatabaseHeld);
         raise(self.state.repair_due, Alarm::RepairDue);
         if let Some(cause) = &self.failure {
@@ -254,7 +255,7 @@ impl Node {
         if self.state.partner.is_none() {
             return "set up trust: `ipicsha trust set PARTNER_ADDRESS`".into();
         }
-        if self.state.ha.config.is_none() {
+        if self.state.ha.config.is_none() && self.state.log_full.is_none() {
             return "configure HA: `ipicsha configure`".into();
         }
         let alarms = self.current_alarms(now);

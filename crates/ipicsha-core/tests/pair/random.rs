@@ -157,7 +157,10 @@ fn run_seed(seed: u64, show: bool) -> (u64, u64) {
     match result {
         Ok(counts) => counts,
         Err(panic) => {
-            eprintln!("seed {seed} fails; replay it with: just sim {seed}");
+            eprintln!(
+                "seed {seed} fails; replay it with: IPICSHA_SIM_SEED={seed} cargo nextest run -p \
+                 ipicsha-core --test pair --no-capture one_seed"
+            );
             std::panic::resume_unwind(panic)
         }
     }

@@ -7,6 +7,7 @@ use ipicsha_core::{
     admin::{AdminCommand, AdminReply, Refusal},
     config::{HaConfig, PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
+    status::Alarm,
 };
 
 use crate::world::{PRIMARY, SECONDARY, World, fast, micros, pair_name};
@@ -277,6 +278,30 @@ fn spec_d2_clocks_31_s_apart_hold_the_records_and_resume() {
     world.run(SECOND);
     assert_eq!(world.status_line(PRIMARY), "Ready");
     assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
+}
+
+#[test]
+fn spec_c4_at_90_percent_ha_unconfigures_itself_and_the_application_goes_on() {
+    let mut world = pair();
+    world.servers[PRIMARY].capacity = 100;
+    world.crash(SECONDARY);
+    world.run(2 * SECOND);
+    let alarmed = |world: &World, alarm: &Alarm| world.alarms(PRIMARY).contains(alarm);
+    for written in 1..=95 {
+        assert!(world.write(PRIMARY), "write {written} was refused");
+        world.run(SECOND / 2);
+        assert_eq!(alarmed(&world, &Alarm::LogFilling), (75..90).contains(&written), "{written}");
+        assert_eq!(alarmed(&world, &Alarm::LogFull), written >= 90, "{written}");
+        assert_eq!(world.role(PRIMARY).is_none(), written >= 90, "{written}");
+    }
+    world.start(SECONDARY);
+    world.run(3 * SECOND);
+    assert_eq!(world.role(SECONDARY), None, "the partner learns of it");
+    world.servers[PRIMARY].capacity = 1_000_000;
+    world.ask(PRIMARY, AdminCommand::Configure(config()));
+    world.run(3 * SECOND);
+    assert_eq!(world.status_line(PRIMARY), "Ready");
+    assert!(!alarmed(&world, &Alarm::LogFull));
 }
 
 #[test]

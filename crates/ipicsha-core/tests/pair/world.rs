@@ -10,6 +10,7 @@ use ipicsha_core::{
     license::{Feature, License},
     message::{Control, DataReport},
     state::{NodeState, PersistedState, Role},
+    status::Alarm,
     time::{MonoTime, Now, WallTime},
     trust::Partner,
 };
@@ -71,6 +72,8 @@ pub(crate) struct Server {
     pub(crate) last_heard: Option<MonoTime>,
     pub(crate) replies: BTreeMap<u64, Result<AdminReply, Refusal>>,
     pub(crate) time_synced: bool,
+    /// Changes the transaction log holds.
+    pub(crate) capacity: u64,
     /// Opening and closing of writes fails.
     pub(crate) stuck: bool,
 }
@@ -136,6 +139,7 @@ impl World {
             last_heard: None,
             replies: BTreeMap::new(),
             time_synced: true,
+            capacity: 1_000_000,
             stuck: false,
         };
         let servers = [server(0), server(1)];
@@ -261,6 +265,11 @@ impl World {
     pub(crate) fn state(&self, at: usize) -> Option<NodeState> {
         let status = self.servers[at].node.as_ref()?.status(self.clock(at));
         status.servers[0].state
+    }
+
+    pub(crate) fn alarms(&self, at: usize) -> Vec<Alarm> {
+        let clock = self.clock(at);
+        self.servers[at].node.as_ref().map_or_else(Vec::new, |n| n.status(clock).alarms)
     }
 
     pub(crate) fn status_line(&self, at: usize) -> String {
@@ -408,7 +417,8 @@ impl World {
             synced: true,
             attached: true,
             unacknowledged: self.servers[at].store.unacknowledged(),
-            log_used_percent: 1,
+            log_used_percent: (self.servers[at].store.unacknowledged() * 100
+                / self.servers[at].capacity) as u8,
             held: 0,
         };
         self.input(at, Input::Data(report));

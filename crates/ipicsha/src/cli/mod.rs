@@ -74,6 +74,12 @@ enum Verb {
         #[arg(long)]
         db: Option<String>,
     },
+    /// Prove that the databases of both servers are equal, and change nothing: exit 0, or 7
+    Verify {
+        /// Only this database
+        #[arg(long)]
+        db: Option<String>,
+    },
     /// Versions of records that lost against newer ones
     #[command(subcommand)]
     Conflicts(ConflictsVerb),
@@ -246,6 +252,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         | Verb::Failover { .. }
         | Verb::GoStandby
         | Verb::Repair { .. }
+        | Verb::Verify { .. }
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }
         | Verb::History { .. } => verbs::remote(&cli.verb, &cli.config, cli.json, cli.yes),

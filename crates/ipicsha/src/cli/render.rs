@@ -175,6 +175,28 @@ pub(crate) fn repair(value: Value, json: bool, dry_run: bool) -> Result<ExitCode
     Ok(if left { ExitCode::from(Kind::Attention.code()) } else { ExitCode::SUCCESS })
 }
 
+/// `verify`: equal or not; exit 7 when something differs or could not be compared.
+pub(crate) fn verify(value: Value, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        raw(&value);
+    }
+    let outcomes: Vec<RepairOutcome> = parse(value)?;
+    let equal = |outcome: &RepairOutcome| outcome.report.as_ref().is_some_and(|r| r.found() == 0);
+    for outcome in outcomes.iter().filter(|_| !json) {
+        match &outcome.report {
+            Some(report) if report.found() == 0 => {
+                println!("{}: equal, {} rows compared", outcome.database, report.rows_compared);
+            }
+            Some(_) | None => print_outcome(outcome, true),
+        }
+    }
+    let whole = outcomes.iter().all(equal);
+    if !json && !whole {
+        println!("Nothing was changed. To mend it: ipicsha repair");
+    }
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(Kind::Attention.code()) })
+}
+
 fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
     if let Some(error) = &outcome.error {
         println!("{}: not done: {error}", outcome.database);

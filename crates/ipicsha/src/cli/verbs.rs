@@ -47,6 +47,9 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
     if let Verb::Repair { dry_run, .. } = verb {
         return render::repair(value, json, *dry_run);
     }
+    if let Verb::Verify { .. } = verb {
+        return render::verify(value, json);
+    }
     if json {
         render::raw(&value);
         return Ok(ExitCode::SUCCESS);
@@ -68,6 +71,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Unprotect(_)
         | Verb::GoStandby
         | Verb::Repair { .. }
+        | Verb::Verify { .. }
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
         | Verb::Config(_)
@@ -108,6 +112,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         Verb::Repair { dry_run, db } => {
             Request::Work(Work::Repair { dry_run: *dry_run, database: db.clone() })
         }
+        Verb::Verify { db } => Request::Work(Work::Repair { dry_run: true, database: db.clone() }),
         Verb::Conflicts(verb) => Request::Work(Work::Conflicts(conflicts(verb))),
         Verb::History { limit } => Request::Look(Look::History { limit: *limit }),
         Verb::HaStatus { .. } | Verb::Daemon | Verb::Config(_) | Verb::Demo { .. } => {
@@ -146,6 +151,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Update(_)
         | Verb::Protect(_)
         | Verb::Unprotect(_)
+        | Verb::Verify { .. }
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }
         | Verb::History { .. }
