@@ -16,6 +16,7 @@ pub struct Settings {
     time_source: [&'static str; 2],
     auto_heal: bool,
     services: [String; 2],
+    log_capacity: u64,
     /// Names of the protected databases.
     pub(crate) databases: Vec<String>,
 }
@@ -30,6 +31,7 @@ impl Settings {
             time_source: ["assume-synced"; 2],
             auto_heal: true,
             services: [String::new(), String::new()],
+            log_capacity: 1_000_000,
             databases: vec![BOARD.into()],
         }
     }
@@ -53,6 +55,13 @@ impl Settings {
     #[must_use]
     pub fn time_source(mut self, side: Side, source: &'static str) -> Self {
         self.time_source[side as usize] = source;
+        self
+    }
+
+    /// Changes that the transaction log of each database holds.
+    #[must_use]
+    pub fn log_capacity(mut self, changes: u64) -> Self {
+        self.log_capacity = changes;
         self
     }
 
@@ -84,7 +93,7 @@ impl Settings {
             "[server]\nname = {name:?}\nlisten = {listen:?}\nstate_directory = \"{home}/state\"\n\
              socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\n\
              [heartbeat]\nprofile = {profile:?}\ninterval_seconds = {interval:?}\nmissed_count = {count}\n\n\
-             [time]\nsource = {source:?}\n\n{services}",
+             [time]\nsource = {source:?}\n\n[log]\ncapacity_entries = {capacity}\n\n{services}",
             name = side.name(),
             listen = network.address(side),
             auto_heal = self.auto_heal,
@@ -92,6 +101,7 @@ impl Settings {
             interval = self.interval_seconds,
             count = self.missed_count,
             source = self.time_source[side as usize],
+            capacity = self.log_capacity,
             services = self.services[side as usize].replace("HOME", &home.to_string()),
         )
     }

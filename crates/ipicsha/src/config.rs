@@ -220,8 +220,8 @@ impl Config {
         if file.server.name.is_empty() || file.server.name.len() > 63 {
             return Err(wrong("server.name", "1 to 63 characters".into(), "choose another name"));
         }
-        if !(1024..=1_000_000_000).contains(&file.log.capacity_entries) {
-            return Err(wrong("log.capacity_entries", "1024 to 1000000000".into(), range));
+        if !(4096..=1_000_000_000).contains(&file.log.capacity_entries) {
+            return Err(wrong("log.capacity_entries", "4096 to 1000000000".into(), range));
         }
         check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
