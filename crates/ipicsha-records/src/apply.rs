@@ -20,6 +20,7 @@ use crate::{
     journal::{Journal, JournalKind, Loser},
     log::{Dirty, Record, read_row, supersede},
     place::{self, Rule, Write},
+    sequence,
 };
 
 /// What every application of changes needs beside the database.
@@ -103,6 +104,12 @@ pub(crate) fn apply_batch(
         losers.extend(place::execute(database, &writes, &rule)?.losers);
         for (_, seq) in &superseded {
             supersede(&database.writer, *seq).at(&database.path)?;
+        }
+        for (index, last) in &batch.sequences {
+            let captured = table_of(database, batch, *index)?;
+            if captured.table.autoincrement {
+                sequence::rise(&database.writer, &captured.table.name, *last).at(&database.path)?;
+            }
         }
         if !losers.is_empty() {
             setting.journal.store(setting.name, &losers)?;

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipicsha_core::data::Standing;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     error::{AtPath as _, Error, is_busy},
     fence,
     schema::{self, Schema, SkippedTable},
+    sequence,
 };
 
 /// Steps of the loop for the write lock; waiting by busy timeout starves among many writers.
@@ -45,6 +47,13 @@ pub(crate) struct Database {
     schema_version: i64,
     pub(crate) fence_closed: bool,
     capacity: u64,
+}
+
+/// Whether the partner may have changes that never came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unshipped {
+    Nothing,
+    Possible,
 }
 
 /// What a look at the schema found.
@@ -82,12 +91,12 @@ impl Database {
             fence_closed: false,
             capacity,
         };
-        database.take(seen)?;
+        database.take(seen);
         database.check_inode()?;
         Ok(database)
     }
 
-    fn take(&mut self, seen: Seen) -> Result<(), Error> {
+    fn take(&mut self, seen: Seen) {
         let Seen { installed, schema, fence_closed, version } = seen;
         (self.fence_closed, self.schema_version) = (fence_closed, version);
         self.by_name = installed.tables.iter().map(|c| (c.table.name.clone(), c.t)).collect();
@@ -96,13 +105,11 @@ impl Database {
         self.key_columns = installed.key_columns;
         self.skipped = schema.skipped;
         self.warnings = schema.warnings;
-        if !installed.uncaptured.is_empty() {
-            // Its triggers were gone for a while, so what the log says of it is not everything.
-            tracing::warn!(tables = ?installed.uncaptured, path = %self.path.display(),
-                "triggers were missing and are installed again; the database is compared anew");
-            self.update_meta(|meta| meta.synced = false)?;
+        if !installed.rewritten.is_empty() {
+            // What the log says of them is not everything.
+            tracing::info!(tables = ?installed.rewritten, path = %self.path.display(),
+                "tables are new, rebuilt or renumbered; they are compared");
         }
-        Ok(())
     }
 
     /// A copy of the file is another history: positions in the old one mean nothing in it.
@@ -179,22 +186,64 @@ impl Database {
         }
         let before = self.fingerprint();
         let seen = install(&self.writer, &self.path, self.capacity)?;
-        let uncaptured = !seen.installed.uncaptured.is_empty();
-        self.take(seen)?;
-        let same = before == self.fingerprint() && !uncaptured;
+        self.take(seen);
+        // A table that was rewritten has another number now.
+        let same = before == self.fingerprint();
         Ok(if same { SchemaCheck::Same } else { SchemaCheck::Changed })
+    }
+
+    /// Whether this snapshot has the schema the tables were read from: a renumbered or rebuilt table
+    /// must not be read by the keys of the old one.
+    pub(crate) fn is_current(&self, db: &Connection) -> Result<bool, Error> {
+        Ok(schema_version(db).at(&self.path)? == self.schema_version)
+    }
+
+    /// Stores whose contents of these tables count.
+    pub(crate) fn set_standing(&mut self, tables: &[u32], standing: Standing) -> Result<(), Error> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.transaction(PATIENT, |db| {
+            tables
+                .iter()
+                .try_for_each(|t| capture::write_standing(&db.writer, *t, standing))
+                .at(&db.path)
+        })?;
+        self.note_standing(tables, standing);
+        Ok(())
+    }
+
+    /// The same once it is committed elsewhere.
+    pub(crate) fn note_standing(&mut self, tables: &[u32], standing: Standing) {
+        for t in tables {
+            if let Some(captured) = self.tables.get_mut(t) {
+                captured.standing = standing;
+            }
+        }
     }
 
     fn fingerprint(&self) -> Vec<(u32, [u8; 16])> {
         self.tables.values().map(|captured| (captured.t, captured.table.hash)).collect()
     }
 
-    /// Puts the fence up or takes it down.
-    pub(crate) fn set_fence(&mut self, closed: bool, patience: Duration) -> Result<(), Error> {
+    /// Puts the fence up or takes it down. `unshipped`: the partner may have given out ids whose
+    /// records never came here.
+    pub(crate) fn set_fence(
+        &mut self,
+        closed: bool,
+        unshipped: Unshipped,
+        patience: Duration,
+    ) -> Result<(), Error> {
         if self.fence_closed == closed {
             return Ok(());
         }
-        let version = self.transaction(patience, |db| db.change_fence(closed))?;
+        let known = self.meta.applied.is_some();
+        let version = self.transaction(patience, |db| {
+            if !closed && known && unshipped == Unshipped::Possible {
+                sequence::leave_out(db)?;
+            }
+            db.change_fence(closed)
+        })?;
         self.after_fence(closed, version);
         Ok(())
     }

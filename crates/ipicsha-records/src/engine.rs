@@ -18,13 +18,14 @@ use crate::{
     apply::Setting,
     compare::Follower,
     comparing::Leading,
-    database::{self, Database, PATIENT, SchemaCheck},
+    database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
     error::Error,
     journal::Journal,
     log::{Dirty, Record},
     report::Reporter,
     schema::SkippedTable,
+    session::Masters,
     status::Event,
     switchover::Switchover,
     watch::{Alarm, Watch},
@@ -60,6 +61,8 @@ pub(crate) struct Attached {
     pub(crate) in_flight: VecDeque<Seq>,
     pub(crate) tables: BTreeSet<String>,
     pub(crate) held: Vec<SkippedTable>,
+    /// For the comparison this exchange begins with.
+    pub(crate) masters: Masters,
 }
 
 /// What can fail and be tried again.
@@ -303,7 +306,9 @@ impl Engine {
         }
         let mut database = Database::open(&self.config.path, self.config.capacity_entries)?;
         match self.writes {
-            Some(writes) => database.set_fence(writes == Writes::Closed, PATIENT)?,
+            Some(writes) => {
+                database.set_fence(writes == Writes::Closed, Unshipped::Possible, PATIENT)?;
+            }
             None => self.writes = database.fence_closed.then_some(Writes::Closed),
         }
         if let Some(journal) = &self.journal {
@@ -340,8 +345,13 @@ impl Engine {
     fn set_writes(&mut self, writes: Writes) -> Result<(), Error> {
         self.abandon("writes were opened or closed");
         self.writes = Some(writes);
+        let unshipped = match self.session {
+            // A planned switchover: the partner has shipped everything before it closed.
+            Session::Attached(_) => Unshipped::Nothing,
+            Session::Detached | Session::Attaching(_) => Unshipped::Possible,
+        };
         match &mut self.database {
-            Some(database) => database.set_fence(writes == Writes::Closed, PATIENT),
+            Some(database) => database.set_fence(writes == Writes::Closed, unshipped, PATIENT),
             None if self.wanted && !self.missing => {
                 let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
                 Err(Error::NotReady(hold))

@@ -10,19 +10,18 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, TableState},
+    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, Standing, TableState},
     id::Seq,
     license::LicensedRole,
 };
 
 use crate::{
     apply,
-    capture::write_behind,
-    database::{Database, PATIENT},
+    database::Database,
     engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
-    log::{self, Dirty},
-    seed,
+    log::{self, BATCH_ROWS, Dirty},
+    seed, sequence,
     session::{self, Agreement},
     status::{ConflictSummary, Event},
     worker::Writes,
@@ -70,9 +69,12 @@ impl Engine {
                 .map(|captured| TableState {
                     name: captured.table.name.clone(),
                     schema_hash: captured.table.hash,
-                    behind: captured.behind,
+                    standing: captured.standing,
+                    sequence: None,
                 })
                 .collect();
+            sequence::read_into(&database.reader, database, &mut attach.tables)
+                .at(&database.path)?;
         }
         Ok(attach)
     }
@@ -241,8 +243,15 @@ impl Engine {
             in_flight: VecDeque::new(),
             tables: agreement.tables,
             held: agreement.held,
+            masters: agreement.masters,
         });
-        if agreement.compare && self.config.rank == LicensedRole::Primary {
+        if let Some(database) = &mut self.database {
+            sequence::raise(database, &agreement.sequences)?;
+        }
+        let due = agreement.compare || !agreement.partial.is_empty();
+        if due && self.config.rank == LicensedRole::Primary {
+            let tables =
+                if agreement.compare { tables } else { agreement.partial.into_iter().collect() };
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let run = u64::try_from(since.as_micros()).unwrap_or(0);
             self.lead(run, true, true, tables, None)?;
@@ -280,16 +289,20 @@ impl Engine {
             let dirty = &mut self.dirty;
             let (name, from) = (&self.config.name, attached.sent_to);
             let read = self.unread;
+            let mut current = true;
             let batch = database.snapshot(|db| {
-                if read {
+                // Otherwise the next look reads the schema and attaches again.
+                current = database.is_current(db)?;
+                if read && current {
                     dirty.refresh(db, database)?;
                 }
-                if dirty.scanned_to() <= from {
+                if !current || dirty.scanned_to() <= from {
                     return Ok(None);
                 }
-                dirty.batch(db, database, &attached.tables, name, from).map(Some)
+                let limit = BATCH_ROWS;
+                dirty.batch(db, database, &attached.tables, name, from, limit).map(Some)
             })?;
-            self.unread = false;
+            self.unread = !current;
             let Some(batch) = batch else { break };
             if read || !synced {
                 self.wal.sync()?;
@@ -322,21 +335,12 @@ fn persist(database: &mut Database, agreement: &Agreement) -> Result<(), Error> 
     let held: Vec<u32> = database
         .tables
         .values()
-        .filter(|captured| !captured.behind && !agreement.tables.contains(&captured.table.name))
+        .filter(|captured| {
+            captured.standing == Standing::Even && !agreement.tables.contains(&captured.table.name)
+        })
         .map(|captured| captured.t)
         .collect();
-    if !held.is_empty() {
-        database.transaction(PATIENT, |database| {
-            held.iter()
-                .try_for_each(|t| write_behind(&database.writer, *t, true))
-                .at(&database.path)
-        })?;
-        for t in held {
-            if let Some(captured) = database.tables.get_mut(&t) {
-                captured.behind = true;
-            }
-        }
-    }
+    database.set_standing(&held, Standing::Behind)?;
     let (applied, compare) = (agreement.applied, agreement.compare);
     database.update_meta(|meta| {
         meta.applied = Some(applied);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{Batch, Change, Columns, Key, Row},
+    data::{Batch, Change, Columns, Key, Row, Value},
     id::{DatabaseName, Seq},
     time::WallTime,
 };
@@ -20,6 +20,7 @@ use crate::{
     capture::Captured,
     database::Database,
     error::{AtPath as _, Error},
+    sequence,
     value::{self, bind},
 };
 
@@ -52,12 +53,19 @@ pub(crate) struct Dirty {
     scanned_to: i64,
     by_record: HashMap<Record, i64>,
     by_seq: BTreeMap<i64, Pending>,
+    /// Tables with changes of records that have NULL in their key: no statement can name them.
+    nameless: BTreeSet<u32>,
 }
 
 impl Dirty {
     /// Everything behind `floor`, to be read by `refresh`.
     pub(crate) fn behind(floor: Seq) -> Self {
         Self { scanned_to: floor.0, ..Self::default() }
+    }
+
+    /// Tables with changes that cannot be sent.
+    pub(crate) fn nameless(&self) -> impl Iterator<Item = u32> {
+        self.nameless.iter().copied()
     }
 
     /// The newest entry read.
@@ -100,7 +108,11 @@ impl Dirty {
             }
             if let Some(captured) = database.tables.get(&entry.t) {
                 let key = value::read_columns(row, 4, captured.table.key.len())?;
-                self.take(db, captured, &entry, key)?;
+                if key.contains(&Value::Null) {
+                    self.nameless.insert(entry.t);
+                } else {
+                    self.take(db, captured, &entry, key)?;
+                }
             }
             self.scanned_to = entry.seq;
         }
@@ -147,6 +159,7 @@ impl Dirty {
         agreed: &BTreeSet<String>,
         name: &DatabaseName,
         from: Seq,
+        limit: usize,
     ) -> Result<Batch, Error> {
         let mut batch = Batch {
             database: name.clone(),
@@ -156,11 +169,12 @@ impl Dirty {
             base: database.meta.applied.map_or(Seq(0), |applied| applied.seq),
             tables: Vec::new(),
             rows: Vec::new(),
+            sequences: Vec::new(),
         };
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let mut bytes = 0;
         for (seq, pending) in self.by_seq.range(from.0 + 1..) {
-            if batch.rows.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
+            if batch.rows.len() >= limit || bytes >= BATCH_BYTES {
                 batch.to = batch.rows.last().map_or(from, |row| row.seq);
                 break;
             }
@@ -179,13 +193,14 @@ impl Dirty {
             });
             batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.wall, change });
         }
+        batch.sequences = sequence::of_batch(db, database, &batch.tables).at(&database.path)?;
         Ok(batch)
     }
 }
 
 fn size(change: &Change) -> usize {
     let (Change::Upsert(values) | Change::Delete(values)) = change;
-    values.iter().map(ipicsha_core::data::Value::size).sum::<usize>() + 16
+    values.iter().map(Value::size).sum::<usize>() + 16
 }
 
 struct Entry {
@@ -203,7 +218,7 @@ fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 pub(crate) fn read_row(
     db: &Connection,
     captured: &Captured,
-    key: &[ipicsha_core::data::Value],
+    key: &[Value],
 ) -> rusqlite::Result<Option<Columns>> {
     let mut statement = db.prepare_cached(&captured.table.sql.select)?;
     bind(&mut statement, 1, key)?;

@@ -4,14 +4,24 @@
 //! tables can follow. Pure, and symmetric: both servers come to matching results from the same two
 //! messages. Must not know SQLite or time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipicsha_core::{
-    data::{Applied, Attach},
+    data::{Applied, Attach, Standing},
     id::Seq,
 };
 
 use crate::schema::SkippedTable;
+
+/// Whose contents of a table count as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Master {
+    Mine,
+    Theirs,
+}
+
+/// By name of the table; where there is none, versions are merged.
+pub(crate) type Masters = BTreeMap<String, Master>;
 
 /// The outcome, for one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +30,14 @@ pub(crate) struct Agreement {
     pub(crate) send_from: Seq,
     /// Our stored position in the partner's log from now on.
     pub(crate) applied: Applied,
-    /// The contents may differ in more than what is queued.
+    /// The contents may differ in more than what is queued, in every table.
     pub(crate) compare: bool,
+    /// Only these tables may; empty when all are compared.
+    pub(crate) partial: BTreeSet<String>,
+    /// Tables of which one side's contents count as a whole.
+    pub(crate) masters: Masters,
+    /// Largest ids the partner has given out in AUTOINCREMENT tables.
+    pub(crate) sequences: Vec<(String, i64)>,
     /// Tables both can exchange.
     pub(crate) tables: BTreeSet<String>,
     /// Own tables that cannot follow.
@@ -36,11 +52,19 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let at_end = Applied { origin: their_log.origin, seq: their_log.last };
     let mut tables = BTreeSet::new();
     let mut held = Vec::new();
-    let mut behind = false;
+    let mut unequal = BTreeSet::new();
+    let mut masters = Masters::new();
+    let mut sequences = Vec::new();
     for table in &mine.tables {
         let reason = match theirs.tables.iter().find(|other| other.name == table.name) {
             Some(other) if other.schema_hash == table.schema_hash => {
-                behind |= table.behind || other.behind;
+                if (table.standing, other.standing) != (Standing::Even, Standing::Even) {
+                    unequal.insert(table.name.clone());
+                }
+                if let Some(master) = master(table.standing, other.standing) {
+                    masters.insert(table.name.clone(), master);
+                }
+                sequences.extend(other.sequence.map(|last| (table.name.clone(), last)));
                 tables.insert(table.name.clone());
                 continue;
             }
@@ -51,13 +75,35 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
         };
         held.push(SkippedTable { table: table.name.clone(), reason: reason.into() });
     }
+    let compare = !(sending && receiving && mine.synced && theirs.synced);
+    if compare {
+        unequal.clear();
+    }
     Some(Agreement {
         send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
         applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),
-        compare: !(sending && receiving && mine.synced && theirs.synced) || behind,
+        compare,
+        partial: unequal,
+        masters,
+        sequences,
         tables,
         held,
     })
+}
+
+/// The side that has rewritten its table as the active server counts; one that has done so as
+/// standby yields.
+fn master(mine: Standing, theirs: Standing) -> Option<Master> {
+    let weight = |standing| match standing {
+        Standing::Yields => 0,
+        Standing::Even | Standing::Behind => 1,
+        Standing::Counts => 2,
+    };
+    match weight(mine).cmp(&weight(theirs)) {
+        std::cmp::Ordering::Less => Some(Master::Theirs),
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => Some(Master::Mine),
+    }
 }
 
 #[cfg(test)]
@@ -84,8 +130,8 @@ mod tests {
         }
     }
 
-    fn table(name: &str, hash: u8, behind: bool) -> TableState {
-        TableState { name: name.into(), schema_hash: [hash; 16], behind }
+    fn table(name: &str, hash: u8, standing: Standing) -> TableState {
+        TableState { name: name.into(), schema_hash: [hash; 16], standing, sequence: None }
     }
 
     #[test]
@@ -124,15 +170,39 @@ mod tests {
     #[test]
     fn tables_are_agreed_by_name_and_schema_and_compared_when_one_was_behind() {
         let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
-        a.tables = vec![table("same", 1, false), table("new", 1, false), table("other", 1, false)];
-        b.tables = vec![table("same", 1, false), table("other", 2, false)];
+        let even = |name, hash| table(name, hash, Standing::Even);
+        a.tables = vec![even("same", 1), even("new", 1), even("other", 1)];
+        b.tables = vec![even("same", 1), even("other", 2)];
         let at_a = agree(&a, &b).unwrap();
         assert_eq!(at_a.tables, BTreeSet::from(["same".to_owned()]));
         assert_eq!(at_a.held.len(), 2);
-        assert!(!at_a.compare);
+        assert!(!at_a.compare && at_a.partial.is_empty());
         assert_eq!(agree(&b, &a).unwrap().tables, at_a.tables);
-        b.tables[0].behind = true;
-        assert!(agree(&a, &b).unwrap().compare && agree(&b, &a).unwrap().compare);
+        b.tables[0].standing = Standing::Behind;
+        for agreement in [agree(&a, &b).unwrap(), agree(&b, &a).unwrap()] {
+            assert_eq!(agreement.partial, BTreeSet::from(["same".to_owned()]));
+            assert!(agreement.masters.is_empty() && !agreement.compare);
+        }
+    }
+
+    #[test]
+    fn the_side_that_rewrote_a_table_as_the_active_one_counts() {
+        use Standing::{Behind, Counts, Even, Yields};
+        let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        for (at_a, at_b, a_counts) in [
+            (Counts, Even, Some(true)),
+            (Counts, Yields, Some(true)),
+            (Behind, Yields, Some(true)),
+            (Yields, Even, Some(false)),
+            (Counts, Counts, None),
+            (Yields, Yields, None),
+        ] {
+            (a.tables, b.tables) = (vec![table("t", 1, at_a)], vec![table("t", 1, at_b)]);
+            let seen = |mine, theirs| agree(mine, theirs).unwrap().masters.get("t").copied();
+            let side = |mine| if mine { Master::Mine } else { Master::Theirs };
+            assert_eq!(seen(&a, &b), a_counts.map(side), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&b, &a), a_counts.map(|a| side(!a)), "{at_a:?} {at_b:?}");
+        }
     }
 
     #[test]

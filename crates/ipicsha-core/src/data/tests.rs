@@ -28,9 +28,14 @@ fn changes() -> Vec<(Data, &'static str)> {
                 log: Some(LogExtent { origin: origin(7), first: Seq(3), last: Seq(9) }),
                 applied: Some(Applied { origin: origin(8), seq: Seq(4) }),
                 synced: true,
-                tables: vec![TableState { name: "t".into(), schema_hash: [1; 16], behind: true }],
+                tables: vec![TableState {
+                    name: "t".into(),
+                    schema_hash: [1; 16],
+                    standing: Standing::Behind,
+                    sequence: Some(-2),
+                }],
             }),
-            "01016401010707070707070707070707070707070702061201080808080808080808080808080808080208010101740101010101010101010101010101010101",
+            "010164010107070707070707070707070707070707020612010808080808080808080808080808080802080101017401010101010101010101010101010101010103",
         ),
         (
             Data::Schema {
@@ -68,8 +73,9 @@ fn changes() -> Vec<(Data, &'static str)> {
                         change: Change::Delete(key.clone()),
                     },
                 ],
+                sequences: vec![(0, 5)],
             }),
-            "03016407070707070707070707070707070707020206040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b",
+            "03016407070707070707070707070707070707020206040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a",
         ),
         (
             Data::Ack { database: database(), origin: origin(7), to: Seq(3) },
@@ -141,8 +147,9 @@ fn results() -> Vec<(Data, &'static str)> {
                 base: Seq(2),
                 found: found.clone(),
                 copies: vec![columns],
+                gone: vec![vec![Value::Null]],
             }),
-            "050164050704010203040501040002000000000000e03f040200ff01d804",
+            "050164050704010203040501040002000000000000e03f040200ff01d804010100",
         ),
         (
             compare(CompareStep::Done(RepairReport {

@@ -2,9 +2,11 @@
 
 mod apply;
 mod capture;
+mod identity;
 mod lifecycle;
 mod model;
 mod pair;
 mod repair;
+mod rewritten;
 mod support;
 mod switchover;

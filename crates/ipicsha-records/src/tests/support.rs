@@ -23,7 +23,7 @@ use crate::{
     JournalEntry, JournalFilter, Worker, WorkerConfig, Writes,
     apply::{Setting, apply_batch},
     database::Database,
-    log::Dirty,
+    log::{BATCH_ROWS, Dirty},
 };
 
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -368,17 +368,12 @@ impl Node {
         let (database, dirty) = (&self.database, &mut self.dirty);
         let tables = database.tables.values().map(|c| c.table.name.clone()).collect();
         let name = DatabaseName("app".into());
-        let mut batch = database
+        database
             .snapshot(|db| {
                 dirty.refresh(db, database)?;
-                dirty.batch(db, database, &tables, &name, from)
+                dirty.batch(db, database, &tables, &name, from, limit.min(BATCH_ROWS))
             })
-            .unwrap();
-        if batch.rows.len() > limit {
-            batch.rows.truncate(limit);
-            batch.to = batch.rows.last().unwrap().seq;
-        }
-        batch
+            .unwrap()
     }
 
     /// Applies up to `limit` rows of a batch.
