@@ -20,6 +20,7 @@ use crate::{
     database::Database,
     engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
+    fault::{self, Mutant},
     log::{self, BATCH_ROWS, Dirty},
     seed, sequence,
     session::{self, Agreement},
@@ -126,20 +127,7 @@ impl Engine {
         while attached.in_flight.front().is_some_and(|end| *end <= to) {
             attached.in_flight.pop_front();
         }
-        // Waiting messages were sent with the knowledge of their base: keep what is newer.
-        let bases = self.inbox.iter().filter_map(|data| match data {
-            Data::Batch(batch) => Some(batch.base),
-            Data::Compare {
-                step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
-                ..
-            } => Some(*base),
-            Data::Invite { .. }
-            | Data::Attach(_)
-            | Data::Schema { .. }
-            | Data::Ack { .. }
-            | Data::Compare { .. } => None,
-        });
-        self.dirty.prune(bases.fold(self.acked, Seq::min));
+        self.dirty.prune(floor(self.acked, &self.inbox));
         self.reporter.touch();
         Ok(())
     }
@@ -327,6 +315,27 @@ impl Engine {
             }));
         }
     }
+}
+
+/// Up to where own changes are forgotten: what waits to be applied was sent with the knowledge of
+/// its base, so what is newer must still be there to be compared with.
+pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>) -> Seq {
+    if fault::is(Mutant::TrimOnAck) {
+        return acked;
+    }
+    let bases = waiting.into_iter().filter_map(|data| match data {
+        Data::Batch(batch) => Some(batch.base),
+        Data::Compare {
+            step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
+            ..
+        } => Some(*base),
+        Data::Invite { .. }
+        | Data::Attach(_)
+        | Data::Schema { .. }
+        | Data::Ack { .. }
+        | Data::Compare { .. } => None,
+    });
+    bases.fold(acked, Seq::min)
 }
 
 /// Stores what was agreed, where it differs from what is stored. In steady state it does not, so

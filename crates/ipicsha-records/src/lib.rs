@@ -13,6 +13,7 @@ mod durable;
 mod engine;
 mod error;
 mod exchange;
+mod fault;
 mod fence;
 mod identity;
 mod inspect;

@@ -20,6 +20,7 @@ use crate::{
     capture::Captured,
     database::Database,
     error::{AtPath as _, Error},
+    fault::{self, Mutant},
     sequence,
     value::{self, bind},
 };
@@ -42,6 +43,20 @@ pub(crate) struct Pending {
     pub(crate) record: Record,
     pub(crate) key: Key,
     pub(crate) wall: WallTime,
+    /// Of the first change that is held, which nothing but a mutant may send.
+    #[cfg(test)]
+    first: WallTime,
+}
+
+impl Pending {
+    /// The stamp the record travels with.
+    fn stamp(&self) -> WallTime {
+        #[cfg(test)]
+        if fault::is(Mutant::FirstStamp) {
+            return self.first;
+        }
+        self.wall
+    }
 }
 
 /// Own changes the partner may not have applied: every record with its last entry.
@@ -136,10 +151,16 @@ impl Dirty {
             self.remove(&record);
             return Ok(());
         }
-        if let Some(before) = self.by_record.insert(record.clone(), entry.seq) {
-            self.by_seq.remove(&before);
-        }
-        let pending = Pending { record, key, wall: WallTime(entry.ms) };
+        let wall = WallTime(entry.ms);
+        let before = self.by_record.insert(record.clone(), entry.seq);
+        let _before = before.and_then(|before| self.by_seq.remove(&before));
+        let pending = Pending {
+            record,
+            key,
+            wall,
+            #[cfg(test)]
+            first: _before.map_or(wall, |before| before.first),
+        };
         self.by_seq.insert(entry.seq, pending);
         Ok(())
     }
@@ -175,7 +196,9 @@ impl Dirty {
         let mut bytes = 0;
         for (seq, pending) in self.by_seq.range(from.0 + 1..) {
             if batch.rows.len() >= limit || bytes >= BATCH_BYTES {
-                batch.to = batch.rows.last().map_or(from, |row| row.seq);
+                if !fault::is(Mutant::PointerPastUnsent) {
+                    batch.to = batch.rows.last().map_or(from, |row| row.seq);
+                }
                 break;
             }
             let Some(captured) = database.tables.get(&pending.record.0) else { continue };
@@ -191,7 +214,7 @@ impl Dirty {
                 batch.tables.push(captured.table.name.clone());
                 batch.tables.len() as u32 - 1
             });
-            batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.wall, change });
+            batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.stamp(), change });
         }
         batch.sequences = sequence::of_batch(db, database, &batch.tables).at(&database.path)?;
         Ok(batch)

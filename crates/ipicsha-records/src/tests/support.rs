@@ -314,7 +314,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(role: LicensedRole, schema: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Hundreds of histories: in memory where the system has such a place.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+        let directory = directory.unwrap();
         let path = directory.path().join("app.sqlite");
         sql(&path, schema);
         let database = Database::open(&path, 100_000).unwrap();
@@ -348,6 +351,20 @@ impl Node {
 
     pub(crate) fn path(&self) -> &Path {
         &self.database.path
+    }
+
+    /// The daemon dies and is started again; what it knew in memory is gone.
+    pub(crate) fn restart(&mut self) {
+        let path = self.database.path.clone();
+        self.database = Database::open(&path, 100_000).unwrap();
+        self.database.writer.execute_batch("PRAGMA synchronous=OFF").unwrap();
+    }
+
+    /// The application dies in the middle of a transaction and is started again.
+    pub(crate) fn kill_application(&mut self, statements: &str) {
+        self.app.execute_batch(&format!("BEGIN; {statements}")).unwrap();
+        self.app = application(&self.database.path);
+        self.app.execute_batch("PRAGMA synchronous=OFF").unwrap();
     }
 
     /// The application writes, at this moment of its clock.
