@@ -207,6 +207,10 @@ pub struct Attach {
     pub synced: bool,
     /// Replicated tables.
     pub tables: Vec<TableState>,
+    /// Hash over the schema as the application finds it.
+    pub schema: [u8; 16],
+    /// The application may write here.
+    pub open: bool,
 }
 
 /// Everything needed to build an empty copy of the application's database.

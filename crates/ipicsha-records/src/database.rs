@@ -21,7 +21,7 @@ use crate::{
     error::{AtPath as _, Error, is_busy},
     fence,
     schema::{self, Schema, SkippedTable},
-    sequence,
+    seed, sequence,
 };
 
 /// Steps of the loop for the write lock; waiting by busy timeout starves among many writers.
@@ -45,6 +45,9 @@ pub(crate) struct Database {
     pub(crate) warnings: Vec<String>,
     pub(crate) key_columns: usize,
     schema_version: i64,
+    user_version: i64,
+    /// Equal where the application finds the same schema.
+    pub(crate) digest: [u8; 16],
     pub(crate) fence_closed: bool,
     capacity: u64,
 }
@@ -88,6 +91,8 @@ impl Database {
             warnings: Vec::new(),
             key_columns: 1,
             schema_version: 0,
+            user_version: 0,
+            digest: [0; 16],
             fence_closed: false,
             capacity,
         };
@@ -97,8 +102,9 @@ impl Database {
     }
 
     fn take(&mut self, seen: Seen) {
-        let Seen { installed, schema, fence_closed, version } = seen;
+        let Seen { installed, schema, fence_closed, version, user_version, digest } = seen;
         (self.fence_closed, self.schema_version) = (fence_closed, version);
+        (self.user_version, self.digest) = (user_version, digest);
         self.by_name = installed.tables.iter().map(|c| (c.table.name.clone(), c.t)).collect();
         self.tables = installed.tables.into_iter().map(|c| (c.t, c)).collect();
         self.meta = installed.meta;
@@ -181,7 +187,10 @@ impl Database {
 
     /// Looks whether the schema has changed, and brings capture up to date with it.
     pub(crate) fn check_schema(&mut self) -> Result<SchemaCheck, Error> {
-        if schema_version(&self.reader).at(&self.path)? == self.schema_version {
+        // Applications number their migrations with user_version: it is part of the schema.
+        let same = schema_version(&self.reader).at(&self.path)? == self.schema_version
+            && user_version(&self.reader).at(&self.path)? == self.user_version;
+        if same {
             return Ok(SchemaCheck::Same);
         }
         let before = self.fingerprint();
@@ -222,8 +231,9 @@ impl Database {
         }
     }
 
-    fn fingerprint(&self) -> Vec<(u32, [u8; 16])> {
-        self.tables.values().map(|captured| (captured.t, captured.table.hash)).collect()
+    fn fingerprint(&self) -> (Vec<(u32, [u8; 16])>, [u8; 16]) {
+        let tables = self.tables.values().map(|captured| (captured.t, captured.table.hash));
+        (tables.collect(), self.digest)
     }
 
     /// Puts the fence up or takes it down. `unshipped`: the partner may have given out ids whose
@@ -290,6 +300,8 @@ struct Seen {
     schema: Schema,
     fence_closed: bool,
     version: i64,
+    user_version: i64,
+    digest: [u8; 16],
 }
 
 fn install(writer: &Connection, path: &Path, capacity: u64) -> Result<Seen, Error> {
@@ -330,11 +342,16 @@ fn complete(db: &Connection, capacity: u64, may_write: bool) -> rusqlite::Result
     let installed = capture::finish(db, &schema, plan)?;
     // Within the transaction: a change right after it must be seen as one.
     let version = schema_version(db)?;
-    Ok(Some(Seen { installed, schema, fence_closed, version }))
+    let (user_version, digest) = (user_version(db)?, seed::digest(db)?);
+    Ok(Some(Seen { installed, schema, fence_closed, version, user_version, digest }))
 }
 
 fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("PRAGMA schema_version", [], |row| row.get(0))
+}
+
+fn user_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
 }
 
 /// Removes every object of ours, in pieces short enough for the application.

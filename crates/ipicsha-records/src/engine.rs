@@ -21,6 +21,7 @@ use crate::{
     database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
     error::Error,
+    follow::Extra,
     journal::Journal,
     log::{Dirty, Record},
     report::Reporter,
@@ -63,6 +64,10 @@ pub(crate) struct Attached {
     pub(crate) held: Vec<SkippedTable>,
     /// For the comparison this exchange begins with.
     pub(crate) masters: Masters,
+    /// The partner's schema is on its way and is taken over.
+    pub(crate) following: Option<Extra>,
+    /// Both have the same schema.
+    pub(crate) alike: bool,
 }
 
 /// What can fail and be tried again.
@@ -351,7 +356,14 @@ impl Engine {
             Session::Detached | Session::Attaching(_) => Unshipped::Possible,
         };
         match &mut self.database {
-            Some(database) => database.set_fence(writes == Writes::Closed, unshipped, PATIENT),
+            Some(database) => {
+                database.set_fence(writes == Writes::Closed, unshipped, PATIENT)?;
+                // Which schema is followed depends on who is active.
+                if matches!(&self.session, Session::Attached(attached) if !attached.alike) {
+                    self.reattach("writes were opened or closed while the schemas differ");
+                }
+                Ok(())
+            }
             None if self.wanted && !self.missing => {
                 let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
                 Err(Error::NotReady(hold))

@@ -21,9 +21,10 @@ use crate::{
     engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
     fault::{self, Mutant},
+    follow::{self, Extra},
     log::{self, BATCH_ROWS, Dirty},
     seed, sequence,
-    session::{self, Agreement},
+    session::{self, Agreement, Master},
     status::{ConflictSummary, Event},
     worker::Writes,
 };
@@ -57,6 +58,8 @@ impl Engine {
             applied: None,
             synced: false,
             tables: Vec::new(),
+            schema: [0; 16],
+            open: false,
         };
         if let Some(database) = &self.database {
             let extent = log::extent(&database.reader).at(&database.path)?;
@@ -64,6 +67,7 @@ impl Engine {
             attach.log = Some(LogExtent { origin, first: extent.first, last: extent.last });
             attach.applied = database.meta.applied;
             attach.synced = database.meta.synced;
+            (attach.schema, attach.open) = (database.digest, !database.fence_closed);
             attach.tables = database
                 .tables
                 .values()
@@ -184,7 +188,7 @@ impl Engine {
             }
             Data::Compare { run, step, .. } => self.compare_step(*run, step).map(|()| true),
             Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
-            Data::Schema { schema, .. } => self.build_missing(schema).map(|()| true),
+            Data::Schema { schema, .. } => self.take_schema(schema).map(|()| true),
             Data::Invite { .. } | Data::Ack { .. } => Ok(true),
         }
     }
@@ -224,15 +228,21 @@ impl Engine {
     fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
         self.dirty = Dirty::behind(agreement.send_from);
         self.acked = agreement.send_from;
-        self.received = agreement.compare.then(HashSet::new);
+        self.received = agreement.journaled.then(HashSet::new);
         let tables: Vec<String> = agreement.tables.iter().cloned().collect();
+        let extra = if agreement.compare { Extra::Keep } else { Extra::Drop };
         self.attached(Attached {
             sent_to: agreement.send_from,
             in_flight: VecDeque::new(),
             tables: agreement.tables,
             held: agreement.held,
             masters: agreement.masters,
+            following: (agreement.follows == Some(Master::Theirs)).then_some(extra),
+            alike: agreement.alike,
         });
+        if agreement.follows == Some(Master::Mine) {
+            self.send_schema()?;
+        }
         if let Some(database) = &mut self.database {
             sequence::raise(database, &agreement.sequences)?;
         }
@@ -254,15 +264,45 @@ impl Engine {
         Ok(())
     }
 
-    fn build_missing(&mut self, schema: &Schema) -> Result<(), Error> {
+    fn take_schema(&mut self, schema: &Schema) -> Result<(), Error> {
         if !self.missing {
-            return Ok(());
+            return self.follow(schema);
         }
         let closed = self.writes != Some(Writes::Open);
         seed::build(&self.config.path, schema, self.config.capacity_entries, closed)?;
         tracing::info!(database = %self.config.name, path = %self.config.path.display(),
             "the missing database was built from the partner's schema");
         self.open();
+        Ok(())
+    }
+
+    /// Takes over the schema of the active server.
+    fn follow(&mut self, schema: &Schema) -> Result<(), Error> {
+        let (Session::Attached(attached), Some(database)) = (&self.session, &mut self.database)
+        else {
+            return Ok(());
+        };
+        let Some(extra) = attached.following.filter(|_| database.fence_closed) else {
+            return Ok(());
+        };
+        let followed = follow::follow(database, schema, extra)?;
+        for refused in &followed.refused {
+            tracing::warn!(database = %self.config.name, %refused,
+                "a change of the partner's schema cannot be made here");
+        }
+        if !followed.changed {
+            return Ok(());
+        }
+        tracing::info!(database = %self.config.name, tables = ?followed.tables,
+            "the schema follows the active server's");
+        database.check_schema()?;
+        if extra == Extra::Keep {
+            // First contact: what is here was never the partner's, so it is merged.
+            let tables = followed.tables.iter().filter_map(|name| database.table(name));
+            let tables: Vec<u32> = tables.map(|captured| captured.t).collect();
+            database.set_standing(&tables, Standing::Behind)?;
+        }
+        self.reattach("the schema follows the active server's");
         Ok(())
     }
 
@@ -345,7 +385,12 @@ fn persist(database: &mut Database, agreement: &Agreement) -> Result<(), Error> 
         .tables
         .values()
         .filter(|captured| {
-            captured.standing == Standing::Even && !agreement.tables.contains(&captured.table.name)
+            // One the partner has dropped is about to be dropped here.
+            let dropped = agreement.follows == Some(Master::Theirs)
+                && agreement.absent.contains(&captured.table.name);
+            captured.standing == Standing::Even
+                && !dropped
+                && !agreement.tables.contains(&captured.table.name)
         })
         .map(|captured| captured.t)
         .collect();

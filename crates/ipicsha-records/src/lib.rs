@@ -15,6 +15,7 @@ mod error;
 mod exchange;
 mod fault;
 mod fence;
+mod follow;
 mod identity;
 mod inspect;
 mod journal;

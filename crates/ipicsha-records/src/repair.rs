@@ -4,7 +4,7 @@
 //! changed here since the other side read it is left alone, for replication brings the newer one.
 
 use ipicsha_core::{
-    data::{Columns, Differences, Key, PrimaryVersion},
+    data::{Columns, Differences, Key, PrimaryVersion, Standing},
     id::Seq,
     lww::Stamp,
     time::WallTime,
@@ -73,7 +73,7 @@ pub(crate) fn fix(
         let numbered = Seq(terms.run.cast_signed());
         let placed = place::execute(database, &writes, &Rule::IncomingWins(numbered))?;
         fixed.losers.extend(placed.losers);
-        keep(setting, &mut fixed.losers, terms.master)?;
+        keep(database, setting, &mut fixed.losers, (table, terms.master))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         for key in absent {
             let captured = captured(database, table)?;
@@ -90,11 +90,14 @@ pub(crate) fn fix(
 /// Journals what is overwritten. Where one side's contents count and nothing but this table has
 /// fallen behind, what the other side has are the older versions of the same records.
 fn keep(
+    database: &Database,
     setting: &mut Setting<'_>,
     losers: &mut Vec<Loser>,
-    master: Option<Master>,
+    (table, master): (&str, Option<Master>),
 ) -> Result<(), Error> {
-    if master.is_some() && setting.received.is_none() {
+    // Unless this side has rewritten it too: the partner never saw what that left.
+    let counted = captured(database, table)?.standing == Standing::Counts;
+    if master.is_some() && setting.received.is_none() && !counted {
         losers.clear();
     }
     if !losers.is_empty() {
@@ -147,7 +150,7 @@ pub(crate) fn yield_to(
         }
         let placed = place::execute(database, &writes, &Rule::IncomingWins(number))?;
         losers.extend(placed.losers);
-        keep(setting, &mut losers, Some(Master::Theirs))?;
+        keep(database, setting, &mut losers, (table, Some(Master::Theirs)))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         Ok(losers)
     })?;

@@ -68,9 +68,10 @@ impl Table {
         self.key.iter().map(|index| columns[*index].clone()).collect()
     }
 
-    /// What log entries of the table mean: entries made under another signature cannot be read.
+    /// What log entries of the table mean: those made under another signature are not read, the
+    /// table is compared instead.
     pub(crate) fn signature(&self) -> String {
-        format!("{}:{}", self.identity.name(), self.key_names().join(","))
+        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Bytes that are equal exactly for keys of the same record.
@@ -412,7 +413,7 @@ fn schema_hash(table: &Table, stored: &[&Column], without_rowid: bool, strict: b
         let declared = column.declared.to_ascii_uppercase();
         text += &format!("{}\0{declared}\0{}\0{}\0", column.name, column.not_null, column.key);
     }
-    text += &table.signature();
+    text += &format!("{}:{}\0", table.identity.name(), table.key_names().join(","));
     for collation in &table.collations {
         text += collation.name();
     }

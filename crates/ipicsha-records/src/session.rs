@@ -4,7 +4,10 @@
 //! tables can follow. Pure, and symmetric: both servers come to matching results from the same two
 //! messages. Must not know SQLite or time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use ipicsha_core::{
     data::{Applied, Attach, Standing},
@@ -38,8 +41,16 @@ pub(crate) struct Agreement {
     pub(crate) masters: Masters,
     /// Largest ids the partner has given out in AUTOINCREMENT tables.
     pub(crate) sequences: Vec<(String, i64)>,
+    /// What is overwritten may be unknown to the other side: it is kept.
+    pub(crate) journaled: bool,
+    /// The schemas differ, and this side takes over that of the other or gives it its own.
+    pub(crate) follows: Option<Master>,
     /// Tables both can exchange.
     pub(crate) tables: BTreeSet<String>,
+    /// Both have the same schema.
+    pub(crate) alike: bool,
+    /// Own tables the partner does not have.
+    pub(crate) absent: BTreeSet<String>,
     /// Own tables that cannot follow.
     pub(crate) held: Vec<SkippedTable>,
 }
@@ -55,13 +66,16 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let mut unequal = BTreeSet::new();
     let mut masters = Masters::new();
     let mut sequences = Vec::new();
+    let mut absent = BTreeSet::new();
     for table in &mine.tables {
         let reason = match theirs.tables.iter().find(|other| other.name == table.name) {
             Some(other) if other.schema_hash == table.schema_hash => {
                 if (table.standing, other.standing) != (Standing::Even, Standing::Even) {
                     unequal.insert(table.name.clone());
                 }
-                if let Some(master) = master(table.standing, other.standing) {
+                if let Some(master) =
+                    master((table.standing, mine.open), (other.standing, theirs.open))
+                {
                     masters.insert(table.name.clone(), master);
                 }
                 sequences.extend(other.sequence.map(|last| (table.name.clone(), last)));
@@ -71,7 +85,10 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
             Some(_) => {
                 "its schema differs from the partner's: bring both to the same version of the application"
             }
-            None => "the partner does not have it: create it there, too",
+            None => {
+                absent.insert(table.name.clone());
+                "the partner does not have it: create it there, too"
+            }
         };
         held.push(SkippedTable { table: table.name.clone(), reason: reason.into() });
     }
@@ -79,30 +96,46 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     if compare {
         unequal.clear();
     }
+    // Where both are written, or none, nobody can say whose schema is the newer one.
+    let follows = match (mine.open, theirs.open) {
+        _ if mine.schema == theirs.schema => None,
+        (true, false) => Some(Master::Mine),
+        (false, true) => Some(Master::Theirs),
+        (true, true) | (false, false) => None,
+    };
+    let journaled = compare || (mine.open == theirs.open && !masters.is_empty());
     Some(Agreement {
+        journaled,
         send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
         applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),
         compare,
         partial: unequal,
         masters,
         sequences,
+        follows,
+        alike: mine.schema == theirs.schema,
+        absent,
         tables,
         held,
     })
 }
 
-/// The side that has rewritten its table as the active server counts; one that has done so as
-/// standby yields.
-fn master(mine: Standing, theirs: Standing) -> Option<Master> {
+/// Of a table that was rewritten the contents of the active server count. Without one, or with
+/// two, those of the side that has rewritten it as the active one.
+fn master(mine: (Standing, bool), theirs: (Standing, bool)) -> Option<Master> {
     let weight = |standing| match standing {
         Standing::Yields => 0,
         Standing::Even | Standing::Behind => 1,
         Standing::Counts => 2,
     };
-    match weight(mine).cmp(&weight(theirs)) {
-        std::cmp::Ordering::Less => Some(Master::Theirs),
-        std::cmp::Ordering::Equal => None,
-        std::cmp::Ordering::Greater => Some(Master::Mine),
+    let (mine_weight, theirs_weight) = (weight(mine.0), weight(theirs.0));
+    if (mine_weight, theirs_weight) == (1, 1) {
+        return None;
+    }
+    match mine.1.cmp(&theirs.1).then(mine_weight.cmp(&theirs_weight)) {
+        Ordering::Less => Some(Master::Theirs),
+        Ordering::Equal => None,
+        Ordering::Greater => Some(Master::Mine),
     }
 }
 
@@ -127,6 +160,8 @@ mod tests {
             applied: applied.map(|(uuid, seq)| Applied { origin: origin(uuid), seq: Seq(seq) }),
             synced: true,
             tables: Vec::new(),
+            schema: [0; 16],
+            open: false,
         }
     }
 
@@ -198,11 +233,30 @@ mod tests {
             (Yields, Yields, None),
         ] {
             (a.tables, b.tables) = (vec![table("t", 1, at_a)], vec![table("t", 1, at_b)]);
-            let seen = |mine, theirs| agree(mine, theirs).unwrap().masters.get("t").copied();
+            let seen = |mine: &Attach, theirs: &Attach| {
+                agree(mine, theirs).unwrap().masters.get("t").copied()
+            };
             let side = |mine| if mine { Master::Mine } else { Master::Theirs };
             assert_eq!(seen(&a, &b), a_counts.map(side), "{at_a:?} {at_b:?}");
             assert_eq!(seen(&b, &a), a_counts.map(|a| side(!a)), "{at_a:?} {at_b:?}");
+            // Whatever happened before, the one that is active now counts.
+            b.open = true;
+            assert_eq!(seen(&a, &b), Some(Master::Theirs), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&b, &a), Some(Master::Mine), "{at_a:?} {at_b:?}");
+            b.open = false;
         }
+    }
+
+    #[test]
+    fn the_schema_of_the_one_active_server_is_followed() {
+        let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        a.open = true;
+        assert_eq!(agree(&a, &b).unwrap().follows, None, "they are equal");
+        b.schema = [1; 16];
+        assert_eq!(agree(&a, &b).unwrap().follows, Some(Master::Mine));
+        assert_eq!(agree(&b, &a).unwrap().follows, Some(Master::Theirs));
+        b.open = true;
+        assert_eq!(agree(&a, &b).unwrap().follows, None, "two are active");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod apply;
 mod capture;
+mod follow;
 mod identity;
 mod lifecycle;
 mod model;
