@@ -44,6 +44,8 @@ pub(crate) struct Database {
     pub(crate) skipped: Vec<SkippedTable>,
     pub(crate) warnings: Vec<String>,
     pub(crate) key_columns: usize,
+    /// Of the file that is open.
+    pub(crate) inode: u64,
     schema_version: i64,
     user_version: i64,
     /// Equal where the application finds the same schema.
@@ -90,6 +92,7 @@ impl Database {
             skipped: Vec::new(),
             warnings: Vec::new(),
             key_columns: 1,
+            inode: inode(path)?,
             schema_version: 0,
             user_version: 0,
             digest: [0; 16],
@@ -120,7 +123,7 @@ impl Database {
 
     /// A copy of the file is another history: positions in the old one mean nothing in it.
     fn check_inode(&mut self) -> Result<(), Error> {
-        let inode = inode(&self.path)?;
+        let inode = self.inode;
         if self.meta.inode == inode {
             return Ok(());
         }
@@ -196,6 +199,8 @@ impl Database {
         let before = self.fingerprint();
         let seen = install(&self.writer, &self.path, self.capacity)?;
         self.take(seen);
+        // A backup of another file may have been restored into this one.
+        self.check_inode()?;
         // A table that was rewritten has another number now.
         let same = before == self.fingerprint();
         Ok(if same { SchemaCheck::Same } else { SchemaCheck::Changed })
@@ -231,9 +236,19 @@ impl Database {
         }
     }
 
-    fn fingerprint(&self) -> (Vec<(u32, [u8; 16])>, [u8; 16]) {
+    /// Contents of another time are in the file: a history of its own begins.
+    pub(crate) fn note_restored(&mut self) -> Result<(), Error> {
+        tracing::warn!(path = %self.path.display(),
+            "a backup was restored into the database; it is compared with the partner's");
+        self.update_meta(|meta| {
+            meta.origin.incarnation += 1;
+            meta.synced = false;
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
         let tables = self.tables.values().map(|captured| (captured.t, captured.table.hash));
-        (tables.collect(), self.digest)
+        Fingerprint { tables: tables.collect(), digest: self.digest, meta: self.meta }
     }
 
     /// Puts the fence up or takes it down. `unshipped`: the partner may have given out ids whose
@@ -283,7 +298,7 @@ impl Database {
     /// Whether the path still names the file that is open.
     pub(crate) fn check_file(&self) -> Result<(), Error> {
         match inode(&self.path) {
-            Ok(inode) if inode == self.meta.inode => Ok(()),
+            Ok(inode) if inode == self.inode => Ok(()),
             Ok(_) | Err(_) => Err(Error::Replaced { path: self.path.clone() }),
         }
     }
@@ -292,6 +307,15 @@ impl Database {
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity.max(capture::MIN_CAPACITY)
     }
+}
+
+/// What the exchange with the partner was agreed on.
+#[derive(PartialEq, Eq)]
+struct Fingerprint {
+    tables: Vec<(u32, [u8; 16])>,
+    digest: [u8; 16],
+    /// Written here only, so that another one is that of a restored backup.
+    meta: Meta,
 }
 
 /// What a look at the schema saw, in one transaction.

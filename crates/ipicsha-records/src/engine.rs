@@ -20,7 +20,7 @@ use crate::{
     comparing::Leading,
     database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
-    error::Error,
+    error::{AtPath as _, Error},
     follow::Extra,
     journal::Journal,
     log::{Dirty, Record},
@@ -396,7 +396,14 @@ impl Engine {
             if self.switchover.is_some() {
                 return Ok(SchemaCheck::Same);
             }
-            let check = database.check_schema()?;
+            let mut check = database.check_schema()?;
+            if check == SchemaCheck::Same
+                && !self.dirty.is_continued(&database.reader).at(&database.path)?
+            {
+                database.note_restored()?;
+                self.dirty = Dirty::default();
+                check = SchemaCheck::Changed;
+            }
             self.data_version = version;
             Ok(check)
         };
@@ -436,7 +443,7 @@ impl Engine {
         } else if matches!(error, Error::Replaced { .. }) {
             self.hold_for(Source::Open, &error);
             self.detach("the file was replaced");
-            let inode = self.database.take().map(|database| database.meta.inode);
+            let inode = self.database.take().map(|database| database.inode);
             (self.watch, self.replaced) = (None, inode);
             self.retry_at = Some(Instant::now() + RETRY);
         } else {

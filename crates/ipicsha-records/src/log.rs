@@ -66,6 +66,8 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     scanned_to: i64,
+    /// When the newest entry read was written; `None`: nothing was read yet.
+    scanned_ms: Option<i64>,
     by_record: HashMap<Record, i64>,
     by_seq: BTreeMap<i64, Pending>,
     /// Tables with changes of records that have NULL in their key: no statement can name them.
@@ -76,6 +78,20 @@ impl Dirty {
     /// Everything behind `floor`, to be read by `refresh`.
     pub(crate) fn behind(floor: Seq) -> Self {
         Self { scanned_to: floor.0, ..Self::default() }
+    }
+
+    /// Whether the log still holds what was read from it. It does not when a backup was restored
+    /// into the file: then numbers are given out again that were read already.
+    pub(crate) fn is_continued(&self, db: &Connection) -> rusqlite::Result<bool> {
+        if self.scanned_to > extent(db)?.last.0 {
+            return Ok(false);
+        }
+        let found: Option<i64> = db
+            .prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq=?1")?
+            .query_row([self.scanned_to], |row| row.get(0))
+            .optional()?;
+        // What the ring has overwritten is noticed when the log is read on.
+        Ok(self.scanned_ms.is_none_or(|ms| found.is_none_or(|found| found == ms)))
     }
 
     /// Tables with changes that cannot be sent.
@@ -130,6 +146,7 @@ impl Dirty {
                 }
             }
             self.scanned_to = entry.seq;
+            self.scanned_ms = Some(entry.ms);
         }
         Ok(true)
     }

@@ -8,6 +8,7 @@ mod lifecycle;
 mod model;
 mod pair;
 mod repair;
+mod replaced;
 mod rewritten;
 mod support;
 mod switchover;
