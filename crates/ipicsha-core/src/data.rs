@@ -126,6 +126,8 @@ pub struct Batch {
     pub tables: Vec<String>,
     /// The changes.
     pub rows: Vec<Row>,
+    /// Index into `tables` and largest id given out, of AUTOINCREMENT tables.
+    pub sequences: Vec<(u32, i64)>,
 }
 
 /// How far one side has durably applied the other's log.
@@ -159,6 +161,20 @@ impl LogExtent {
     }
 }
 
+/// Whose contents of a table count, as one side sees it since the table was last compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Everything went through the log.
+    #[default]
+    Even,
+    /// It could not follow at some time: both sides may have something the other has not.
+    Behind,
+    /// Rewritten here by the application (rebuilt, renumbered by VACUUM): this side counts.
+    Counts,
+    /// Rewritten here although the application may not write here: the other side counts.
+    Yields,
+}
+
 /// One replicated table as a side sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
@@ -166,8 +182,10 @@ pub struct TableState {
     pub name: String,
     /// Hash over columns and key; equal hashes mean rows can be exchanged.
     pub schema_hash: [u8; 16],
-    /// It could not follow at some time since it was last compared.
-    pub behind: bool,
+    /// Whose contents count.
+    pub standing: Standing,
+    /// Largest id an AUTOINCREMENT table has given out.
+    pub sequence: Option<i64>,
 }
 
 /// A side's position, exchanged before anything else.
@@ -189,6 +207,10 @@ pub struct Attach {
     pub synced: bool,
     /// Replicated tables.
     pub tables: Vec<TableState>,
+    /// Hash over the schema as the application finds it.
+    pub schema: [u8; 16],
+    /// The application may write here.
+    pub open: bool,
 }
 
 /// Everything needed to build an empty copy of the application's database.
@@ -342,6 +364,8 @@ pub enum CompareStep {
         found: Differences,
         /// Rows for the primary.
         copies: Vec<Columns>,
+        /// Keys I do not have, where my contents count.
+        gone: Vec<Key>,
     },
     /// Primary: finished, with this result.
     Done(RepairReport),

@@ -17,9 +17,11 @@ use crate::{
     capture::{self, Captured},
     database::{Database, SHORT},
     error::{AtPath as _, Error},
+    fault::{self, Mutant, Step},
     journal::{Journal, JournalKind, Loser},
     log::{Dirty, Record, read_row, supersede},
     place::{self, Rule, Write},
+    sequence,
 };
 
 /// What every application of changes needs beside the database.
@@ -101,20 +103,41 @@ pub(crate) fn apply_batch(
             keep_overwritten: setting.received.is_some(),
         };
         losers.extend(place::execute(database, &writes, &rule)?.losers);
-        for (_, seq) in &superseded {
+        fault::crash_at(Step::Written)?;
+        for (_, seq) in superseded.iter().filter(|_| !forgets()) {
             supersede(&database.writer, *seq).at(&database.path)?;
+        }
+        for (index, last) in &batch.sequences {
+            let captured = table_of(database, batch, *index)?;
+            if captured.table.autoincrement {
+                sequence::rise(&database.writer, &captured.table.name, *last).at(&database.path)?;
+            }
         }
         if !losers.is_empty() {
             setting.journal.store(setting.name, &losers)?;
         }
-        capture::write_meta(&database.writer, &meta).at(&database.path)?;
+        fault::crash_at(Step::Journaled)?;
+        if !fault::is(Mutant::PointerApart) {
+            capture::write_meta(&database.writer, &meta).at(&database.path)?;
+        }
         Ok((losers, superseded, seen))
     });
     let (losers, superseded, seen) = done?;
+    fault::crash_at(Step::Committed)?;
+    if fault::is(Mutant::PointerApart) {
+        capture::write_meta(&database.writer, &meta).at(&database.path)?;
+    }
     database.meta = meta;
-    superseded.iter().for_each(|(record, _)| setting.dirty.remove(record));
+    superseded
+        .iter()
+        .filter(|_| !fault::is(Mutant::SupersededSent))
+        .for_each(|(record, _)| setting.dirty.remove(record));
     setting.note_received(seen);
     Ok(Outcome { finished, losers })
+}
+
+fn forgets() -> bool {
+    fault::is(Mutant::SupersededSent) || fault::is(Mutant::SupersededForgotten)
 }
 
 /// The position the batch must continue.
@@ -123,7 +146,7 @@ fn check(database: &Database, batch: &Batch) -> Result<Applied, Error> {
         Some(applied) if applied.origin != batch.origin => {
             Err(Error::Mismatch("a batch of another history"))
         }
-        Some(applied) if batch.from > applied.seq => {
+        Some(applied) if batch.from > applied.seq && !fault::is(Mutant::GapAccepted) => {
             Err(Error::Mismatch("changes before the batch are missing"))
         }
         Some(applied) => Ok(applied),
@@ -160,7 +183,8 @@ impl<'a> Verdicts<'a> {
             .dirty
             .last_change(&write.record)
             .map(|(seq, wall)| Own { seq, stamp: Stamp { wall, role: setting.role } });
-        let decision = lww::decide(own, batch.base, write.stamp);
+        let base = if fault::is(Mutant::PlainTimestamps) { Seq(0) } else { batch.base };
+        let decision = lww::decide(own, base, write.stamp);
         let unknown =
             setting.received.as_ref().is_some_and(|received| !received.contains(&write.record));
         if decision == Decision::Apply && !unknown {

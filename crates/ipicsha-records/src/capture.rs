@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use ipicsha_core::data::{Applied, DatabaseUuid, Origin};
+use ipicsha_core::data::{Applied, DatabaseUuid, Origin, Standing};
 use ipicsha_core::id::Seq;
 use rusqlite::{Connection, params};
 
 use crate::{
     fence,
+    identity::Identity,
     schema::{Schema, Table},
     value::{Collation, quote},
 };
@@ -20,6 +21,9 @@ const MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
 
 /// The ring works in steps of 1024 entries; fewer make no sense.
 pub(crate) const MIN_CAPACITY: u64 = 4096;
+
+/// Our tables.
+const TABLES: [&str; 4] = ["_ipicsha_log", "_ipicsha_meta", "_ipicsha_tab", "_ipicsha_mark"];
 
 /// The row of `_ipicsha_meta`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +43,8 @@ pub(crate) struct Meta {
 pub(crate) struct Captured {
     pub(crate) t: u32,
     pub(crate) table: Table,
-    /// It could not follow at some time since it was last compared.
-    pub(crate) behind: bool,
+    /// Whose contents count since it was last compared.
+    pub(crate) standing: Standing,
 }
 
 /// What `install` found and did.
@@ -50,14 +54,21 @@ pub(crate) struct Installed {
     pub(crate) tables: Vec<Captured>,
     /// Key columns of the log.
     pub(crate) key_columns: usize,
-    /// Tables that were written without being captured since the last time.
-    pub(crate) uncaptured: Vec<String>,
+    /// Tables whose log entries do not tell everything since the last time.
+    pub(crate) rewritten: Vec<String>,
+}
+
+/// What `_ipicsha_tab` says of a table.
+struct Numbered {
+    t: u32,
+    standing: Standing,
+    signature: String,
 }
 
 /// Whether our tables are there.
 pub(crate) fn is_installed(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row(
-        "SELECT count(*)=3 FROM sqlite_schema WHERE type='table' AND name IN ('_ipicsha_log','_ipicsha_meta','_ipicsha_tab')",
+        "SELECT count(*)=4 FROM sqlite_schema WHERE type='table' AND name IN ('_ipicsha_log','_ipicsha_meta','_ipicsha_tab','_ipicsha_mark')",
         [],
         |row| row.get(0),
     )
@@ -66,7 +77,57 @@ pub(crate) fn is_installed(db: &Connection) -> rusqlite::Result<bool> {
 /// Statements that bring the database to what `schema` needs; empty when all is in place.
 pub(crate) struct Plan {
     pub(crate) statements: Vec<String>,
-    uncaptured: Vec<String>,
+    rewritten: Vec<String>,
+}
+
+impl Plan {
+    /// The number of `table`: the one it has, or a new one where its entries cannot be read on.
+    fn number(
+        &mut self,
+        installed: &Numbers,
+        table: &Table,
+        next: &mut u32,
+        complete: bool,
+    ) -> u32 {
+        let known = installed.tables.get(&table.name);
+        let renumbered = installed.vacuumed && table.identity == Identity::Rowid;
+        let signature = table.signature();
+        if let Some(known) = known {
+            if complete && !renumbered && known.signature == signature {
+                return known.t;
+            }
+            let retire = format!("UPDATE _ipicsha_tab SET name=NULL WHERE t={}", known.t);
+            self.statements.push(retire);
+        }
+        let t = *next;
+        *next += 1;
+        // On a first installation everything is compared anyway.
+        let standing = match (installed.fresh, installed.fence_closed) {
+            (true, _) => Standing::Even,
+            (false, false) => Standing::Counts,
+            (false, true) => Standing::Yields,
+        };
+        if !installed.fresh {
+            self.rewritten.push(table.name.clone());
+        }
+        self.statements.push(format!(
+            "INSERT INTO _ipicsha_tab VALUES({t}, {}, {}, {})",
+            literal(&table.name),
+            stored(standing),
+            literal(&signature)
+        ));
+        t
+    }
+}
+
+/// What is installed already.
+struct Numbers {
+    fresh: bool,
+    fence_closed: bool,
+    /// VACUUM ran since the last look.
+    vacuumed: bool,
+    tables: BTreeMap<String, Numbered>,
+    next: u32,
 }
 
 /// Compares what is installed with what is needed. Reads only, so that an active server whose
@@ -77,39 +138,34 @@ pub(crate) fn plan(
     capacity: u64,
     fence_closed: bool,
 ) -> rusqlite::Result<Plan> {
-    let mut plan = Plan { statements: Vec::new(), uncaptured: Vec::new() };
-    let fresh = !is_installed(db)?;
-    if fresh {
-        for table in ["_ipicsha_log", "_ipicsha_meta", "_ipicsha_tab"] {
+    let mut plan = Plan { statements: Vec::new(), rewritten: Vec::new() };
+    let installed = read_installed(db, fence_closed)?;
+    if installed.fresh {
+        for table in TABLES {
             plan.statements.push(format!("DROP TABLE IF EXISTS {table}"));
         }
         plan.statements.push(include_str!("sql/tables.sql").into());
     }
-    let numbers = if fresh { BTreeMap::new() } else { read_numbers(db)? };
-    let mut next = numbers.values().map(|(t, _)| *t).max().unwrap_or(0) + 1;
+    if installed.vacuumed {
+        plan.statements.push("UPDATE _ipicsha_mark SET rowid=2".into());
+    }
+    let mut next = installed.next;
     let mut wanted = BTreeMap::from([("_ipicsha_ring".to_owned(), ring(capacity))]);
     let existing = our_triggers(db)?;
     let mut widest = 1;
     for table in schema.tables.values() {
-        let known = numbers.get(&table.name).map(|(t, _)| *t);
-        let t = known.unwrap_or_else(|| {
-            let t = next;
-            next += 1;
-            plan.statements
-                .push(format!("INSERT INTO _ipicsha_tab VALUES({t}, {}, 0)", literal(&table.name)));
-            t
+        let known = installed.tables.get(&table.name).map(|known| known.t);
+        let complete = known.is_some_and(|t| {
+            triggers(t, table).iter().all(|(name, _)| existing.contains_key(name))
         });
+        let t = plan.number(&installed, table, &mut next, complete);
         widest = widest.max(table.key.len());
-        let triggers = triggers(t, table);
-        if known.is_some() && triggers.iter().any(|(name, _)| !existing.contains_key(name)) {
-            plan.uncaptured.push(table.name.clone());
-        }
-        wanted.extend(triggers);
+        wanted.extend(triggers(t, table));
         if fence_closed {
             wanted.extend(fence::triggers(t, table));
         }
     }
-    let present = if fresh { 1 } else { key_columns(db)? };
+    let present = if installed.fresh { 1 } else { key_columns(db)? };
     let missing =
         (present + 1..=widest).map(|n| format!("ALTER TABLE _ipicsha_log ADD COLUMN k{n}"));
     plan.statements.extend(missing);
@@ -124,6 +180,23 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
+fn read_installed(db: &Connection, fence_closed: bool) -> rusqlite::Result<Numbers> {
+    if !is_installed(db)? {
+        let tables = BTreeMap::new();
+        return Ok(Numbers { fresh: true, fence_closed, vacuumed: false, tables, next: 1 });
+    }
+    let last: Option<u32> =
+        db.query_row("SELECT max(t) FROM _ipicsha_tab", [], |row| row.get(0))?;
+    let mark = "SELECT NOT EXISTS(SELECT 1 FROM _ipicsha_mark WHERE rowid=2)";
+    Ok(Numbers {
+        fresh: false,
+        fence_closed,
+        vacuumed: db.query_row(mark, [], |row| row.get(0))?,
+        tables: read_numbers(db)?,
+        next: last.unwrap_or(0) + 1,
+    })
+}
+
 /// Carries out `plan` (inside the caller's transaction, when it has statements) and reads the result.
 pub(crate) fn finish(db: &Connection, schema: &Schema, plan: Plan) -> rusqlite::Result<Installed> {
     for statement in &plan.statements {
@@ -134,15 +207,15 @@ pub(crate) fn finish(db: &Connection, schema: &Schema, plan: Plan) -> rusqlite::
         .tables
         .values()
         .filter_map(|table| {
-            let (t, behind) = *numbers.get(&table.name)?;
-            Some(Captured { t, table: table.clone(), behind })
+            let known = numbers.get(&table.name)?;
+            Some(Captured { t: known.t, table: table.clone(), standing: known.standing })
         })
         .collect();
     Ok(Installed {
         meta: read_meta(db)?,
         tables,
         key_columns: key_columns(db)?,
-        uncaptured: plan.uncaptured,
+        rewritten: plan.rewritten,
     })
 }
 
@@ -193,11 +266,20 @@ pub(crate) fn write_meta(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Marks tables as fallen behind, or as compared.
-pub(crate) fn write_behind(db: &Connection, t: u32, behind: bool) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE _ipicsha_tab SET behind=?2 WHERE t=?1")?
-        .execute(params![t, behind])?;
+/// Stores whose contents of a table count.
+pub(crate) fn write_standing(db: &Connection, t: u32, standing: Standing) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE _ipicsha_tab SET standing=?2 WHERE t=?1")?
+        .execute(params![t, stored(standing)])?;
     Ok(())
+}
+
+fn stored(standing: Standing) -> u8 {
+    match standing {
+        Standing::Even => 0,
+        Standing::Behind => 1,
+        Standing::Counts => 2,
+        Standing::Yields => 3,
+    }
 }
 
 /// Drops every trigger of ours; the first of the steps of a removal.
@@ -222,9 +304,7 @@ pub(crate) fn shrink_log(db: &Connection, limit: usize) -> rusqlite::Result<usiz
 
 /// Drops our tables; the last step of a removal.
 pub(crate) fn drop_tables(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch(
-        "DROP TABLE IF EXISTS _ipicsha_log; DROP TABLE IF EXISTS _ipicsha_meta; DROP TABLE IF EXISTS _ipicsha_tab",
-    )
+    TABLES.iter().try_for_each(|table| db.execute_batch(&format!("DROP TABLE IF EXISTS {table}")))
 }
 
 /// Whether anything of ours is left.
@@ -236,9 +316,18 @@ pub(crate) fn any_object(db: &Connection) -> rusqlite::Result<bool> {
     )
 }
 
-fn read_numbers(db: &Connection) -> rusqlite::Result<BTreeMap<String, (u32, bool)>> {
-    let mut statement = db.prepare("SELECT name, t, behind FROM _ipicsha_tab")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+fn read_numbers(db: &Connection) -> rusqlite::Result<BTreeMap<String, Numbered>> {
+    let mut statement =
+        db.prepare("SELECT name, t, standing, signature FROM _ipicsha_tab WHERE name IS NOT NULL")?;
+    let rows = statement.query_map([], |row| {
+        let standing = match row.get::<_, i64>(2)? {
+            0 => Standing::Even,
+            2 => Standing::Counts,
+            3 => Standing::Yields,
+            _ => Standing::Behind,
+        };
+        Ok((row.get(0)?, Numbered { t: row.get(1)?, standing, signature: row.get(3)? }))
+    })?;
     rows.collect()
 }
 

@@ -22,6 +22,7 @@ use crate::{
     log::{BATCH_BYTES, read_row},
     scan::{self, Span},
     schema::Table,
+    session::{Master, Masters},
     status::RepairProgress,
     value,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Leader {
     keys: VecDeque<(Key, bool)>,
     /// Keys reported since the last question about large ranges.
     reported: HashSet<Arc<[u8]>>,
+    masters: Masters,
     reports: Vec<Differences>,
     remaining: Vec<u64>,
     rows_compared: u64,
@@ -95,6 +97,7 @@ impl Leader {
         initial: bool,
         tables: Vec<String>,
         mark: Seq,
+        masters: Masters,
     ) -> Self {
         let count = tables.len();
         Self {
@@ -114,6 +117,7 @@ impl Leader {
             spans: Vec::new(),
             keys: VecDeque::new(),
             reported: HashSet::new(),
+            masters,
             reports: vec![Differences::default(); count],
             remaining: vec![0; count],
             rows_compared: 0,
@@ -124,6 +128,11 @@ impl Leader {
     /// The table the next fix is about.
     pub(crate) fn table(&self) -> Option<&str> {
         self.tables.get(self.current).map(String::as_str)
+    }
+
+    /// Whether the partner's contents of this table count as a whole.
+    pub(crate) fn yields(&self, table: &str) -> bool {
+        self.masters.get(table) == Some(&Master::Theirs)
     }
 
     /// The next question. `acked` is how far the partner has our log, `flushed` whether everything
@@ -271,6 +280,7 @@ impl Leader {
     fn ask_fix(&mut self, database: &Database, table: &Table) -> Result<Next, Error> {
         let captured = database.table(&table.name);
         let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
+        let master = self.masters.get(&table.name).copied();
         let (keys, apply) = (&mut self.keys, self.apply);
         let rows = database.snapshot(|db| {
             let mut rows = Vec::new();
@@ -279,6 +289,9 @@ impl Leader {
                 let Some((key, refused)) = keys.pop_front() else { break };
                 let version = match read_row(db, captured, &key).at(&database.path)? {
                     _ if refused => PrimaryVersion::Refused,
+                    // The partner tells what it has.
+                    _ if master == Some(Master::Theirs) => PrimaryVersion::Absent,
+                    None if master == Some(Master::Mine) => PrimaryVersion::Refused,
                     None => PrimaryVersion::Absent,
                     Some(columns) if apply => PrimaryVersion::Contents(columns),
                     Some(columns) => PrimaryVersion::Hash(value::hash_row(&columns)),
@@ -414,6 +427,7 @@ pub(crate) struct Follower {
     pub(crate) apply: bool,
     pub(crate) initial: bool,
     pub(crate) tables: Vec<String>,
+    pub(crate) masters: Masters,
     mark: Seq,
     deadline: Instant,
     ready: bool,
@@ -430,12 +444,14 @@ impl Follower {
         initial: bool,
         tables: Vec<String>,
         mark: Seq,
+        masters: Masters,
     ) -> Self {
         Self {
             run,
             apply,
             initial,
             tables,
+            masters,
             mark,
             deadline: Instant::now() + DRAIN,
             ready: false,

@@ -4,19 +4,21 @@
 //! of `compare`, what happens to rows that of `repair`.
 
 use ipicsha_core::{
-    data::{CompareStep, Data, RepairReport},
+    data::{CompareStep, Data, RepairReport, Standing},
     id::Seq,
     license::LicensedRole,
 };
 
 use crate::{
-    capture::write_behind,
+    capture::write_standing,
     compare::{Follower, Leader, Next},
     database::{Database, PATIENT},
     engine::{Engine, Session, Source},
     error::{AtPath as _, Error},
-    log, repair,
+    log,
+    repair::{self, Terms, Versions},
     scan::Span,
+    session::Masters,
     status::Event,
     worker::Done,
 };
@@ -73,9 +75,17 @@ impl Engine {
             }
         };
         let name = self.config.name.clone();
-        let leader = Leader::new(name, run, apply, initial, tables, mark);
+        let leader = Leader::new(name, run, apply, initial, tables, mark, self.masters(initial));
         self.leading = Some(Leading { leader, done });
         Ok(())
+    }
+
+    /// Whose contents count, in the comparison an exchange begins with.
+    fn masters(&self, initial: bool) -> Masters {
+        match &self.session {
+            Session::Attached(attached) if initial => attached.masters.clone(),
+            Session::Attached(_) | Session::Detached | Session::Attaching(_) => Masters::new(),
+        }
     }
 
     pub(crate) fn last_seq(&self) -> Result<Seq, Error> {
@@ -118,7 +128,9 @@ impl Engine {
             CompareStep::Begin { apply, initial, tables } => {
                 let mark = self.last_seq()?;
                 let tables = tables.clone();
-                self.follower = Some(Follower::new(run, *apply, *initial, tables, mark));
+                let masters = self.masters(*initial);
+                let follower = Follower::new(run, *apply, *initial, tables, mark, masters);
+                self.follower = Some(follower);
                 Ok(())
             }
             CompareStep::Interrupted(reason) if leads || follows => {
@@ -156,9 +168,19 @@ impl Engine {
 
     fn take_answer(&mut self, step: &CompareStep) -> Result<(), Error> {
         let table = self.leading.as_ref().and_then(|l| l.leader.table()).map(str::to_owned);
-        if let (CompareStep::Fixed { base, found, copies }, Some(table)) = (step, &table) {
+        if let (CompareStep::Fixed { base, found, copies, gone }, Some(table)) = (step, &table) {
+            let theirs = self.leading.as_ref().is_some_and(|l| l.leader.yields(table));
+            let run = self.leading.as_ref().map_or(0, |leading| leading.leader.run);
             let (database, mut setting) = self.parts()?;
-            let refused = repair::copy(database, &mut setting, table, *base, copies)?;
+            let refused = if theirs {
+                let versions = Versions { copies, gone };
+                let losers =
+                    repair::yield_to(database, &mut setting, table, *base, &versions, run)?;
+                self.note_losers(&losers);
+                Vec::new()
+            } else {
+                repair::copy(database, &mut setting, table, *base, copies)?
+            };
             if let Some(leading) = &mut self.leading {
                 leading.leader.take_fixed(found, refused);
             }
@@ -216,14 +238,17 @@ impl Engine {
                 Follower::rows(database, table, &span, rows.clone())
             }
             CompareStep::Fix { base, rows, .. } => {
+                let master = follower.masters.get(&name).copied();
+                let terms = Terms { base: *base, run, apply, master };
                 let (database, mut setting) = self.parts()?;
-                let fixed = repair::fix(database, &mut setting, &name, *base, rows, run, apply)?;
+                let fixed = repair::fix(database, &mut setting, &name, rows, &terms)?;
                 let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
                 self.note_losers(&fixed.losers);
                 if let Some(follower) = &mut self.follower {
                     follower.note(&fixed.found);
                 }
-                Ok(CompareStep::Fixed { base, found: fixed.found, copies: fixed.copies })
+                let repair::Fixed { found, copies, gone, .. } = fixed;
+                Ok(CompareStep::Fixed { base, found, copies, gone })
             }
             CompareStep::Begin { .. }
             | CompareStep::Ready
@@ -298,29 +323,25 @@ impl Engine {
 
 /// In one transaction, so that a crash leaves either all or nothing to be compared again.
 fn mark_compared(database: &mut Database, report: &RepairReport) -> Result<(), Error> {
-    let behind: Vec<u32> = report
+    let unequal: Vec<u32> = report
         .tables
         .iter()
         .filter_map(|table| database.table(&table.table))
-        .filter(|captured| captured.behind)
+        .filter(|captured| captured.standing != Standing::Even)
         .map(|captured| captured.t)
         .collect();
-    if behind.is_empty() {
+    if unequal.is_empty() {
         return database.update_meta(|meta| meta.synced = true);
     }
     let meta = crate::capture::Meta { synced: true, ..database.meta };
     database.transaction(PATIENT, |database| {
-        behind
+        unequal
             .iter()
-            .try_for_each(|t| write_behind(&database.writer, *t, false))
+            .try_for_each(|t| write_standing(&database.writer, *t, Standing::Even))
             .and_then(|()| crate::capture::write_meta(&database.writer, &meta))
             .at(&database.path)
     })?;
     database.meta = meta;
-    for t in behind {
-        if let Some(captured) = database.tables.get_mut(&t) {
-            captured.behind = false;
-        }
-    }
+    database.note_standing(&unequal, Standing::Even);
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipicsha_core::data::Standing;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     error::{AtPath as _, Error, is_busy},
     fence,
     schema::{self, Schema, SkippedTable},
+    seed, sequence,
 };
 
 /// Steps of the loop for the write lock; waiting by busy timeout starves among many writers.
@@ -42,9 +44,21 @@ pub(crate) struct Database {
     pub(crate) skipped: Vec<SkippedTable>,
     pub(crate) warnings: Vec<String>,
     pub(crate) key_columns: usize,
+    /// Of the file that is open.
+    pub(crate) inode: u64,
     schema_version: i64,
+    user_version: i64,
+    /// Equal where the application finds the same schema.
+    pub(crate) digest: [u8; 16],
     pub(crate) fence_closed: bool,
     capacity: u64,
+}
+
+/// Whether the partner may have changes that never came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unshipped {
+    Nothing,
+    Possible,
 }
 
 /// What a look at the schema found.
@@ -78,36 +92,38 @@ impl Database {
             skipped: Vec::new(),
             warnings: Vec::new(),
             key_columns: 1,
+            inode: inode(path)?,
             schema_version: 0,
+            user_version: 0,
+            digest: [0; 16],
             fence_closed: false,
             capacity,
         };
-        database.take(seen)?;
+        database.take(seen);
         database.check_inode()?;
         Ok(database)
     }
 
-    fn take(&mut self, seen: Seen) -> Result<(), Error> {
-        let Seen { installed, schema, fence_closed, version } = seen;
+    fn take(&mut self, seen: Seen) {
+        let Seen { installed, schema, fence_closed, version, user_version, digest } = seen;
         (self.fence_closed, self.schema_version) = (fence_closed, version);
+        (self.user_version, self.digest) = (user_version, digest);
         self.by_name = installed.tables.iter().map(|c| (c.table.name.clone(), c.t)).collect();
         self.tables = installed.tables.into_iter().map(|c| (c.t, c)).collect();
         self.meta = installed.meta;
         self.key_columns = installed.key_columns;
         self.skipped = schema.skipped;
         self.warnings = schema.warnings;
-        if !installed.uncaptured.is_empty() {
-            // Its triggers were gone for a while, so what the log says of it is not everything.
-            tracing::warn!(tables = ?installed.uncaptured, path = %self.path.display(),
-                "triggers were missing and are installed again; the database is compared anew");
-            self.update_meta(|meta| meta.synced = false)?;
+        if !installed.rewritten.is_empty() {
+            // What the log says of them is not everything.
+            tracing::info!(tables = ?installed.rewritten, path = %self.path.display(),
+                "tables are new, rebuilt or renumbered; they are compared");
         }
-        Ok(())
     }
 
     /// A copy of the file is another history: positions in the old one mean nothing in it.
     fn check_inode(&mut self) -> Result<(), Error> {
-        let inode = inode(&self.path)?;
+        let inode = self.inode;
         if self.meta.inode == inode {
             return Ok(());
         }
@@ -174,27 +190,85 @@ impl Database {
 
     /// Looks whether the schema has changed, and brings capture up to date with it.
     pub(crate) fn check_schema(&mut self) -> Result<SchemaCheck, Error> {
-        if schema_version(&self.reader).at(&self.path)? == self.schema_version {
+        // Applications number their migrations with user_version: it is part of the schema.
+        let same = schema_version(&self.reader).at(&self.path)? == self.schema_version
+            && user_version(&self.reader).at(&self.path)? == self.user_version;
+        if same {
             return Ok(SchemaCheck::Same);
         }
         let before = self.fingerprint();
         let seen = install(&self.writer, &self.path, self.capacity)?;
-        let uncaptured = !seen.installed.uncaptured.is_empty();
-        self.take(seen)?;
-        let same = before == self.fingerprint() && !uncaptured;
+        self.take(seen);
+        // A backup of another file may have been restored into this one.
+        self.check_inode()?;
+        // A table that was rewritten has another number now.
+        let same = before == self.fingerprint();
         Ok(if same { SchemaCheck::Same } else { SchemaCheck::Changed })
     }
 
-    fn fingerprint(&self) -> Vec<(u32, [u8; 16])> {
-        self.tables.values().map(|captured| (captured.t, captured.table.hash)).collect()
+    /// Whether this snapshot has the schema the tables were read from: a renumbered or rebuilt table
+    /// must not be read by the keys of the old one.
+    pub(crate) fn is_current(&self, db: &Connection) -> Result<bool, Error> {
+        Ok(schema_version(db).at(&self.path)? == self.schema_version)
     }
 
-    /// Puts the fence up or takes it down.
-    pub(crate) fn set_fence(&mut self, closed: bool, patience: Duration) -> Result<(), Error> {
+    /// Stores whose contents of these tables count.
+    pub(crate) fn set_standing(&mut self, tables: &[u32], standing: Standing) -> Result<(), Error> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.transaction(PATIENT, |db| {
+            tables
+                .iter()
+                .try_for_each(|t| capture::write_standing(&db.writer, *t, standing))
+                .at(&db.path)
+        })?;
+        self.note_standing(tables, standing);
+        Ok(())
+    }
+
+    /// The same once it is committed elsewhere.
+    pub(crate) fn note_standing(&mut self, tables: &[u32], standing: Standing) {
+        for t in tables {
+            if let Some(captured) = self.tables.get_mut(t) {
+                captured.standing = standing;
+            }
+        }
+    }
+
+    /// Contents of another time are in the file: a history of its own begins.
+    pub(crate) fn note_restored(&mut self) -> Result<(), Error> {
+        tracing::warn!(path = %self.path.display(),
+            "a backup was restored into the database; it is compared with the partner's");
+        self.update_meta(|meta| {
+            meta.origin.incarnation += 1;
+            meta.synced = false;
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let tables = self.tables.values().map(|captured| (captured.t, captured.table.hash));
+        Fingerprint { tables: tables.collect(), digest: self.digest, meta: self.meta }
+    }
+
+    /// Puts the fence up or takes it down. `unshipped`: the partner may have given out ids whose
+    /// records never came here.
+    pub(crate) fn set_fence(
+        &mut self,
+        closed: bool,
+        unshipped: Unshipped,
+        patience: Duration,
+    ) -> Result<(), Error> {
         if self.fence_closed == closed {
             return Ok(());
         }
-        let version = self.transaction(patience, |db| db.change_fence(closed))?;
+        let known = self.meta.applied.is_some();
+        let version = self.transaction(patience, |db| {
+            if !closed && known && unshipped == Unshipped::Possible {
+                sequence::leave_out(db)?;
+            }
+            db.change_fence(closed)
+        })?;
         self.after_fence(closed, version);
         Ok(())
     }
@@ -224,7 +298,7 @@ impl Database {
     /// Whether the path still names the file that is open.
     pub(crate) fn check_file(&self) -> Result<(), Error> {
         match inode(&self.path) {
-            Ok(inode) if inode == self.meta.inode => Ok(()),
+            Ok(inode) if inode == self.inode => Ok(()),
             Ok(_) | Err(_) => Err(Error::Replaced { path: self.path.clone() }),
         }
     }
@@ -235,12 +309,23 @@ impl Database {
     }
 }
 
+/// What the exchange with the partner was agreed on.
+#[derive(PartialEq, Eq)]
+struct Fingerprint {
+    tables: Vec<(u32, [u8; 16])>,
+    digest: [u8; 16],
+    /// Written here only, so that another one is that of a restored backup.
+    meta: Meta,
+}
+
 /// What a look at the schema saw, in one transaction.
 struct Seen {
     installed: Installed,
     schema: Schema,
     fence_closed: bool,
     version: i64,
+    user_version: i64,
+    digest: [u8; 16],
 }
 
 fn install(writer: &Connection, path: &Path, capacity: u64) -> Result<Seen, Error> {
@@ -281,11 +366,16 @@ fn complete(db: &Connection, capacity: u64, may_write: bool) -> rusqlite::Result
     let installed = capture::finish(db, &schema, plan)?;
     // Within the transaction: a change right after it must be seen as one.
     let version = schema_version(db)?;
-    Ok(Some(Seen { installed, schema, fence_closed, version }))
+    let (user_version, digest) = (user_version(db)?, seed::digest(db)?);
+    Ok(Some(Seen { installed, schema, fence_closed, version, user_version, digest }))
 }
 
 fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("PRAGMA schema_version", [], |row| row.get(0))
+}
+
+fn user_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
 }
 
 /// Removes every object of ours, in pieces short enough for the application.

@@ -18,13 +18,15 @@ use crate::{
     apply::Setting,
     compare::Follower,
     comparing::Leading,
-    database::{self, Database, PATIENT, SchemaCheck},
+    database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
-    error::Error,
+    error::{AtPath as _, Error},
+    follow::Extra,
     journal::Journal,
     log::{Dirty, Record},
     report::Reporter,
     schema::SkippedTable,
+    session::Masters,
     status::Event,
     switchover::Switchover,
     watch::{Alarm, Watch},
@@ -60,6 +62,12 @@ pub(crate) struct Attached {
     pub(crate) in_flight: VecDeque<Seq>,
     pub(crate) tables: BTreeSet<String>,
     pub(crate) held: Vec<SkippedTable>,
+    /// For the comparison this exchange begins with.
+    pub(crate) masters: Masters,
+    /// The partner's schema is on its way and is taken over.
+    pub(crate) following: Option<Extra>,
+    /// Both have the same schema.
+    pub(crate) alike: bool,
 }
 
 /// What can fail and be tried again.
@@ -303,7 +311,9 @@ impl Engine {
         }
         let mut database = Database::open(&self.config.path, self.config.capacity_entries)?;
         match self.writes {
-            Some(writes) => database.set_fence(writes == Writes::Closed, PATIENT)?,
+            Some(writes) => {
+                database.set_fence(writes == Writes::Closed, Unshipped::Possible, PATIENT)?;
+            }
             None => self.writes = database.fence_closed.then_some(Writes::Closed),
         }
         if let Some(journal) = &self.journal {
@@ -340,8 +350,20 @@ impl Engine {
     fn set_writes(&mut self, writes: Writes) -> Result<(), Error> {
         self.abandon("writes were opened or closed");
         self.writes = Some(writes);
+        let unshipped = match self.session {
+            // A planned switchover: the partner has shipped everything before it closed.
+            Session::Attached(_) => Unshipped::Nothing,
+            Session::Detached | Session::Attaching(_) => Unshipped::Possible,
+        };
         match &mut self.database {
-            Some(database) => database.set_fence(writes == Writes::Closed, PATIENT),
+            Some(database) => {
+                database.set_fence(writes == Writes::Closed, unshipped, PATIENT)?;
+                // Which schema is followed depends on who is active.
+                if matches!(&self.session, Session::Attached(attached) if !attached.alike) {
+                    self.reattach("writes were opened or closed while the schemas differ");
+                }
+                Ok(())
+            }
             None if self.wanted && !self.missing => {
                 let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
                 Err(Error::NotReady(hold))
@@ -374,7 +396,14 @@ impl Engine {
             if self.switchover.is_some() {
                 return Ok(SchemaCheck::Same);
             }
-            let check = database.check_schema()?;
+            let mut check = database.check_schema()?;
+            if check == SchemaCheck::Same
+                && !self.dirty.is_continued(&database.reader).at(&database.path)?
+            {
+                database.note_restored()?;
+                self.dirty = Dirty::default();
+                check = SchemaCheck::Changed;
+            }
             self.data_version = version;
             Ok(check)
         };
@@ -414,7 +443,7 @@ impl Engine {
         } else if matches!(error, Error::Replaced { .. }) {
             self.hold_for(Source::Open, &error);
             self.detach("the file was replaced");
-            let inode = self.database.take().map(|database| database.meta.inode);
+            let inode = self.database.take().map(|database| database.inode);
             (self.watch, self.replaced) = (None, inode);
             self.retry_at = Some(Instant::now() + RETRY);
         } else {

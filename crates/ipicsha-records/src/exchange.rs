@@ -10,20 +10,21 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, TableState},
+    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, Standing, TableState},
     id::Seq,
     license::LicensedRole,
 };
 
 use crate::{
     apply,
-    capture::write_behind,
-    database::{Database, PATIENT},
+    database::Database,
     engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
-    log::{self, Dirty},
-    seed,
-    session::{self, Agreement},
+    fault::{self, Mutant},
+    follow::{self, Extra},
+    log::{self, BATCH_ROWS, Dirty},
+    seed, sequence,
+    session::{self, Agreement, Master},
     status::{ConflictSummary, Event},
     worker::Writes,
 };
@@ -57,6 +58,8 @@ impl Engine {
             applied: None,
             synced: false,
             tables: Vec::new(),
+            schema: [0; 16],
+            open: false,
         };
         if let Some(database) = &self.database {
             let extent = log::extent(&database.reader).at(&database.path)?;
@@ -64,15 +67,19 @@ impl Engine {
             attach.log = Some(LogExtent { origin, first: extent.first, last: extent.last });
             attach.applied = database.meta.applied;
             attach.synced = database.meta.synced;
+            (attach.schema, attach.open) = (database.digest, !database.fence_closed);
             attach.tables = database
                 .tables
                 .values()
                 .map(|captured| TableState {
                     name: captured.table.name.clone(),
                     schema_hash: captured.table.hash,
-                    behind: captured.behind,
+                    standing: captured.standing,
+                    sequence: None,
                 })
                 .collect();
+            sequence::read_into(&database.reader, database, &mut attach.tables)
+                .at(&database.path)?;
         }
         Ok(attach)
     }
@@ -124,20 +131,7 @@ impl Engine {
         while attached.in_flight.front().is_some_and(|end| *end <= to) {
             attached.in_flight.pop_front();
         }
-        // Waiting messages were sent with the knowledge of their base: keep what is newer.
-        let bases = self.inbox.iter().filter_map(|data| match data {
-            Data::Batch(batch) => Some(batch.base),
-            Data::Compare {
-                step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
-                ..
-            } => Some(*base),
-            Data::Invite { .. }
-            | Data::Attach(_)
-            | Data::Schema { .. }
-            | Data::Ack { .. }
-            | Data::Compare { .. } => None,
-        });
-        self.dirty.prune(bases.fold(self.acked, Seq::min));
+        self.dirty.prune(floor(self.acked, &self.inbox));
         self.reporter.touch();
         Ok(())
     }
@@ -194,7 +188,7 @@ impl Engine {
             }
             Data::Compare { run, step, .. } => self.compare_step(*run, step).map(|()| true),
             Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
-            Data::Schema { schema, .. } => self.build_missing(schema).map(|()| true),
+            Data::Schema { schema, .. } => self.take_schema(schema).map(|()| true),
             Data::Invite { .. } | Data::Ack { .. } => Ok(true),
         }
     }
@@ -234,15 +228,28 @@ impl Engine {
     fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
         self.dirty = Dirty::behind(agreement.send_from);
         self.acked = agreement.send_from;
-        self.received = agreement.compare.then(HashSet::new);
+        self.received = agreement.journaled.then(HashSet::new);
         let tables: Vec<String> = agreement.tables.iter().cloned().collect();
+        let extra = if agreement.compare { Extra::Keep } else { Extra::Drop };
         self.attached(Attached {
             sent_to: agreement.send_from,
             in_flight: VecDeque::new(),
             tables: agreement.tables,
             held: agreement.held,
+            masters: agreement.masters,
+            following: (agreement.follows == Some(Master::Theirs)).then_some(extra),
+            alike: agreement.alike,
         });
-        if agreement.compare && self.config.rank == LicensedRole::Primary {
+        if agreement.follows == Some(Master::Mine) {
+            self.send_schema()?;
+        }
+        if let Some(database) = &mut self.database {
+            sequence::raise(database, &agreement.sequences)?;
+        }
+        let due = agreement.compare || !agreement.partial.is_empty();
+        if due && self.config.rank == LicensedRole::Primary {
+            let tables =
+                if agreement.compare { tables } else { agreement.partial.into_iter().collect() };
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let run = u64::try_from(since.as_micros()).unwrap_or(0);
             self.lead(run, true, true, tables, None)?;
@@ -257,15 +264,45 @@ impl Engine {
         Ok(())
     }
 
-    fn build_missing(&mut self, schema: &Schema) -> Result<(), Error> {
+    fn take_schema(&mut self, schema: &Schema) -> Result<(), Error> {
         if !self.missing {
-            return Ok(());
+            return self.follow(schema);
         }
         let closed = self.writes != Some(Writes::Open);
         seed::build(&self.config.path, schema, self.config.capacity_entries, closed)?;
         tracing::info!(database = %self.config.name, path = %self.config.path.display(),
             "the missing database was built from the partner's schema");
         self.open();
+        Ok(())
+    }
+
+    /// Takes over the schema of the active server.
+    fn follow(&mut self, schema: &Schema) -> Result<(), Error> {
+        let (Session::Attached(attached), Some(database)) = (&self.session, &mut self.database)
+        else {
+            return Ok(());
+        };
+        let Some(extra) = attached.following.filter(|_| database.fence_closed) else {
+            return Ok(());
+        };
+        let followed = follow::follow(database, schema, extra)?;
+        for refused in &followed.refused {
+            tracing::warn!(database = %self.config.name, %refused,
+                "a change of the partner's schema cannot be made here");
+        }
+        if !followed.changed {
+            return Ok(());
+        }
+        tracing::info!(database = %self.config.name, tables = ?followed.tables,
+            "the schema follows the active server's");
+        database.check_schema()?;
+        if extra == Extra::Keep {
+            // First contact: what is here was never the partner's, so it is merged.
+            let tables = followed.tables.iter().filter_map(|name| database.table(name));
+            let tables: Vec<u32> = tables.map(|captured| captured.t).collect();
+            database.set_standing(&tables, Standing::Behind)?;
+        }
+        self.reattach("the schema follows the active server's");
         Ok(())
     }
 
@@ -280,16 +317,20 @@ impl Engine {
             let dirty = &mut self.dirty;
             let (name, from) = (&self.config.name, attached.sent_to);
             let read = self.unread;
+            let mut current = true;
             let batch = database.snapshot(|db| {
-                if read {
+                // Otherwise the next look reads the schema and attaches again.
+                current = database.is_current(db)?;
+                if read && current {
                     dirty.refresh(db, database)?;
                 }
-                if dirty.scanned_to() <= from {
+                if !current || dirty.scanned_to() <= from {
                     return Ok(None);
                 }
-                dirty.batch(db, database, &attached.tables, name, from).map(Some)
+                let limit = BATCH_ROWS;
+                dirty.batch(db, database, &attached.tables, name, from, limit).map(Some)
             })?;
-            self.unread = false;
+            self.unread = !current;
             let Some(batch) = batch else { break };
             if read || !synced {
                 self.wal.sync()?;
@@ -316,27 +357,44 @@ impl Engine {
     }
 }
 
+/// Up to where own changes are forgotten: what waits to be applied was sent with the knowledge of
+/// its base, so what is newer must still be there to be compared with.
+pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>) -> Seq {
+    if fault::is(Mutant::TrimOnAck) {
+        return acked;
+    }
+    let bases = waiting.into_iter().filter_map(|data| match data {
+        Data::Batch(batch) => Some(batch.base),
+        Data::Compare {
+            step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
+            ..
+        } => Some(*base),
+        Data::Invite { .. }
+        | Data::Attach(_)
+        | Data::Schema { .. }
+        | Data::Ack { .. }
+        | Data::Compare { .. } => None,
+    });
+    bases.fold(acked, Seq::min)
+}
+
 /// Stores what was agreed, where it differs from what is stored. In steady state it does not, so
 /// an active server is not written when the partner attaches again.
 fn persist(database: &mut Database, agreement: &Agreement) -> Result<(), Error> {
     let held: Vec<u32> = database
         .tables
         .values()
-        .filter(|captured| !captured.behind && !agreement.tables.contains(&captured.table.name))
+        .filter(|captured| {
+            // One the partner has dropped is about to be dropped here.
+            let dropped = agreement.follows == Some(Master::Theirs)
+                && agreement.absent.contains(&captured.table.name);
+            captured.standing == Standing::Even
+                && !dropped
+                && !agreement.tables.contains(&captured.table.name)
+        })
         .map(|captured| captured.t)
         .collect();
-    if !held.is_empty() {
-        database.transaction(PATIENT, |database| {
-            held.iter()
-                .try_for_each(|t| write_behind(&database.writer, *t, true))
-                .at(&database.path)
-        })?;
-        for t in held {
-            if let Some(captured) = database.tables.get_mut(&t) {
-                captured.behind = true;
-            }
-        }
-    }
+    database.set_standing(&held, Standing::Behind)?;
     let (applied, compare) = (agreement.applied, agreement.compare);
     database.update_meta(|meta| {
         meta.applied = Some(applied);

@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::{
     database::{begin, check_file, journal_mode, open_connection, rollback},
     error::{AtPath as _, Error},
-    schema::{self, Identity, SkippedTable},
+    identity::Identity,
+    schema::{self, SkippedTable},
 };
 
 /// What `protect` shows.

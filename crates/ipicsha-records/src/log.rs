@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{Batch, Change, Columns, Key, Row},
+    data::{Batch, Change, Columns, Key, Row, Value},
     id::{DatabaseName, Seq},
     time::WallTime,
 };
@@ -20,6 +20,8 @@ use crate::{
     capture::Captured,
     database::Database,
     error::{AtPath as _, Error},
+    fault::{self, Mutant},
+    sequence,
     value::{self, bind},
 };
 
@@ -41,6 +43,20 @@ pub(crate) struct Pending {
     pub(crate) record: Record,
     pub(crate) key: Key,
     pub(crate) wall: WallTime,
+    /// Of the first change that is held, which nothing but a mutant may send.
+    #[cfg(test)]
+    first: WallTime,
+}
+
+impl Pending {
+    /// The stamp the record travels with.
+    fn stamp(&self) -> WallTime {
+        #[cfg(test)]
+        if fault::is(Mutant::FirstStamp) {
+            return self.first;
+        }
+        self.wall
+    }
 }
 
 /// Own changes the partner may not have applied: every record with its last entry.
@@ -50,14 +66,37 @@ pub(crate) struct Pending {
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     scanned_to: i64,
+    /// When the newest entry read was written; `None`: nothing was read yet.
+    scanned_ms: Option<i64>,
     by_record: HashMap<Record, i64>,
     by_seq: BTreeMap<i64, Pending>,
+    /// Tables with changes of records that have NULL in their key: no statement can name them.
+    nameless: BTreeSet<u32>,
 }
 
 impl Dirty {
     /// Everything behind `floor`, to be read by `refresh`.
     pub(crate) fn behind(floor: Seq) -> Self {
         Self { scanned_to: floor.0, ..Self::default() }
+    }
+
+    /// Whether the log still holds what was read from it. It does not when a backup was restored
+    /// into the file: then numbers are given out again that were read already.
+    pub(crate) fn is_continued(&self, db: &Connection) -> rusqlite::Result<bool> {
+        if self.scanned_to > extent(db)?.last.0 {
+            return Ok(false);
+        }
+        let found: Option<i64> = db
+            .prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq=?1")?
+            .query_row([self.scanned_to], |row| row.get(0))
+            .optional()?;
+        // What the ring has overwritten is noticed when the log is read on.
+        Ok(self.scanned_ms.is_none_or(|ms| found.is_none_or(|found| found == ms)))
+    }
+
+    /// Tables with changes that cannot be sent.
+    pub(crate) fn nameless(&self) -> impl Iterator<Item = u32> {
+        self.nameless.iter().copied()
     }
 
     /// The newest entry read.
@@ -100,9 +139,14 @@ impl Dirty {
             }
             if let Some(captured) = database.tables.get(&entry.t) {
                 let key = value::read_columns(row, 4, captured.table.key.len())?;
-                self.take(db, captured, &entry, key)?;
+                if key.contains(&Value::Null) {
+                    self.nameless.insert(entry.t);
+                } else {
+                    self.take(db, captured, &entry, key)?;
+                }
             }
             self.scanned_to = entry.seq;
+            self.scanned_ms = Some(entry.ms);
         }
         Ok(true)
     }
@@ -124,10 +168,16 @@ impl Dirty {
             self.remove(&record);
             return Ok(());
         }
-        if let Some(before) = self.by_record.insert(record.clone(), entry.seq) {
-            self.by_seq.remove(&before);
-        }
-        let pending = Pending { record, key, wall: WallTime(entry.ms) };
+        let wall = WallTime(entry.ms);
+        let before = self.by_record.insert(record.clone(), entry.seq);
+        let _before = before.and_then(|before| self.by_seq.remove(&before));
+        let pending = Pending {
+            record,
+            key,
+            wall,
+            #[cfg(test)]
+            first: _before.map_or(wall, |before| before.first),
+        };
         self.by_seq.insert(entry.seq, pending);
         Ok(())
     }
@@ -147,6 +197,7 @@ impl Dirty {
         agreed: &BTreeSet<String>,
         name: &DatabaseName,
         from: Seq,
+        limit: usize,
     ) -> Result<Batch, Error> {
         let mut batch = Batch {
             database: name.clone(),
@@ -156,12 +207,15 @@ impl Dirty {
             base: database.meta.applied.map_or(Seq(0), |applied| applied.seq),
             tables: Vec::new(),
             rows: Vec::new(),
+            sequences: Vec::new(),
         };
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let mut bytes = 0;
         for (seq, pending) in self.by_seq.range(from.0 + 1..) {
-            if batch.rows.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
-                batch.to = batch.rows.last().map_or(from, |row| row.seq);
+            if batch.rows.len() >= limit || bytes >= BATCH_BYTES {
+                if !fault::is(Mutant::PointerPastUnsent) {
+                    batch.to = batch.rows.last().map_or(from, |row| row.seq);
+                }
                 break;
             }
             let Some(captured) = database.tables.get(&pending.record.0) else { continue };
@@ -177,15 +231,16 @@ impl Dirty {
                 batch.tables.push(captured.table.name.clone());
                 batch.tables.len() as u32 - 1
             });
-            batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.wall, change });
+            batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.stamp(), change });
         }
+        batch.sequences = sequence::of_batch(db, database, &batch.tables).at(&database.path)?;
         Ok(batch)
     }
 }
 
 fn size(change: &Change) -> usize {
     let (Change::Upsert(values) | Change::Delete(values)) = change;
-    values.iter().map(ipicsha_core::data::Value::size).sum::<usize>() + 16
+    values.iter().map(Value::size).sum::<usize>() + 16
 }
 
 struct Entry {
@@ -203,7 +258,7 @@ fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 pub(crate) fn read_row(
     db: &Connection,
     captured: &Captured,
-    key: &[ipicsha_core::data::Value],
+    key: &[Value],
 ) -> rusqlite::Result<Option<Columns>> {
     let mut statement = db.prepare_cached(&captured.table.sql.select)?;
     bind(&mut statement, 1, key)?;

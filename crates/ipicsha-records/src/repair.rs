@@ -4,7 +4,7 @@
 //! changed here since the other side read it is left alone, for replication brings the newer one.
 
 use ipicsha_core::{
-    data::{Columns, Differences, Key, PrimaryVersion},
+    data::{Columns, Differences, Key, PrimaryVersion, Standing},
     id::Seq,
     lww::Stamp,
     time::WallTime,
@@ -17,6 +17,7 @@ use crate::{
     journal::{JournalKind, Loser},
     log::read_row,
     place::{self, Rule, Write},
+    session::Master,
     value,
 };
 
@@ -26,7 +27,26 @@ pub(crate) struct Fixed {
     pub(crate) found: Differences,
     /// Rows the primary does not have.
     pub(crate) copies: Vec<Columns>,
+    /// Keys nobody has here, where our contents count.
+    pub(crate) gone: Vec<Key>,
     pub(crate) losers: Vec<Loser>,
+}
+
+/// How a step is to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// What the primary had applied of our log when it read its versions.
+    pub(crate) base: Seq,
+    pub(crate) run: u64,
+    pub(crate) apply: bool,
+    /// One side's contents count as a whole.
+    pub(crate) master: Option<Master>,
+}
+
+/// What the side whose contents count has, and has not.
+pub(crate) struct Versions<'a> {
+    pub(crate) copies: &'a [Columns],
+    pub(crate) gone: &'a [Key],
 }
 
 /// Compares the primary's versions with ours and, if `apply`, takes them.
@@ -34,60 +54,127 @@ pub(crate) fn fix(
     database: &mut Database,
     setting: &mut Setting<'_>,
     table: &str,
-    base: Seq,
     versions: &[(Key, PrimaryVersion)],
-    run: u64,
-    apply: bool,
+    terms: &Terms,
 ) -> Result<Fixed, Error> {
     let mut seen = Vec::new();
     let fixed = database.transaction(SHORT, |database| {
         setting.dirty.refresh(&database.writer, database)?;
-        let mut step = Step { fixed: Fixed::default(), writes: Vec::new(), absent: Vec::new() };
+        let mut step =
+            Step { terms, fixed: Fixed::default(), writes: Vec::new(), absent: Vec::new() };
         for (key, version) in versions {
-            step.look(database, setting, table, base, key, version, run)?;
+            step.look(database, setting, table, key, version)?;
         }
-        let Step { mut fixed, writes, absent } = step;
-        if !apply {
+        let Step { mut fixed, writes, absent, .. } = step;
+        if !terms.apply {
             fixed.losers.clear();
             return Ok(fixed);
         }
-        let numbered = Seq(run.cast_signed());
+        let numbered = Seq(terms.run.cast_signed());
         let placed = place::execute(database, &writes, &Rule::IncomingWins(numbered))?;
         fixed.losers.extend(placed.losers);
+        keep(database, setting, &mut fixed.losers, (table, terms.master))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         for key in absent {
             let captured = captured(database, table)?;
             // It may have stood in the way of one of the primary's records and be gone.
             fixed.copies.extend(read_row(&database.writer, captured, key).at(&database.path)?);
         }
-        if !fixed.losers.is_empty() {
-            setting.journal.store(setting.name, &fixed.losers)?;
-            fixed.found.journaled = fixed.losers.len() as u64;
-        }
+        fixed.found.journaled = fixed.losers.len() as u64;
         Ok(fixed)
     })?;
     setting.note_received(seen);
     Ok(fixed)
 }
 
+/// Journals what is overwritten. Where one side's contents count and nothing but this table has
+/// fallen behind, what the other side has are the older versions of the same records.
+fn keep(
+    database: &Database,
+    setting: &mut Setting<'_>,
+    losers: &mut Vec<Loser>,
+    (table, master): (&str, Option<Master>),
+) -> Result<(), Error> {
+    // Unless this side has rewritten it too: the partner never saw what that left.
+    let counted = captured(database, table)?.standing == Standing::Counts;
+    if master.is_some() && setting.received.is_none() && !counted {
+        losers.clear();
+    }
+    if !losers.is_empty() {
+        setting.journal.store(setting.name, losers)?;
+    }
+    Ok(())
+}
+
+/// Takes the partner's versions of a table where its contents count, on the primary.
+pub(crate) fn yield_to(
+    database: &mut Database,
+    setting: &mut Setting<'_>,
+    table: &str,
+    base: Seq,
+    versions: &Versions<'_>,
+    run: u64,
+) -> Result<Vec<Loser>, Error> {
+    let mut seen = Vec::new();
+    let losers = database.transaction(SHORT, |database| {
+        setting.dirty.refresh(&database.writer, database)?;
+        let captured = captured(database, table)?;
+        let stamp = Stamp { wall: WallTime(0), role: setting.role.other() };
+        let number = Seq(run.cast_signed());
+        let (mut writes, mut losers) = (Vec::new(), Vec::new());
+        let copies = versions.copies.iter().map(|columns| {
+            let fits = columns.len() == captured.table.columns.len();
+            fits.then(|| (captured.table.key_of(columns), Some(columns.as_slice())))
+        });
+        let gone = versions
+            .gone
+            .iter()
+            .map(|key| (key.len() == captured.table.key.len()).then(|| (key.clone(), None)));
+        for version in copies.chain(gone) {
+            let (key, columns) =
+                version.ok_or(Error::Mismatch("a row has another number of columns"))?;
+            let write = Write::new(captured, key, columns, stamp, number);
+            if setting.dirty.last_change(&write.record).is_some_and(|(seq, _)| seq > base) {
+                continue;
+            }
+            let local = read_row(&database.writer, captured, &write.key).at(&database.path)?;
+            if local.as_deref() == write.columns {
+                continue;
+            }
+            if local.is_some() {
+                let origin = database.meta.origin;
+                let loser = write.own_loser(JournalKind::Repair, origin, number, local);
+                losers.push(Loser { winner_wall: None, ..loser });
+            }
+            writes.push(write);
+        }
+        let placed = place::execute(database, &writes, &Rule::IncomingWins(number))?;
+        losers.extend(placed.losers);
+        keep(database, setting, &mut losers, (table, Some(Master::Theirs)))?;
+        seen = writes.into_iter().map(|write| write.record).collect();
+        Ok(losers)
+    })?;
+    setting.note_received(seen);
+    Ok(losers)
+}
+
 struct Step<'a> {
+    terms: &'a Terms,
     fixed: Fixed,
     writes: Vec<Write<'a>>,
     absent: Vec<&'a Key>,
 }
 
 impl<'a> Step<'a> {
-    #[expect(clippy::too_many_arguments, reason = "one record of a step in all its circumstances")]
     fn look(
         &mut self,
         database: &'a Database,
         setting: &Setting<'_>,
         table: &str,
-        base: Seq,
         key: &'a Key,
         version: &'a PrimaryVersion,
-        run: u64,
     ) -> Result<(), Error> {
+        let Terms { base, run, master, .. } = *self.terms;
         let captured = captured(database, table)?;
         let columns = match version {
             PrimaryVersion::Contents(columns) => Some(columns.as_slice()),
@@ -107,6 +194,10 @@ impl<'a> Step<'a> {
         let local = read_row(&database.writer, captured, key).at(&database.path)?;
         let found = &mut self.fixed.found;
         match (version, local) {
+            (PrimaryVersion::Absent, None) if master == Some(Master::Mine) => {
+                found.only_primary += 1;
+                self.fixed.gone.push(key.clone());
+            }
             (PrimaryVersion::Absent | PrimaryVersion::Refused, None) => {}
             (PrimaryVersion::Absent, Some(_)) => {
                 found.only_secondary += 1;
@@ -125,7 +216,11 @@ impl<'a> Step<'a> {
                 found.differing += 1;
                 self.lose(database, write, number, local);
             }
-            (PrimaryVersion::Refused, Some(local)) => self.lose(database, write, number, local),
+            (PrimaryVersion::Refused, Some(local)) => {
+                // Refused by a UNIQUE rule it has been counted before.
+                found.only_secondary += u64::from(master.is_some());
+                self.lose(database, write, number, local);
+            }
         }
         Ok(())
     }

@@ -2,7 +2,10 @@
 //!
 //! Decides how often a status is worth an event. Reads only, and only when something happened.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use ipicsha_core::id::Seq;
 
@@ -11,6 +14,7 @@ use crate::{
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     log,
+    schema::null_key_warning,
     status::{DatabaseStatus, Event},
     worker::Writes,
 };
@@ -111,6 +115,7 @@ impl Engine {
             path: self.config.path.clone(),
             tables: Vec::new(),
             skipped_tables: Vec::new(),
+            identities: BTreeMap::new(),
             warnings: Vec::new(),
             installed: self.database.is_some(),
             attached: attached.is_some(),
@@ -141,6 +146,17 @@ impl Engine {
             .collect();
         status.tables.sort();
         status.warnings.clone_from(&database.warnings);
+        let nameless = self.dirty.nameless().filter_map(|t| database.tables.get(&t));
+        for warning in nameless.map(|captured| null_key_warning(&captured.table.name)) {
+            if !status.warnings.contains(&warning) {
+                status.warnings.push(warning);
+            }
+        }
+        status.identities = database
+            .tables
+            .values()
+            .map(|captured| (captured.table.name.clone(), captured.table.identity))
+            .collect();
         status.writes = if database.fence_closed { Writes::Closed } else { Writes::Open };
         status.synced = database.meta.synced;
         status.applied = database.meta.applied.map_or(Seq(0), |applied| applied.seq);

@@ -9,15 +9,10 @@ use ipicsha_core::data::Value;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::value::{self, Collation, quote};
-
-/// How the records of a table are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Identity {
-    /// By the PRIMARY KEY.
-    PrimaryKey,
-}
+use crate::{
+    identity::{self, Identity},
+    value::{self, Collation, quote},
+};
 
 /// A table that is left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +35,7 @@ pub(crate) struct Unique {
 pub(crate) struct Table {
     pub(crate) name: String,
     pub(crate) identity: Identity,
-    /// Stored columns in table order; generated ones are left out.
+    /// Stored columns in table order; generated ones are left out, a rowid that is the key is first.
     pub(crate) columns: Vec<String>,
     /// Indexes of the key columns, in key order.
     pub(crate) key: Vec<usize>,
@@ -49,6 +44,8 @@ pub(crate) struct Table {
     /// Whether the column compares that way by itself.
     natural: Vec<bool>,
     pub(crate) uniques: Vec<Unique>,
+    /// It has an AUTOINCREMENT key.
+    pub(crate) autoincrement: bool,
     /// Equal on both servers when rows can be exchanged.
     pub(crate) hash: [u8; 16],
     pub(crate) sql: TableSql,
@@ -69,6 +66,12 @@ impl Table {
     /// The key within all columns of a row.
     pub(crate) fn key_of(&self, columns: &[Value]) -> Vec<Value> {
         self.key.iter().map(|index| columns[*index].clone()).collect()
+    }
+
+    /// What log entries of the table mean: those made under another signature are not read, the
+    /// table is compared instead.
+    pub(crate) fn signature(&self) -> String {
+        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Bytes that are equal exactly for keys of the same record.
@@ -196,9 +199,18 @@ pub(crate) fn read(db: &Connection) -> rusqlite::Result<Schema> {
     Ok(schema)
 }
 
-enum Skip {
+/// Why a table is not read.
+pub(crate) enum Skip {
+    /// It is left out, for this reason.
     Reason(String),
+    /// It could not be read.
     Sqlite(rusqlite::Error),
+}
+
+impl Skip {
+    pub(crate) fn custom_collation(name: &str) -> Self {
+        Self::Reason(format!("it uses the collation {name}, which only the application has"))
+    }
 }
 
 impl From<rusqlite::Error> for Skip {
@@ -207,12 +219,15 @@ impl From<rusqlite::Error> for Skip {
     }
 }
 
-struct Column {
-    name: String,
+/// A column as SQLite describes it.
+pub(crate) struct Column {
+    pub(crate) name: String,
     declared: String,
-    not_null: bool,
-    key: u32,
-    hidden: i64,
+    pub(crate) not_null: bool,
+    /// Place in the PRIMARY KEY, from 1; 0 if it is not part of it.
+    pub(crate) key: u32,
+    /// Not 0: generated, or of a virtual table.
+    pub(crate) hidden: i64,
 }
 
 fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
@@ -239,42 +254,22 @@ fn read_table(
     warnings: &mut Vec<String>,
 ) -> Result<Table, Skip> {
     let columns = read_columns(db, name)?;
-    let stored: Vec<&Column> = columns.iter().filter(|column| column.hidden == 0).collect();
-    let mut key: Vec<usize> = (0..stored.len()).filter(|index| stored[*index].key > 0).collect();
-    key.sort_by_key(|index| stored[*index].key);
-    if key.is_empty() {
-        return Err(Skip::Reason("it has no PRIMARY KEY: not replicated by this version".into()));
-    }
     let indexes = read_indexes(db, name)?;
-    let mut natural = Vec::new();
-    let mut collations = Vec::new();
-    let pk = indexes.iter().find(|index| index.origin == "pk");
-    for column in &key {
-        let own = column_collation(db, name, &stored[*column].name)?;
-        let used = pk
-            .and_then(|index| {
-                index
-                    .columns
-                    .iter()
-                    .find(|(name, _)| name.as_deref() == Some(stored[*column].name.as_str()))
-            })
-            .map_or_else(|| own.clone(), |(_, collation)| collation.clone());
-        let collation = Collation::named(&used).ok_or_else(|| custom_collation(&used))?;
-        natural.push(used.eq_ignore_ascii_case(&own));
-        collations.push(collation);
-    }
-    let uniques = read_uniques(name, &stored, &indexes, warnings)?;
+    let rung = identity::choose(db, name, &columns, &indexes)?;
+    let uniques = read_uniques(name, &rung, &indexes, warnings)?;
     let mut table = Table {
         name: name.into(),
-        identity: Identity::PrimaryKey,
-        columns: stored.iter().map(|column| column.name.clone()).collect(),
-        key,
-        collations,
-        natural,
+        identity: rung.identity,
+        columns: rung.columns,
+        key: rung.key,
+        collations: rung.collations,
+        natural: rung.natural,
         uniques,
+        autoincrement: has_autoincrement(db, name, &columns)?,
         hash: [0; 16],
         sql: TableSql::default(),
     };
+    let stored: Vec<&Column> = columns.iter().filter(|column| column.hidden == 0).collect();
     table.hash = schema_hash(&table, &stored, without_rowid, strict);
     table.sql = table.build_sql();
     probe(db, &table)?;
@@ -282,8 +277,10 @@ fn read_table(
     Ok(table)
 }
 
-fn custom_collation(name: &str) -> Skip {
-    Skip::Reason(format!("it uses the collation {name}, which only the application has"))
+fn has_autoincrement(db: &Connection, table: &str, columns: &[Column]) -> rusqlite::Result<bool> {
+    let Some(key) = columns.iter().find(|column| column.key == 1) else { return Ok(false) };
+    let (.., autoincrement) = db.column_metadata(Some("main"), table, &key.name)?;
+    Ok(autoincrement)
 }
 
 /// A custom function or collation in an index or CHECK shows when a write is prepared.
@@ -309,6 +306,9 @@ fn warn_about_null_keys(
     stored: &[&Column],
     warnings: &mut Vec<String>,
 ) -> rusqlite::Result<()> {
+    if table.identity != Identity::PrimaryKey {
+        return Ok(());
+    }
     for index in table.key.iter().filter(|index| !stored[**index].not_null) {
         let sql = format!(
             "SELECT EXISTS(SELECT 1 FROM {} WHERE {} IS NULL)",
@@ -316,23 +316,30 @@ fn warn_about_null_keys(
             quote(&table.columns[*index])
         );
         if db.query_row(&sql, [], |row| row.get::<_, bool>(0))? {
-            warnings.push(format!(
-                "table {} has records with NULL in its PRIMARY KEY: these cannot be told apart and are not replicated",
-                table.name
-            ));
+            warnings.push(null_key_warning(&table.name));
             break;
         }
     }
     Ok(())
 }
 
-struct Index {
-    name: String,
-    origin: String,
-    unique: bool,
-    partial: bool,
+/// What is said about records no statement can name.
+pub(crate) fn null_key_warning(table: &str) -> String {
+    format!(
+        "table {table} has records with NULL in its PRIMARY KEY: these cannot be told apart and are \
+         not replicated: declare its columns NOT NULL"
+    )
+}
+
+/// An index as SQLite describes it.
+pub(crate) struct Index {
+    pub(crate) name: String,
+    /// `pk`, `u` (of a UNIQUE constraint) or `c` (of CREATE INDEX).
+    pub(crate) origin: String,
+    pub(crate) unique: bool,
+    pub(crate) partial: bool,
     /// Name (`None`: an expression or the rowid) and collation of each key column.
-    columns: Vec<(Option<String>, String)>,
+    pub(crate) columns: Vec<(Option<String>, String)>,
 }
 
 fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Vec<Index>> {
@@ -362,17 +369,20 @@ fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Vec<Index>> {
 
 fn read_uniques(
     table: &str,
-    stored: &[&Column],
+    rung: &identity::Rung,
     indexes: &[Index],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Unique>, Skip> {
     let mut uniques = Vec::new();
-    for index in indexes.iter().filter(|index| index.unique && index.origin != "pk") {
+    let others = indexes.iter().filter(|index| {
+        index.unique && index.origin != "pk" && rung.index.as_ref() != Some(&index.name)
+    });
+    for index in others {
         let columns: Option<Vec<(usize, &String)>> = index
             .columns
             .iter()
             .map(|(name, collation)| {
-                let position = stored.iter().position(|column| Some(&column.name) == name.as_ref());
+                let position = rung.columns.iter().position(|column| Some(column) == name.as_ref());
                 position.map(|position| (position, collation))
             })
             .collect();
@@ -387,7 +397,8 @@ fn read_uniques(
         let columns = columns
             .into_iter()
             .map(|(position, name)| {
-                let collation = Collation::named(name).ok_or_else(|| custom_collation(name))?;
+                let collation =
+                    Collation::named(name).ok_or_else(|| Skip::custom_collation(name))?;
                 Ok((position, collation))
             })
             .collect::<Result<Vec<_>, Skip>>()?;
@@ -396,17 +407,13 @@ fn read_uniques(
     Ok(uniques)
 }
 
-fn column_collation(db: &Connection, table: &str, column: &str) -> rusqlite::Result<String> {
-    let (_, collation, ..) = db.column_metadata(Some("main"), table, column)?;
-    Ok(collation.map_or_else(|| "BINARY".into(), |name| name.to_string_lossy().into_owned()))
-}
-
 fn schema_hash(table: &Table, stored: &[&Column], without_rowid: bool, strict: bool) -> [u8; 16] {
     let mut text = format!("{}\0{without_rowid}{strict}\0", table.name);
     for column in stored {
         let declared = column.declared.to_ascii_uppercase();
         text += &format!("{}\0{declared}\0{}\0{}\0", column.name, column.not_null, column.key);
     }
+    text += &format!("{}:{}\0", table.identity.name(), table.key_names().join(","));
     for collation in &table.collations {
         text += collation.name();
     }

@@ -15,26 +15,42 @@ use rusqlite::Connection;
 use crate::{
     capture,
     error::{AtPath as _, Error},
+    follow::Object,
     schema::is_ours,
+    value,
 };
 
-/// Reads what `build` needs; nothing of ours.
-pub(crate) fn read(db: &Connection) -> rusqlite::Result<Schema> {
-    let mut statements = Vec::new();
+/// The application's objects, in an order in which they can be created; nothing of ours.
+pub(crate) fn objects(db: &Connection) -> rusqlite::Result<Vec<Object>> {
     // Shadow tables are created by their virtual table.
     let mut statement = db.prepare(
-        "SELECT s.name, s.tbl_name, s.sql FROM sqlite_schema s
+        "SELECT s.type, s.name, s.tbl_name, s.sql FROM sqlite_schema s
          WHERE s.sql IS NOT NULL AND s.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
          AND NOT EXISTS(SELECT 1 FROM pragma_table_list l WHERE l.schema='main' AND l.name=s.tbl_name AND l.type='shadow')
          ORDER BY CASE s.type WHEN 'table' THEN 1 WHEN 'index' THEN 2 WHEN 'view' THEN 3 ELSE 4 END, s.rowid",
     )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (name, table, sql): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if !is_ours(&name) && !is_ours(&table) {
-            statements.push(sql);
-        }
+    let rows = statement.query_map([], |row| {
+        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+    })?;
+    let objects = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(objects.into_iter().filter(|o| !is_ours(&o.name) && !is_ours(&o.table)).collect())
+}
+
+/// Equal where the application finds the same schema.
+pub(crate) fn digest(db: &Connection) -> rusqlite::Result<[u8; 16]> {
+    let mut objects = objects(db)?;
+    objects.sort();
+    let version: i32 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let mut text = version.to_string();
+    for object in &objects {
+        text += &format!("\0{}\0{}\0{}", object.kind, object.name, object.sql);
     }
+    Ok(value::hash(text.as_bytes()))
+}
+
+/// Reads what `build` needs.
+pub(crate) fn read(db: &Connection) -> rusqlite::Result<Schema> {
+    let statements = objects(db)?.into_iter().map(|object| object.sql).collect();
     let pragma = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
     Ok(Schema {
         statements,
@@ -83,7 +99,7 @@ pub(crate) fn build(
 
 /// Runs one statement of the partner's schema. It may create, and nothing else: an `ATTACH` would
 /// reach other files of this server.
-fn create(db: &Connection, statement: &str) -> rusqlite::Result<()> {
+pub(crate) fn create(db: &Connection, statement: &str) -> rusqlite::Result<()> {
     let mut prepared = db.prepare(statement)?;
     let creates = statement.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("CREATE "));
     if !creates {

@@ -4,14 +4,27 @@
 //! tables can follow. Pure, and symmetric: both servers come to matching results from the same two
 //! messages. Must not know SQLite or time.
 
-use std::collections::BTreeSet;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use ipicsha_core::{
-    data::{Applied, Attach},
+    data::{Applied, Attach, Standing},
     id::Seq,
 };
 
 use crate::schema::SkippedTable;
+
+/// Whose contents of a table count as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Master {
+    Mine,
+    Theirs,
+}
+
+/// By name of the table; where there is none, versions are merged.
+pub(crate) type Masters = BTreeMap<String, Master>;
 
 /// The outcome, for one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +33,24 @@ pub(crate) struct Agreement {
     pub(crate) send_from: Seq,
     /// Our stored position in the partner's log from now on.
     pub(crate) applied: Applied,
-    /// The contents may differ in more than what is queued.
+    /// The contents may differ in more than what is queued, in every table.
     pub(crate) compare: bool,
+    /// Only these tables may; empty when all are compared.
+    pub(crate) partial: BTreeSet<String>,
+    /// Tables of which one side's contents count as a whole.
+    pub(crate) masters: Masters,
+    /// Largest ids the partner has given out in AUTOINCREMENT tables.
+    pub(crate) sequences: Vec<(String, i64)>,
+    /// What is overwritten may be unknown to the other side: it is kept.
+    pub(crate) journaled: bool,
+    /// The schemas differ, and this side takes over that of the other or gives it its own.
+    pub(crate) follows: Option<Master>,
     /// Tables both can exchange.
     pub(crate) tables: BTreeSet<String>,
+    /// Both have the same schema.
+    pub(crate) alike: bool,
+    /// Own tables the partner does not have.
+    pub(crate) absent: BTreeSet<String>,
     /// Own tables that cannot follow.
     pub(crate) held: Vec<SkippedTable>,
 }
@@ -36,28 +63,80 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let at_end = Applied { origin: their_log.origin, seq: their_log.last };
     let mut tables = BTreeSet::new();
     let mut held = Vec::new();
-    let mut behind = false;
+    let mut unequal = BTreeSet::new();
+    let mut masters = Masters::new();
+    let mut sequences = Vec::new();
+    let mut absent = BTreeSet::new();
     for table in &mine.tables {
         let reason = match theirs.tables.iter().find(|other| other.name == table.name) {
             Some(other) if other.schema_hash == table.schema_hash => {
-                behind |= table.behind || other.behind;
+                if (table.standing, other.standing) != (Standing::Even, Standing::Even) {
+                    unequal.insert(table.name.clone());
+                }
+                if let Some(master) =
+                    master((table.standing, mine.open), (other.standing, theirs.open))
+                {
+                    masters.insert(table.name.clone(), master);
+                }
+                sequences.extend(other.sequence.map(|last| (table.name.clone(), last)));
                 tables.insert(table.name.clone());
                 continue;
             }
             Some(_) => {
                 "its schema differs from the partner's: bring both to the same version of the application"
             }
-            None => "the partner does not have it: create it there, too",
+            None => {
+                absent.insert(table.name.clone());
+                "the partner does not have it: create it there, too"
+            }
         };
         held.push(SkippedTable { table: table.name.clone(), reason: reason.into() });
     }
+    let compare = !(sending && receiving && mine.synced && theirs.synced);
+    if compare {
+        unequal.clear();
+    }
+    // Where both are written, or none, nobody can say whose schema is the newer one.
+    let follows = match (mine.open, theirs.open) {
+        _ if mine.schema == theirs.schema => None,
+        (true, false) => Some(Master::Mine),
+        (false, true) => Some(Master::Theirs),
+        (true, true) | (false, false) => None,
+    };
+    let journaled = compare || (mine.open == theirs.open && !masters.is_empty());
     Some(Agreement {
+        journaled,
         send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
         applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),
-        compare: !(sending && receiving && mine.synced && theirs.synced) || behind,
+        compare,
+        partial: unequal,
+        masters,
+        sequences,
+        follows,
+        alike: mine.schema == theirs.schema,
+        absent,
         tables,
         held,
     })
+}
+
+/// Of a table that was rewritten the contents of the active server count. Without one, or with
+/// two, those of the side that has rewritten it as the active one.
+fn master(mine: (Standing, bool), theirs: (Standing, bool)) -> Option<Master> {
+    let weight = |standing| match standing {
+        Standing::Yields => 0,
+        Standing::Even | Standing::Behind => 1,
+        Standing::Counts => 2,
+    };
+    let (mine_weight, theirs_weight) = (weight(mine.0), weight(theirs.0));
+    if (mine_weight, theirs_weight) == (1, 1) {
+        return None;
+    }
+    match mine.1.cmp(&theirs.1).then(mine_weight.cmp(&theirs_weight)) {
+        Ordering::Less => Some(Master::Theirs),
+        Ordering::Equal => None,
+        Ordering::Greater => Some(Master::Mine),
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +160,13 @@ mod tests {
             applied: applied.map(|(uuid, seq)| Applied { origin: origin(uuid), seq: Seq(seq) }),
             synced: true,
             tables: Vec::new(),
+            schema: [0; 16],
+            open: false,
         }
     }
 
-    fn table(name: &str, hash: u8, behind: bool) -> TableState {
-        TableState { name: name.into(), schema_hash: [hash; 16], behind }
+    fn table(name: &str, hash: u8, standing: Standing) -> TableState {
+        TableState { name: name.into(), schema_hash: [hash; 16], standing, sequence: None }
     }
 
     #[test]
@@ -124,15 +205,58 @@ mod tests {
     #[test]
     fn tables_are_agreed_by_name_and_schema_and_compared_when_one_was_behind() {
         let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
-        a.tables = vec![table("same", 1, false), table("new", 1, false), table("other", 1, false)];
-        b.tables = vec![table("same", 1, false), table("other", 2, false)];
+        let even = |name, hash| table(name, hash, Standing::Even);
+        a.tables = vec![even("same", 1), even("new", 1), even("other", 1)];
+        b.tables = vec![even("same", 1), even("other", 2)];
         let at_a = agree(&a, &b).unwrap();
         assert_eq!(at_a.tables, BTreeSet::from(["same".to_owned()]));
         assert_eq!(at_a.held.len(), 2);
-        assert!(!at_a.compare);
+        assert!(!at_a.compare && at_a.partial.is_empty());
         assert_eq!(agree(&b, &a).unwrap().tables, at_a.tables);
-        b.tables[0].behind = true;
-        assert!(agree(&a, &b).unwrap().compare && agree(&b, &a).unwrap().compare);
+        b.tables[0].standing = Standing::Behind;
+        for agreement in [agree(&a, &b).unwrap(), agree(&b, &a).unwrap()] {
+            assert_eq!(agreement.partial, BTreeSet::from(["same".to_owned()]));
+            assert!(agreement.masters.is_empty() && !agreement.compare);
+        }
+    }
+
+    #[test]
+    fn the_side_that_rewrote_a_table_as_the_active_one_counts() {
+        use Standing::{Behind, Counts, Even, Yields};
+        let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        for (at_a, at_b, a_counts) in [
+            (Counts, Even, Some(true)),
+            (Counts, Yields, Some(true)),
+            (Behind, Yields, Some(true)),
+            (Yields, Even, Some(false)),
+            (Counts, Counts, None),
+            (Yields, Yields, None),
+        ] {
+            (a.tables, b.tables) = (vec![table("t", 1, at_a)], vec![table("t", 1, at_b)]);
+            let seen = |mine: &Attach, theirs: &Attach| {
+                agree(mine, theirs).unwrap().masters.get("t").copied()
+            };
+            let side = |mine| if mine { Master::Mine } else { Master::Theirs };
+            assert_eq!(seen(&a, &b), a_counts.map(side), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&b, &a), a_counts.map(|a| side(!a)), "{at_a:?} {at_b:?}");
+            // Whatever happened before, the one that is active now counts.
+            b.open = true;
+            assert_eq!(seen(&a, &b), Some(Master::Theirs), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&b, &a), Some(Master::Mine), "{at_a:?} {at_b:?}");
+            b.open = false;
+        }
+    }
+
+    #[test]
+    fn the_schema_of_the_one_active_server_is_followed() {
+        let (mut a, mut b) = (attach(1, 5, 9, Some((2, 3))), attach(2, 1, 4, Some((1, 4))));
+        a.open = true;
+        assert_eq!(agree(&a, &b).unwrap().follows, None, "they are equal");
+        b.schema = [1; 16];
+        assert_eq!(agree(&a, &b).unwrap().follows, Some(Master::Mine));
+        assert_eq!(agree(&b, &a).unwrap().follows, Some(Master::Theirs));
+        b.open = true;
+        assert_eq!(agree(&a, &b).unwrap().follows, None, "two are active");
     }
 
     #[test]

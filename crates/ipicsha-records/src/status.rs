@@ -2,7 +2,7 @@
 //!
 //! Decides nothing.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use ipicsha_core::{
     data::{Data, RepairReport},
@@ -10,7 +10,7 @@ use ipicsha_core::{
 };
 use serde::Serialize;
 
-use crate::{journal::JournalKind, schema::SkippedTable, worker::Writes};
+use crate::{identity::Identity, journal::JournalKind, schema::SkippedTable, worker::Writes};
 
 /// The state of one database.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,6 +23,8 @@ pub struct DatabaseStatus {
     pub tables: Vec<String>,
     /// The others, with the reason.
     pub skipped_tables: Vec<SkippedTable>,
+    /// How the records of each captured table are told apart.
+    pub identities: BTreeMap<String, Identity>,
     /// What the administrator should know.
     pub warnings: Vec<String>,
     /// Capture is installed.

@@ -28,9 +28,16 @@ fn changes() -> Vec<(Data, &'static str)> {
                 log: Some(LogExtent { origin: origin(7), first: Seq(3), last: Seq(9) }),
                 applied: Some(Applied { origin: origin(8), seq: Seq(4) }),
                 synced: true,
-                tables: vec![TableState { name: "t".into(), schema_hash: [1; 16], behind: true }],
+                tables: vec![TableState {
+                    name: "t".into(),
+                    schema_hash: [1; 16],
+                    standing: Standing::Behind,
+                    sequence: Some(-2),
+                }],
+                schema: [6; 16],
+                open: true,
             }),
-            "01016401010707070707070707070707070707070702061201080808080808080808080808080808080208010101740101010101010101010101010101010101",
+            "0101640101070707070707070707070707070707070206120108080808080808080808080808080808020801010174010101010101010101010101010101010101030606060606060606060606060606060601",
         ),
         (
             Data::Schema {
@@ -68,8 +75,9 @@ fn changes() -> Vec<(Data, &'static str)> {
                         change: Change::Delete(key.clone()),
                     },
                 ],
+                sequences: vec![(0, 5)],
             }),
-            "03016407070707070707070707070707070707020206040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b",
+            "03016407070707070707070707070707070707020206040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a",
         ),
         (
             Data::Ack { database: database(), origin: origin(7), to: Seq(3) },
@@ -141,8 +149,9 @@ fn results() -> Vec<(Data, &'static str)> {
                 base: Seq(2),
                 found: found.clone(),
                 copies: vec![columns],
+                gone: vec![vec![Value::Null]],
             }),
-            "050164050704010203040501040002000000000000e03f040200ff01d804",
+            "050164050704010203040501040002000000000000e03f040200ff01d804010100",
         ),
         (
             compare(CompareStep::Done(RepairReport {

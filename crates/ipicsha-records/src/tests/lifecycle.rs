@@ -15,16 +15,25 @@ fn an_inspection_says_what_is_replicated_and_what_is_not() {
     let path = directory.path().join("app.sqlite");
     sql(
         &path,
-        "CREATE TABLE good(id INTEGER PRIMARY KEY, n UNIQUE); CREATE TABLE bare(x);
+        "CREATE TABLE good(id INTEGER PRIMARY KEY, n UNIQUE); CREATE TABLE bare(x, rowid);
+         CREATE TABLE hidden(rowid, _rowid_, OID); CREATE TABLE uni(a UNIQUE, b NOT NULL UNIQUE);
          CREATE VIRTUAL TABLE f USING fts5(x); CREATE UNIQUE INDEX part ON good(n) WHERE n>5;
          CREATE TABLE nulls(k TEXT PRIMARY KEY); INSERT INTO nulls VALUES(NULL);",
     );
     let before = std::fs::read(&path).unwrap();
     let found = inspect(&path).unwrap();
     assert_eq!(found.journal_mode, "delete");
-    assert_eq!(found.tables.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["good", "nulls"]);
+    let identities: Vec<_> =
+        found.tables.iter().map(|t| (t.name.as_str(), t.identity.name())).collect();
+    let expected = [
+        ("bare", "rowid"),
+        ("good", "PRIMARY KEY"),
+        ("nulls", "PRIMARY KEY"),
+        ("uni", "UNIQUE index"),
+    ];
+    assert_eq!(identities, expected);
     let reason = |name: &str| &found.skipped.iter().find(|s| s.table == name).unwrap().reason;
-    assert!(reason("bare").contains("no PRIMARY KEY"));
+    assert!(reason("hidden").contains("hide its rowid"));
     assert!(reason("f").contains("virtual"));
     assert!(reason("f_data").contains("belongs to"));
     for warning in ["part", "NULL in its PRIMARY KEY", "switched to WAL"] {

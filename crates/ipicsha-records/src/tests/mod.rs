@@ -2,9 +2,13 @@
 
 mod apply;
 mod capture;
+mod follow;
+mod identity;
 mod lifecycle;
 mod model;
 mod pair;
 mod repair;
+mod replaced;
+mod rewritten;
 mod support;
 mod switchover;

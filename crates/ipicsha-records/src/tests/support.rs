@@ -23,7 +23,7 @@ use crate::{
     JournalEntry, JournalFilter, Worker, WorkerConfig, Writes,
     apply::{Setting, apply_batch},
     database::Database,
-    log::Dirty,
+    log::{BATCH_ROWS, Dirty},
 };
 
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -314,7 +314,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(role: LicensedRole, schema: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Hundreds of histories: in memory where the system has such a place.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+        let directory = directory.unwrap();
         let path = directory.path().join("app.sqlite");
         sql(&path, schema);
         let database = Database::open(&path, 100_000).unwrap();
@@ -350,6 +353,20 @@ impl Node {
         &self.database.path
     }
 
+    /// The daemon dies and is started again; what it knew in memory is gone.
+    pub(crate) fn restart(&mut self) {
+        let path = self.database.path.clone();
+        self.database = Database::open(&path, 100_000).unwrap();
+        self.database.writer.execute_batch("PRAGMA synchronous=OFF").unwrap();
+    }
+
+    /// The application dies in the middle of a transaction and is started again.
+    pub(crate) fn kill_application(&mut self, statements: &str) {
+        self.app.execute_batch(&format!("BEGIN; {statements}")).unwrap();
+        self.app = application(&self.database.path);
+        self.app.execute_batch("PRAGMA synchronous=OFF").unwrap();
+    }
+
     /// The application writes, at this moment of its clock.
     pub(crate) fn write(&self, statements: &str, ms: i64) {
         let last = crate::log::extent(&self.app).unwrap().last;
@@ -368,17 +385,12 @@ impl Node {
         let (database, dirty) = (&self.database, &mut self.dirty);
         let tables = database.tables.values().map(|c| c.table.name.clone()).collect();
         let name = DatabaseName("app".into());
-        let mut batch = database
+        database
             .snapshot(|db| {
                 dirty.refresh(db, database)?;
-                dirty.batch(db, database, &tables, &name, from)
+                dirty.batch(db, database, &tables, &name, from, limit.min(BATCH_ROWS))
             })
-            .unwrap();
-        if batch.rows.len() > limit {
-            batch.rows.truncate(limit);
-            batch.to = batch.rows.last().unwrap().seq;
-        }
-        batch
+            .unwrap()
     }
 
     /// Applies up to `limit` rows of a batch.
