@@ -21,6 +21,7 @@ use crate::{
     journal::{Journal, JournalKind, Loser},
     log::{Dirty, Record, read_row, supersede},
     place::{self, Rule, Write},
+    schema::Table,
     sequence,
 };
 
@@ -81,15 +82,7 @@ pub(crate) fn apply_batch(
         let mut verdicts = Verdicts::default();
         for row in rows {
             let captured = table_of(database, batch, row.table)?;
-            let (key, columns) = match &row.change {
-                Change::Upsert(columns) if columns.len() == captured.table.columns.len() => {
-                    (captured.table.key_of(columns), Some(columns.as_slice()))
-                }
-                Change::Delete(key) if key.len() == captured.table.key.len() => (key.clone(), None),
-                Change::Upsert(_) | Change::Delete(_) => {
-                    return Err(Error::Mismatch("a row has another number of columns"));
-                }
-            };
+            let (key, columns) = key_and_columns(&row.change, &captured.table)?;
             let stamp = Stamp { wall: row.wall, role: setting.role.other() };
             let write = Write::new(captured, key, columns, stamp, row.seq);
             verdicts.judge(database, setting, batch, write)?;
@@ -107,12 +100,7 @@ pub(crate) fn apply_batch(
         for (_, seq) in superseded.iter().filter(|_| !forgets()) {
             supersede(&database.writer, *seq).at(&database.path)?;
         }
-        for (index, last) in &batch.sequences {
-            let captured = table_of(database, batch, *index)?;
-            if captured.table.autoincrement {
-                sequence::rise(&database.writer, &captured.table.name, *last).at(&database.path)?;
-            }
-        }
+        raise_sequences(database, batch)?;
         if !losers.is_empty() {
             setting.journal.store(setting.name, &losers)?;
         }
@@ -134,6 +122,33 @@ pub(crate) fn apply_batch(
         .for_each(|(record, _)| setting.dirty.remove(record));
     setting.note_received(seen);
     Ok(Outcome { finished, losers })
+}
+
+/// What a change is about; its shape must be the table's.
+fn key_and_columns<'a>(
+    change: &'a Change,
+    table: &Table,
+) -> Result<(Key, Option<&'a [Value]>), Error> {
+    match change {
+        Change::Upsert(columns) if columns.len() == table.columns.len() => {
+            Ok((table.key_of(columns), Some(columns.as_slice())))
+        }
+        Change::Delete(key) if key.len() == table.key.len() => Ok((key.clone(), None)),
+        Change::Upsert(_) | Change::Delete(_) => {
+            Err(Error::Mismatch("a row has another number of columns"))
+        }
+    }
+}
+
+/// Ids that AUTOINCREMENT gave out at the partner are not given out again here.
+fn raise_sequences(database: &Database, batch: &Batch) -> Result<(), Error> {
+    for (index, last) in &batch.sequences {
+        let captured = table_of(database, batch, *index)?;
+        if captured.table.autoincrement {
+            sequence::rise(&database.writer, &captured.table.name, *last).at(&database.path)?;
+        }
+    }
+    Ok(())
 }
 
 fn forgets() -> bool {

@@ -22,7 +22,7 @@ use crate::{
     log::{BATCH_BYTES, read_row},
     scan::{self, Span},
     schema::Table,
-    session::{Master, Masters},
+    session::{Authorities, Authority},
     status::RepairProgress,
     value,
 };
@@ -73,7 +73,7 @@ pub(crate) struct Leader {
     keys: VecDeque<(Key, bool)>,
     /// Keys reported since the last question about large ranges.
     reported: HashSet<Arc<[u8]>>,
-    masters: Masters,
+    authorities: Authorities,
     reports: Vec<Differences>,
     remaining: Vec<u64>,
     rows_compared: u64,
@@ -97,7 +97,7 @@ impl Leader {
         initial: bool,
         tables: Vec<String>,
         mark: Seq,
-        masters: Masters,
+        authorities: Authorities,
     ) -> Self {
         let count = tables.len();
         Self {
@@ -117,7 +117,7 @@ impl Leader {
             spans: Vec::new(),
             keys: VecDeque::new(),
             reported: HashSet::new(),
-            masters,
+            authorities,
             reports: vec![Differences::default(); count],
             remaining: vec![0; count],
             rows_compared: 0,
@@ -132,7 +132,7 @@ impl Leader {
 
     /// Whether the partner's contents of this table count as a whole.
     pub(crate) fn yields(&self, table: &str) -> bool {
-        self.masters.get(table) == Some(&Master::Theirs)
+        self.authorities.get(table) == Some(&Authority::Theirs)
     }
 
     /// The next question. `acked` is how far the partner has our log, `flushed` whether everything
@@ -280,7 +280,7 @@ impl Leader {
     fn ask_fix(&mut self, database: &Database, table: &Table) -> Result<Next, Error> {
         let captured = database.table(&table.name);
         let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
-        let master = self.masters.get(&table.name).copied();
+        let authority = self.authorities.get(&table.name).copied();
         let (keys, apply) = (&mut self.keys, self.apply);
         let rows = database.snapshot(|db| {
             let mut rows = Vec::new();
@@ -290,8 +290,8 @@ impl Leader {
                 let version = match read_row(db, captured, &key).at(&database.path)? {
                     _ if refused => PrimaryVersion::Refused,
                     // The partner tells what it has.
-                    _ if master == Some(Master::Theirs) => PrimaryVersion::Absent,
-                    None if master == Some(Master::Mine) => PrimaryVersion::Refused,
+                    _ if authority == Some(Authority::Theirs) => PrimaryVersion::Absent,
+                    None if authority == Some(Authority::Mine) => PrimaryVersion::Refused,
                     None => PrimaryVersion::Absent,
                     Some(columns) if apply => PrimaryVersion::Contents(columns),
                     Some(columns) => PrimaryVersion::Hash(value::hash_row(&columns)),
@@ -427,7 +427,7 @@ pub(crate) struct Follower {
     pub(crate) apply: bool,
     pub(crate) initial: bool,
     pub(crate) tables: Vec<String>,
-    pub(crate) masters: Masters,
+    pub(crate) authorities: Authorities,
     mark: Seq,
     deadline: Instant,
     ready: bool,
@@ -444,14 +444,14 @@ impl Follower {
         initial: bool,
         tables: Vec<String>,
         mark: Seq,
-        masters: Masters,
+        authorities: Authorities,
     ) -> Self {
         Self {
             run,
             apply,
             initial,
             tables,
-            masters,
+            authorities,
             mark,
             deadline: Instant::now() + DRAIN,
             ready: false,

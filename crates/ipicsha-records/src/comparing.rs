@@ -18,7 +18,7 @@ use crate::{
     log,
     repair::{self, Terms, Versions},
     scan::Span,
-    session::Masters,
+    session::Authorities,
     status::Event,
     worker::Done,
 };
@@ -75,16 +75,17 @@ impl Engine {
             }
         };
         let name = self.config.name.clone();
-        let leader = Leader::new(name, run, apply, initial, tables, mark, self.masters(initial));
+        let leader =
+            Leader::new(name, run, apply, initial, tables, mark, self.authorities(initial));
         self.leading = Some(Leading { leader, done });
         Ok(())
     }
 
     /// Whose contents count, in the comparison an exchange begins with.
-    fn masters(&self, initial: bool) -> Masters {
+    fn authorities(&self, initial: bool) -> Authorities {
         match &self.session {
-            Session::Attached(attached) if initial => attached.masters.clone(),
-            Session::Attached(_) | Session::Detached | Session::Attaching(_) => Masters::new(),
+            Session::Attached(attached) if initial => attached.authorities.clone(),
+            Session::Attached(_) | Session::Detached | Session::Attaching(_) => Authorities::new(),
         }
     }
 
@@ -128,8 +129,8 @@ impl Engine {
             CompareStep::Begin { apply, initial, tables } => {
                 let mark = self.last_seq()?;
                 let tables = tables.clone();
-                let masters = self.masters(*initial);
-                let follower = Follower::new(run, *apply, *initial, tables, mark, masters);
+                let authorities = self.authorities(*initial);
+                let follower = Follower::new(run, *apply, *initial, tables, mark, authorities);
                 self.follower = Some(follower);
                 Ok(())
             }
@@ -238,8 +239,8 @@ impl Engine {
                 Follower::rows(database, table, &span, rows.clone())
             }
             CompareStep::Fix { base, rows, .. } => {
-                let master = follower.masters.get(&name).copied();
-                let terms = Terms { base: *base, run, apply, master };
+                let authority = follower.authorities.get(&name).copied();
+                let terms = Terms { base: *base, run, apply, authority };
                 let (database, mut setting) = self.parts()?;
                 let fixed = repair::fix(database, &mut setting, &name, rows, &terms)?;
                 let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);

@@ -26,7 +26,7 @@ use crate::{
     log::{Dirty, Record},
     report::Reporter,
     schema::SkippedTable,
-    session::Masters,
+    session::Authorities,
     status::Event,
     switchover::Switchover,
     watch::{Alarm, Watch},
@@ -63,7 +63,7 @@ pub(crate) struct Attached {
     pub(crate) tables: BTreeSet<String>,
     pub(crate) held: Vec<SkippedTable>,
     /// For the comparison this exchange begins with.
-    pub(crate) masters: Masters,
+    pub(crate) authorities: Authorities,
     /// The partner's schema is on its way and is taken over.
     pub(crate) following: Option<Extra>,
     /// Both have the same schema.

@@ -24,7 +24,7 @@ use crate::{
     follow::{self, Extra},
     log::{self, BATCH_ROWS, Dirty},
     seed, sequence,
-    session::{self, Agreement, Master},
+    session::{self, Agreement, Authority},
     status::{ConflictSummary, Event},
     worker::Writes,
 };
@@ -236,11 +236,11 @@ impl Engine {
             in_flight: VecDeque::new(),
             tables: agreement.tables,
             held: agreement.held,
-            masters: agreement.masters,
-            following: (agreement.follows == Some(Master::Theirs)).then_some(extra),
+            authorities: agreement.authorities,
+            following: (agreement.follows == Some(Authority::Theirs)).then_some(extra),
             alike: agreement.alike,
         });
-        if agreement.follows == Some(Master::Mine) {
+        if agreement.follows == Some(Authority::Mine) {
             self.send_schema()?;
         }
         if let Some(database) = &mut self.database {
@@ -386,7 +386,7 @@ fn persist(database: &mut Database, agreement: &Agreement) -> Result<(), Error> 
         .values()
         .filter(|captured| {
             // One the partner has dropped is about to be dropped here.
-            let dropped = agreement.follows == Some(Master::Theirs)
+            let dropped = agreement.follows == Some(Authority::Theirs)
                 && agreement.absent.contains(&captured.table.name);
             captured.standing == Standing::Even
                 && !dropped

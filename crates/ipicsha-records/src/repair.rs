@@ -17,7 +17,7 @@ use crate::{
     journal::{JournalKind, Loser},
     log::read_row,
     place::{self, Rule, Write},
-    session::Master,
+    session::Authority,
     value,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Terms {
     pub(crate) run: u64,
     pub(crate) apply: bool,
     /// One side's contents count as a whole.
-    pub(crate) master: Option<Master>,
+    pub(crate) authority: Option<Authority>,
 }
 
 /// What the side whose contents count has, and has not.
@@ -73,7 +73,7 @@ pub(crate) fn fix(
         let numbered = Seq(terms.run.cast_signed());
         let placed = place::execute(database, &writes, &Rule::IncomingWins(numbered))?;
         fixed.losers.extend(placed.losers);
-        keep(database, setting, &mut fixed.losers, (table, terms.master))?;
+        keep(database, setting, &mut fixed.losers, (table, terms.authority))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         for key in absent {
             let captured = captured(database, table)?;
@@ -93,11 +93,11 @@ fn keep(
     database: &Database,
     setting: &mut Setting<'_>,
     losers: &mut Vec<Loser>,
-    (table, master): (&str, Option<Master>),
+    (table, authority): (&str, Option<Authority>),
 ) -> Result<(), Error> {
     // Unless this side has rewritten it too: the partner never saw what that left.
     let counted = captured(database, table)?.standing == Standing::Counts;
-    if master.is_some() && setting.received.is_none() && !counted {
+    if authority.is_some() && setting.received.is_none() && !counted {
         losers.clear();
     }
     if !losers.is_empty() {
@@ -150,7 +150,7 @@ pub(crate) fn yield_to(
         }
         let placed = place::execute(database, &writes, &Rule::IncomingWins(number))?;
         losers.extend(placed.losers);
-        keep(database, setting, &mut losers, (table, Some(Master::Theirs)))?;
+        keep(database, setting, &mut losers, (table, Some(Authority::Theirs)))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         Ok(losers)
     })?;
@@ -174,7 +174,7 @@ impl<'a> Step<'a> {
         key: &'a Key,
         version: &'a PrimaryVersion,
     ) -> Result<(), Error> {
-        let Terms { base, run, master, .. } = *self.terms;
+        let Terms { base, run, authority, .. } = *self.terms;
         let captured = captured(database, table)?;
         let columns = match version {
             PrimaryVersion::Contents(columns) => Some(columns.as_slice()),
@@ -194,7 +194,7 @@ impl<'a> Step<'a> {
         let local = read_row(&database.writer, captured, key).at(&database.path)?;
         let found = &mut self.fixed.found;
         match (version, local) {
-            (PrimaryVersion::Absent, None) if master == Some(Master::Mine) => {
+            (PrimaryVersion::Absent, None) if authority == Some(Authority::Mine) => {
                 found.only_primary += 1;
                 self.fixed.gone.push(key.clone());
             }
@@ -218,7 +218,7 @@ impl<'a> Step<'a> {
             }
             (PrimaryVersion::Refused, Some(local)) => {
                 // Refused by a UNIQUE rule it has been counted before.
-                found.only_secondary += u64::from(master.is_some());
+                found.only_secondary += u64::from(authority.is_some());
                 self.lose(database, write, number, local);
             }
         }

@@ -18,13 +18,13 @@ use crate::schema::SkippedTable;
 
 /// Whose contents of a table count as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Master {
+pub(crate) enum Authority {
     Mine,
     Theirs,
 }
 
 /// By name of the table; where there is none, versions are merged.
-pub(crate) type Masters = BTreeMap<String, Master>;
+pub(crate) type Authorities = BTreeMap<String, Authority>;
 
 /// The outcome, for one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,13 +38,13 @@ pub(crate) struct Agreement {
     /// Only these tables may; empty when all are compared.
     pub(crate) partial: BTreeSet<String>,
     /// Tables of which one side's contents count as a whole.
-    pub(crate) masters: Masters,
+    pub(crate) authorities: Authorities,
     /// Largest ids the partner has given out in AUTOINCREMENT tables.
     pub(crate) sequences: Vec<(String, i64)>,
     /// What is overwritten may be unknown to the other side: it is kept.
     pub(crate) journaled: bool,
     /// The schemas differ, and this side takes over that of the other or gives it its own.
-    pub(crate) follows: Option<Master>,
+    pub(crate) follows: Option<Authority>,
     /// Tables both can exchange.
     pub(crate) tables: BTreeSet<String>,
     /// Both have the same schema.
@@ -64,7 +64,7 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let mut tables = BTreeSet::new();
     let mut held = Vec::new();
     let mut unequal = BTreeSet::new();
-    let mut masters = Masters::new();
+    let mut authorities = Authorities::new();
     let mut sequences = Vec::new();
     let mut absent = BTreeSet::new();
     for table in &mine.tables {
@@ -73,10 +73,10 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
                 if (table.standing, other.standing) != (Standing::Even, Standing::Even) {
                     unequal.insert(table.name.clone());
                 }
-                if let Some(master) =
-                    master((table.standing, mine.open), (other.standing, theirs.open))
+                if let Some(authority) =
+                    authority((table.standing, mine.open), (other.standing, theirs.open))
                 {
-                    masters.insert(table.name.clone(), master);
+                    authorities.insert(table.name.clone(), authority);
                 }
                 sequences.extend(other.sequence.map(|last| (table.name.clone(), last)));
                 tables.insert(table.name.clone());
@@ -99,18 +99,18 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     // Where both are written, or none, nobody can say whose schema is the newer one.
     let follows = match (mine.open, theirs.open) {
         _ if mine.schema == theirs.schema => None,
-        (true, false) => Some(Master::Mine),
-        (false, true) => Some(Master::Theirs),
+        (true, false) => Some(Authority::Mine),
+        (false, true) => Some(Authority::Theirs),
         (true, true) | (false, false) => None,
     };
-    let journaled = compare || (mine.open == theirs.open && !masters.is_empty());
+    let journaled = compare || (mine.open == theirs.open && !authorities.is_empty());
     Some(Agreement {
         journaled,
         send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
         applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),
         compare,
         partial: unequal,
-        masters,
+        authorities,
         sequences,
         follows,
         alike: mine.schema == theirs.schema,
@@ -122,7 +122,7 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
 
 /// Of a table that was rewritten the contents of the active server count. Without one, or with
 /// two, those of the side that has rewritten it as the active one.
-fn master(mine: (Standing, bool), theirs: (Standing, bool)) -> Option<Master> {
+fn authority(mine: (Standing, bool), theirs: (Standing, bool)) -> Option<Authority> {
     let weight = |standing| match standing {
         Standing::Yields => 0,
         Standing::Even | Standing::Behind => 1,
@@ -133,9 +133,9 @@ fn master(mine: (Standing, bool), theirs: (Standing, bool)) -> Option<Master> {
         return None;
     }
     match mine.1.cmp(&theirs.1).then(mine_weight.cmp(&theirs_weight)) {
-        Ordering::Less => Some(Master::Theirs),
+        Ordering::Less => Some(Authority::Theirs),
         Ordering::Equal => None,
-        Ordering::Greater => Some(Master::Mine),
+        Ordering::Greater => Some(Authority::Mine),
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
         b.tables[0].standing = Standing::Behind;
         for agreement in [agree(&a, &b).unwrap(), agree(&b, &a).unwrap()] {
             assert_eq!(agreement.partial, BTreeSet::from(["same".to_owned()]));
-            assert!(agreement.masters.is_empty() && !agreement.compare);
+            assert!(agreement.authorities.is_empty() && !agreement.compare);
         }
     }
 
@@ -234,15 +234,15 @@ mod tests {
         ] {
             (a.tables, b.tables) = (vec![table("t", 1, at_a)], vec![table("t", 1, at_b)]);
             let seen = |mine: &Attach, theirs: &Attach| {
-                agree(mine, theirs).unwrap().masters.get("t").copied()
+                agree(mine, theirs).unwrap().authorities.get("t").copied()
             };
-            let side = |mine| if mine { Master::Mine } else { Master::Theirs };
+            let side = |mine| if mine { Authority::Mine } else { Authority::Theirs };
             assert_eq!(seen(&a, &b), a_counts.map(side), "{at_a:?} {at_b:?}");
             assert_eq!(seen(&b, &a), a_counts.map(|a| side(!a)), "{at_a:?} {at_b:?}");
             // Whatever happened before, the one that is active now counts.
             b.open = true;
-            assert_eq!(seen(&a, &b), Some(Master::Theirs), "{at_a:?} {at_b:?}");
-            assert_eq!(seen(&b, &a), Some(Master::Mine), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&a, &b), Some(Authority::Theirs), "{at_a:?} {at_b:?}");
+            assert_eq!(seen(&b, &a), Some(Authority::Mine), "{at_a:?} {at_b:?}");
             b.open = false;
         }
     }
@@ -253,8 +253,8 @@ mod tests {
         a.open = true;
         assert_eq!(agree(&a, &b).unwrap().follows, None, "they are equal");
         b.schema = [1; 16];
-        assert_eq!(agree(&a, &b).unwrap().follows, Some(Master::Mine));
-        assert_eq!(agree(&b, &a).unwrap().follows, Some(Master::Theirs));
+        assert_eq!(agree(&a, &b).unwrap().follows, Some(Authority::Mine));
+        assert_eq!(agree(&b, &a).unwrap().follows, Some(Authority::Theirs));
         b.open = true;
         assert_eq!(agree(&a, &b).unwrap().follows, None, "two are active");
     }

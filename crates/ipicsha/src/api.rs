@@ -1,7 +1,7 @@
 //! What the command line and the daemon say to each other over the Unix socket: one JSON line each
 //! way. No front end decides anything, so no two of them can differ.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use ipicsha_core::{admin::AdminReply, status::PairStatus};
 use ipicsha_records::DatabaseStatus;
@@ -87,6 +87,9 @@ pub(crate) struct DatabaseRow {
     pub(crate) name: String,
     pub(crate) path: String,
     pub(crate) tables: Vec<String>,
+    /// By which each table's records are known: `PRIMARY KEY`, a UNIQUE index, or the rowid.
+    #[serde(default)]
+    pub(crate) identities: BTreeMap<String, String>,
     pub(crate) skipped_tables: Vec<SkippedRow>,
     pub(crate) synced: bool,
     pub(crate) writes: String,
@@ -108,6 +111,11 @@ impl From<&DatabaseStatus> for DatabaseRow {
             name: status.name.to_string(),
             path: status.path.display().to_string(),
             tables: status.tables.clone(),
+            identities: status
+                .identities
+                .iter()
+                .map(|(table, identity)| (table.clone(), identity.name().to_owned()))
+                .collect(),
             skipped_tables: status.skipped_tables.iter().map(skipped).collect(),
             synced: status.synced,
             writes: match status.writes {

@@ -265,6 +265,9 @@ pub(crate) fn protected(row: &Value) {
         tables("tables"),
         if tables("skipped_tables") > 0 { ", some are not replicated:" } else { "" }
     );
+    for (table, identity) in row["identities"].as_object().into_iter().flatten() {
+        println!("  {table}: known by its {}", identity.as_str().unwrap_or(""));
+    }
     for skipped in row["skipped_tables"].as_array().into_iter().flatten() {
         println!(
             "  {}: {}",

@@ -1,7 +1,9 @@
 //! What all databases together look like: numbers for the core, rows for the status.
 
+use std::collections::BTreeMap;
+
 use ipicsha_core::message::DataReport;
-use ipicsha_records::{DatabaseStatus, Writes};
+use ipicsha_records::{DatabaseStatus, TableInfo, Writes};
 
 use super::{Databases, Protected};
 use crate::api::{DatabaseRow, PendingRepair, SkippedRow};
@@ -76,6 +78,7 @@ fn empty_row(name: &str) -> DatabaseRow {
         name: name.to_owned(),
         path: String::new(),
         tables: Vec::new(),
+        identities: BTreeMap::new(),
         skipped_tables: Vec::new(),
         synced: false,
         writes: "open".into(),
@@ -95,6 +98,8 @@ fn row_without_worker(name: &str, protected: &Protected) -> DatabaseRow {
         None => {}
         Some(Ok(inspection)) => {
             row.tables = inspection.tables.iter().map(|table| table.name.clone()).collect();
+            let identity = |t: &TableInfo| (t.name.clone(), t.identity.name().to_owned());
+            row.identities = inspection.tables.iter().map(identity).collect();
             row.warnings.clone_from(&inspection.warnings);
             row.skipped_tables = inspection
                 .skipped
