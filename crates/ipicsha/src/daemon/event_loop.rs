@@ -157,7 +157,8 @@ impl Daemon {
 
     fn handle_records(&mut self, database: &str, event: ipicsha_records::Event) {
         match event {
-            ipicsha_records::Event::Send(data) => drop(self.data_queue.sender.try_send(data)),
+            // `databases::callback` puts these into the data queue itself.
+            ipicsha_records::Event::Send(_) => {}
             ipicsha_records::Event::Status(status) => {
                 if status.repair.is_some() {
                     self.repairs.note_progress();
