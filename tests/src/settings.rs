@@ -17,6 +17,8 @@ pub struct Settings {
     auto_heal: bool,
     services: [String; 2],
     log_capacity: u64,
+    /// Text of the ERROR lines that the test brings about.
+    pub(crate) expected_error: Option<&'static str>,
     /// Names of the protected databases.
     pub(crate) databases: Vec<String>,
 }
@@ -32,6 +34,7 @@ impl Settings {
             auto_heal: true,
             services: [String::new(), String::new()],
             log_capacity: 1_000_000,
+            expected_error: None,
             databases: vec![BOARD.into()],
         }
     }
@@ -55,6 +58,13 @@ impl Settings {
     #[must_use]
     pub fn time_source(mut self, side: Side, source: &'static str) -> Self {
         self.time_source[side as usize] = source;
+        self
+    }
+
+    /// The test makes a person necessary: ERROR lines with this text are expected.
+    #[must_use]
+    pub fn expects_error(mut self, text: &'static str) -> Self {
+        self.expected_error = Some(text);
         self
     }
 
