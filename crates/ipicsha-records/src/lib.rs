@@ -8,6 +8,7 @@ mod apply;
 mod capture;
 mod compare;
 mod comparing;
+mod damage;
 mod database;
 mod durable;
 mod engine;
@@ -36,6 +37,7 @@ mod value;
 mod watch;
 mod worker;
 
+pub use damage::set_aside_if_damaged;
 pub use error::Error;
 pub use fence::REFUSAL;
 pub use identity::Identity;

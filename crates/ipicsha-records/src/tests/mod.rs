@@ -1,6 +1,7 @@
 //! Tests on real files: a second connection or a second process is the application.
 
 mod apply;
+mod bad_input;
 mod capture;
 mod follow;
 mod identity;

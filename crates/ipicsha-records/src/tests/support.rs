@@ -153,6 +153,12 @@ impl Side {
 
     /// Starts the worker, as after a start of the daemon.
     pub(crate) fn start(&mut self, writes: Writes) {
+        self.start_without_role();
+        self.send(Command::SetWrites { writes, done: Box::new(|result| result.unwrap()) });
+    }
+
+    /// The same before the core has decided who may write.
+    pub(crate) fn start_without_role(&mut self) {
         let config = WorkerConfig {
             name: DatabaseName("app".into()),
             path: self.path.clone(),
@@ -186,7 +192,6 @@ impl Side {
         *self.sender.lock().unwrap() = Some(worker.sender());
         worker.send(Command::Install);
         worker.send(Command::SetGate(Gate::Open));
-        worker.send(Command::SetWrites { writes, done: Box::new(|result| result.unwrap()) });
         self.worker = Some(worker);
     }
 

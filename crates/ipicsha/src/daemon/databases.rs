@@ -26,6 +26,8 @@ pub(crate) struct Surroundings {
     pub(crate) journal: PathBuf,
     pub(crate) data: mpsc::Sender<Data>,
     pub(crate) events: mpsc::Sender<Event>,
+    /// What the administrator should know of the journal; shown with every database.
+    pub(crate) journal_notice: Option<String>,
 }
 
 /// Names of databases that only the partner protects, at most.

@@ -109,9 +109,11 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         events: events.clone(),
     };
     let data_queue = DataQueue::new();
+    let journal = config.state_file("journal.db");
     let surroundings = Surroundings {
         capacity_entries: config.file.log.capacity_entries,
-        journal: config.state_file("journal.db"),
+        journal_notice: journal_notice(&journal),
+        journal,
         data: data_queue.sender.clone(),
         events: events.clone(),
     };
@@ -150,6 +152,24 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     };
     daemon.connect();
     Ok(daemon)
+}
+
+/// A damaged conflict journal is kept beside a new one: replication goes on, nothing is lost.
+fn journal_notice(journal: &std::path::Path) -> Option<String> {
+    match ipicsha_records::set_aside_if_damaged(journal) {
+        Ok(None) => None,
+        Ok(Some(aside)) => {
+            tracing::error!(kept = %aside.display(), "the conflict journal was damaged: a new one is begun");
+            Some(format!(
+                "the conflict journal was damaged and is kept as {}; a new one is begun: check the disk",
+                aside.display()
+            ))
+        }
+        Err(error) => {
+            tracing::error!(%error, "the conflict journal cannot be checked");
+            Some(format!("the conflict journal cannot be checked: {error}"))
+        }
+    }
 }
 
 fn hello(config: &Config, server: ServerId) -> Hello {

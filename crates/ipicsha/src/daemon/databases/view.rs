@@ -45,6 +45,7 @@ impl Databases {
                 format!("ipicsha's own triggers could not be removed yet (tried again each second): {cause}")
             });
             row.hold = row.hold.or_else(|| protected.failure.clone()).or(still_there);
+            row.warnings.extend(self.surroundings.journal_notice.clone());
             row
         });
         let unknown = self.unknown.keys().map(|name| DatabaseRow {
