@@ -65,6 +65,22 @@ impl Application {
         Ok(row.optional()?)
     }
 
+    /// The one number that a query gives.
+    ///
+    /// # Errors
+    /// SQLite refuses, or it is no number.
+    pub fn number(&self, sql: &str) -> Result<i64> {
+        Ok(self.db.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    /// The one text that a query gives.
+    ///
+    /// # Errors
+    /// SQLite refuses, or it is no text.
+    pub fn text(&self, sql: &str) -> Result<String> {
+        Ok(self.db.query_row(sql, [], |row| row.get(0))?)
+    }
+
     /// Names of tables and triggers that begin like this.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod application;
 pub mod binary;
 pub mod compare;
 pub mod isso;
+pub mod mumble;
 pub mod net;
 pub mod note;
 pub mod pair;

@@ -160,15 +160,27 @@ pub fn kill_group(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// A certificate with its key in one file, as anybody can make one.
+/// A certificate with its key in one file, as anybody can make one in bravo's name.
 ///
 /// # Errors
 /// `openssl` is not installed.
 pub fn foreign_certificate(folder: &Path) -> Result<PathBuf> {
-    let (pem, key) = (folder.join("foreign.pem"), folder.join("foreign.key"));
+    certificate(folder, "foreign", "bravo")
+}
+
+/// A certificate of one's own with its key, in the file `NAME.pem`.
+///
+/// # Errors
+/// `openssl` is not installed.
+pub fn own_certificate(folder: &Path, name: &str) -> Result<PathBuf> {
+    certificate(folder, name, name)
+}
+
+fn certificate(folder: &Path, stem: &str, subject: &str) -> Result<PathBuf> {
+    let (pem, key) = (folder.join(format!("{stem}.pem")), folder.join(format!("{stem}.key")));
     let mut make = Command::new("openssl");
     make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    make.args(["-nodes", "-days", "30", "-subj", "/CN=bravo"]);
+    make.args(["-nodes", "-days", "30", "-subj"]).arg(format!("/CN={subject}"));
     make.arg("-out").arg(&pem).arg("-keyout").arg(&key);
     run(&mut make, Duration::from_secs(30))?.ok()?;
     fs::write(&pem, fs::read_to_string(&pem)? + &fs::read_to_string(&key)?)?;
