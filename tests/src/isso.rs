@@ -1,63 +1,29 @@
 //! Isso, a comment server on SQLite that nobody here wrote: installed unmodified from PyPI, run as a
 //! service of the pair, used over HTTP.
 
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
-
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::{
-    binary,
     net::Network,
     process::{Background, run},
     server::Server,
+    venv,
     wait::{SOON, wait_for},
 };
 
-/// The release that is tested.
-pub const VERSION: &str = "0.14.0";
 /// Name of its database in the pair.
 pub const DATABASE: &str = "comments";
 /// The page that is commented on.
 const THREAD: &str = "/dispatch/";
 const REQUEST: &str = include_str!("python/request.py");
 
-/// The program; installed on first use, once for all tests and test runs.
-///
-/// # Errors
-/// Python's venv module or PyPI is not available.
-pub fn program() -> Result<PathBuf> {
-    let target = binary::target_directory()?;
-    let venv = target.join("e2e-venv");
-    let installed = venv.join(format!("isso-{VERSION}.installed"));
-    let lock = File::create(target.join("e2e-venv.lock"))?;
-    flock(&lock, FlockOperation::LockExclusive).context("the lock of e2e-venv")?;
-    if !installed.exists() {
-        let limit = Duration::from_secs(240);
-        let mut make = Command::new("python3");
-        run(make.args(["-m", "venv", "--clear"]).arg(&venv), limit)?
-            .ok()
-            .context("python3 -m venv (Debian: install python3-venv)")?;
-        let mut install = Command::new(venv.join("bin/pip"));
-        install.args(["install", "--quiet", &format!("isso=={VERSION}")]);
-        run(&mut install, limit)?.ok().context("Isso from PyPI (Debian: install python3-dev)")?;
-        fs::write(&installed, "")?;
-    }
-    Ok(venv.join("bin/isso"))
-}
-
 /// The `[[service]]` block that runs Isso under the pair.
 ///
 /// # Errors
 /// Isso cannot be installed.
 pub fn service() -> Result<String> {
-    let run = program()?;
+    let run = venv::program("isso")?;
     Ok(format!(
         "[[service]]\nname = \"isso\"\ndriver = \"exec\"\ndirectory = \"HOME\"\n\
          start = [{run:?}, \"-c\", \"isso.cfg\", \"run\"]\n"
@@ -93,7 +59,7 @@ impl Isso {
     /// It does not answer.
     pub fn first_start(&self, server: &Server) -> Result<()> {
         let (_, log) = server.create("isso-first.log")?;
-        let mut command = server.command(program()?);
+        let mut command = server.command(venv::program("isso")?);
         command.args(["-c", "isso.cfg", "run"]).current_dir(&server.home);
         let _isso = Background::spawn(&mut command, log.try_clone()?, log)?;
         self.wait(server)

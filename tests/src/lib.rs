@@ -16,6 +16,8 @@ pub mod process;
 pub mod server;
 pub mod settings;
 pub mod status;
+pub mod trac;
+pub mod venv;
 pub mod wait;
 pub mod writers;
 
