@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 
 /// What the write fence of a standby says.
 pub const FENCE: &str = "IPICSHA: this server is standby";
@@ -79,6 +79,28 @@ impl Application {
     /// SQLite refuses, or it is no text.
     pub fn text(&self, sql: &str) -> Result<String> {
         Ok(self.db.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    /// All rows that a query gives, every value as text.
+    ///
+    /// # Errors
+    /// SQLite refuses, or a value is neither text nor an integer.
+    pub fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        let mut statement = self.db.prepare(sql)?;
+        let columns = statement.column_count();
+        let mut cursor = statement.query([])?;
+        let mut rows = Vec::new();
+        while let Some(row) = cursor.next()? {
+            let cell = |at| match row.get_ref(at)? {
+                ValueRef::Integer(number) => Ok(number.to_string()),
+                text @ ValueRef::Text(_) => Ok(text.as_str()?.to_owned()),
+                other @ (ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_)) => {
+                    bail!("{:?} is neither text nor an integer", other.data_type())
+                }
+            };
+            rows.push((0..columns).map(cell).collect::<Result<_>>()?);
+        }
+        Ok(rows)
     }
 
     /// Names of tables and triggers that begin like this.

@@ -7,6 +7,7 @@
 pub mod application;
 pub mod binary;
 pub mod compare;
+pub mod dice;
 pub mod isso;
 pub mod mumble;
 pub mod net;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod status;
 pub mod trac;
 pub mod venv;
+pub mod versions;
 pub mod wait;
 pub mod writers;
 

@@ -107,7 +107,7 @@ impl Server {
     /// # Errors
     /// It ends, or does not answer.
     pub fn launch(&mut self, launch: &Launch) -> Result<()> {
-        self.spawn(launch)?;
+        self.spawn_as(launch)?;
         wait_for(&format!("the daemon of {} answers", self.side.name()), SOON, || {
             self.status().ok()
         })?;
@@ -120,12 +120,20 @@ impl Server {
     /// It goes on running.
     pub fn start_and_end(&mut self) -> Result<(ExitStatus, String)> {
         let before = self.log().len();
-        self.spawn(&Launch::default())?;
+        self.spawn()?;
         let status = self.end(SOON)?;
         Ok((status, self.log().split_off(before)))
     }
 
-    fn spawn(&mut self, launch: &Launch) -> Result<()> {
+    /// Starts the daemon and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
+        self.spawn_as(&Launch::default())
+    }
+
+    fn spawn_as(&mut self, launch: &Launch) -> Result<()> {
         ensure!(self.daemon.is_none(), "{} runs already", self.side.name());
         let program = launch.program.clone().map_or_else(binary::ipicsha, Ok)?;
         let mut command = self.command("env");

@@ -43,6 +43,20 @@ impl Writers {
     /// # Errors
     /// Python cannot be started.
     pub fn start(server: &Server, database: &str, prefix: &str, count: usize) -> Result<Self> {
+        Self::start_script(server, database, prefix, count, SCRIPT)
+    }
+
+    /// Starts `count` writers of another kind: the script takes the arguments that `writer.py` does.
+    ///
+    /// # Errors
+    /// Python cannot be started.
+    pub fn start_script(
+        server: &Server,
+        database: &str,
+        prefix: &str,
+        count: usize,
+        script: &str,
+    ) -> Result<Self> {
         let mut writers =
             Self { stop: server.home.join(format!("{prefix}.stop")), writers: vec![] };
         for number in 0..count {
@@ -51,7 +65,7 @@ impl Writers {
             let (fenced, output) = server.create(&format!("{stem}.fenced"))?;
             let (errors, complaints) = server.create(&format!("{stem}.errors"))?;
             let mut command = server.command("python3");
-            command.args(["-c", SCRIPT]).arg(server.database(database)).arg(&stem);
+            command.args(["-c", script]).arg(server.database(database)).arg(&stem);
             command.arg(&acked).arg(&writers.stop);
             let process = Background::spawn(&mut command, output, complaints)?;
             writers.writers.push(Writer { process, acked, fenced, errors });
