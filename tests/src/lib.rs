@@ -21,6 +21,7 @@ pub mod trac;
 pub mod venv;
 pub mod versions;
 pub mod wait;
+pub mod waits;
 pub mod writers;
 
 pub use application::Application;

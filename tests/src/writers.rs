@@ -24,7 +24,7 @@ pub struct Writers {
 struct Writer {
     process: Background,
     acked: PathBuf,
-    fenced: PathBuf,
+    refused: PathBuf,
     errors: PathBuf,
 }
 
@@ -33,8 +33,8 @@ struct Writer {
 pub struct Seen {
     /// Ids of all writes that were acknowledged.
     pub acked: Vec<String>,
-    /// Writes that the fence refused.
-    pub fenced: u64,
+    /// Writes that were refused: by the fence, or what else the script counts.
+    pub refused: u64,
 }
 
 impl Writers {
@@ -62,13 +62,13 @@ impl Writers {
         for number in 0..count {
             let stem = format!("{}-{prefix}{number}", server.side.name());
             let acked = server.home.join(format!("{stem}.acked"));
-            let (fenced, output) = server.create(&format!("{stem}.fenced"))?;
+            let (refused, output) = server.create(&format!("{stem}.refused"))?;
             let (errors, complaints) = server.create(&format!("{stem}.errors"))?;
             let mut command = server.command("python3");
             command.args(["-c", script]).arg(server.database(database)).arg(&stem);
             command.arg(&acked).arg(&writers.stop);
             let process = Background::spawn(&mut command, output, complaints)?;
-            writers.writers.push(Writer { process, acked, fenced, errors });
+            writers.writers.push(Writer { process, acked, refused, errors });
         }
         Ok(writers)
     }
@@ -101,7 +101,7 @@ impl Writers {
             let errors = fs::read_to_string(&writer.errors)?;
             ensure!(status.success() && errors.is_empty(), "a writer failed: {status} {errors}");
             seen.acked.extend(lines(&writer.acked));
-            seen.fenced += fs::read_to_string(&writer.fenced)?.trim().parse::<u64>()?;
+            seen.refused += fs::read_to_string(&writer.refused)?.trim().parse::<u64>()?;
         }
         Ok(seen)
     }
@@ -113,7 +113,7 @@ impl Writers {
         }
         // A line that was cut short was never finished: it does not count.
         let acked = self.writers.iter().flat_map(|writer| lines(&writer.acked)).collect();
-        Seen { acked, fenced: 0 }
+        Seen { acked, refused: 0 }
     }
 
     fn complaints(&self) -> String {

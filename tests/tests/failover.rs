@@ -44,7 +44,7 @@ fn spec_b5_planned_failover_there_and_back_loses_no_acknowledged_write() -> Resu
             all_there(server, &alphas.acked)?;
             all_there(server, &bravos.acked)?;
         }
-        ensure!(alphas.fenced > 0 && bravos.fenced > 0, "nobody met the fence");
+        ensure!(alphas.refused > 0 && bravos.refused > 0, "nobody met the fence");
         note(&format!(
             "failover under {PER_SERVER} writers took {} s, back {} s; {} acknowledged writes, 0 lost",
             there["took_seconds"],
@@ -136,7 +136,7 @@ fn the_standby_refuses_writes_also_with_its_daemon_killed() -> Result<()> {
         pair.alpha.application(BOARD)?.add_call("meanwhile", "on alpha")?;
         pair.alpha.wait("it sees the loss", |status| status.has_alarm("partner_down"))?;
         let seen = stubborn.stop()?;
-        ensure!(seen.acked.is_empty() && seen.fenced > 0, "{seen:?}");
+        ensure!(seen.acked.is_empty() && seen.refused > 0, "{seen:?}");
         pair.bravo.start()?;
         pair.wait_roles(Side::Alpha)?;
         pair.wait_equal()
@@ -173,7 +173,7 @@ fn an_application_that_outlives_its_daemon_loses_nothing() -> Result<()> {
         pair.alpha.start()?;
         pair.wait_roles(Side::Bravo)?;
         let (orphans, served) = (orphans.stop()?, served.stop()?);
-        ensure!(orphans.fenced > 0, "the returned daemon did not close the writes");
+        ensure!(orphans.refused > 0, "the returned daemon did not close the writes");
         pair.wait_equal()?;
         for server in [&pair.alpha, &pair.bravo] {
             all_there(server, &orphans.acked)?;
