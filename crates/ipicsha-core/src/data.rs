@@ -371,6 +371,33 @@ pub enum CompareStep {
     Done(RepairReport),
     /// Either: it cannot go on, for this reason.
     Interrupted(String),
+    /// Primary: where you had nothing I have these, read now; answered by `Fixed`.
+    Fill {
+        /// Index into the tables of `Begin`.
+        table: u32,
+        /// The secondary's log position applied when they were read.
+        base: Seq,
+        /// Its rows, in key order.
+        rows: Vec<Columns>,
+    },
+    /// Primary: I have nothing between these keys: send what you have.
+    Fetch {
+        /// Index into the tables of `Begin`.
+        table: u32,
+        /// Begin behind this key.
+        after: Option<Key>,
+        /// End with this key.
+        upto: Option<Key>,
+    },
+    /// Secondary: my rows there, in key order.
+    Fetched {
+        /// The primary's log position applied when they were read.
+        base: Seq,
+        /// The rows.
+        rows: Vec<Columns>,
+        /// There is more behind the last one.
+        more: bool,
+    },
 }
 
 /// Everything said on the data connection about records.

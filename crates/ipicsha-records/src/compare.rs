@@ -6,13 +6,13 @@
 //! changes go on flowing between the steps.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipicsha_core::{
-    data::{CompareStep, Differences, Key, PrimaryVersion, RepairReport, RowHash, TableReport},
+    data::{CompareStep, Differences, Key, PrimaryVersion, RepairReport, TableReport},
     id::{DatabaseName, Seq},
 };
 
@@ -33,12 +33,14 @@ const SMALL: u64 = 64;
 const QUESTION: usize = 8;
 /// Versions in one step.
 const FIX_ROWS: usize = 500;
+/// Rows in one step where the other side has none.
+pub(crate) const FILL_ROWS: usize = 10_000;
 /// Keys in one answer.
-const ANSWER_KEYS: usize = 2000;
+pub(crate) const ANSWER_KEYS: usize = 2000;
 /// How often everything is compared until nothing differs.
 const PASSES: u32 = 5;
 /// How long both logs may take to drain before the comparison begins.
-const DRAIN: Duration = Duration::from_secs(30);
+pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
 /// What the leader wants to do next.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ enum Asked {
     Begin,
     Ranges(Vec<(Span, u64)>),
     Rows(Span),
+    Fetch(Span),
     Fix,
 }
 
@@ -178,6 +181,10 @@ impl Leader {
                 };
             }
             if let Some((span, mine, theirs)) = self.spans.pop() {
+                if self.fills(mine, theirs) && !flushed {
+                    self.spans.push((span, mine, theirs));
+                    return Ok(Next::Wait);
+                }
                 if let Some(question) =
                     self.descend(database, &captured.table, span, mine, theirs)?
                 {
@@ -234,6 +241,15 @@ impl Leader {
         mine: u64,
         theirs: u64,
     ) -> Result<Option<CompareStep>, Error> {
+        if self.fills(mine, theirs) {
+            return self.ask_fill(database, table, span, mine);
+        }
+        // Where one side's contents count, what only the other has is removed.
+        if self.apply && mine == 0 && !self.authorities.contains_key(&table.name) {
+            let (after, upto) = (span.after.clone(), span.upto.clone());
+            self.asked = Asked::Fetch(span);
+            return Ok(Some(CompareStep::Fetch { table: self.current as u32, after, upto }));
+        }
         let at = |result: rusqlite::Result<_>| result.at(&database.path);
         if theirs == 0 {
             let keys = at(scan::keys(&database.reader, table, &span, LARGE as usize))?;
@@ -251,6 +267,35 @@ impl Leader {
             return Ok(Some(self.ask_ranges(span.after, ranges)));
         }
         self.ask_rows(database, table, span).map(Some)
+    }
+
+    /// Whether rows go over as they are: the partner has none, and ours are to be there.
+    fn fills(&self, mine: u64, theirs: u64) -> bool {
+        let theirs_count = self.table().is_some_and(|table| self.yields(table));
+        self.apply && theirs == 0 && mine > 0 && !theirs_count
+    }
+
+    fn ask_fill(
+        &mut self,
+        database: &Database,
+        table: &Table,
+        span: Span,
+        mine: u64,
+    ) -> Result<Option<CompareStep>, Error> {
+        let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
+        let part = database.snapshot(|db| {
+            scan::contents(db, table, &span, FILL_ROWS, BATCH_BYTES).at(&database.path)
+        })?;
+        if part.more {
+            let after = part.rows.last().map(|row| table.key_of(row));
+            let left = mine.saturating_sub(part.rows.len() as u64).max(1);
+            self.spans.push((Span { after, upto: span.upto }, left, 0));
+        }
+        if part.rows.is_empty() {
+            return Ok(None);
+        }
+        self.asked = Asked::Fix;
+        Ok(Some(CompareStep::Fill { table: self.current as u32, base, rows: part.rows }))
     }
 
     fn ask_rows(
@@ -321,13 +366,22 @@ impl Leader {
         let Asked::Ranges(spans) = std::mem::replace(&mut self.asked, Asked::Nothing) else {
             return Err(Error::Mismatch("an answer nobody asked for"));
         };
-        // The stack is worked off from its end: keep the order of keys.
-        for (index, theirs) in differing.iter().rev() {
+        let mut found: Vec<(Span, u64, u64)> = Vec::new();
+        for (index, theirs) in differing {
             let (span, mine) = spans
                 .get(*index as usize)
                 .ok_or(Error::Mismatch("an answer about an unknown range"))?;
-            self.spans.push((span.clone(), *mine, *theirs));
+            match found.last_mut() {
+                // Empty ones that adjoin are filled as one.
+                Some((before, count, 0)) if *theirs == 0 && before.upto == span.after => {
+                    before.upto.clone_from(&span.upto);
+                    *count += mine;
+                }
+                Some(_) | None => found.push((span.clone(), *mine, *theirs)),
+            }
         }
+        // The stack is worked off from its end: keep the order of keys.
+        self.spans.extend(found.into_iter().rev());
         Ok(())
     }
 
@@ -349,7 +403,27 @@ impl Leader {
         Ok(())
     }
 
-    /// Takes the answer to `Fix`, with the keys of copies this server could not take.
+    /// Takes the answer to `Fetch`: how many rows were new here, whether `more` lie behind `last`,
+    /// and the keys of those this server could not take.
+    pub(crate) fn take_fetched(
+        &mut self,
+        new: u64,
+        last: Option<Key>,
+        more: bool,
+        refused: Vec<Key>,
+    ) -> Result<(), Error> {
+        let Asked::Fetch(span) = std::mem::replace(&mut self.asked, Asked::Nothing) else {
+            return Err(Error::Mismatch("an answer nobody asked for"));
+        };
+        if more && last.is_some() {
+            self.spans.push((Span { after: last, upto: span.upto }, 0, 1));
+        }
+        let found = Differences { only_secondary: new, ..Differences::default() };
+        self.take_fixed(&found, refused);
+        Ok(())
+    }
+
+    /// Takes the answer to `Fix` or `Fill`, with the keys of copies this server could not take.
     pub(crate) fn take_fixed(&mut self, found: &Differences, refused: Vec<Key>) {
         self.asked = Asked::Nothing;
         let count = found.only_primary + found.only_secondary + found.differing;
@@ -412,143 +486,11 @@ impl Leader {
     }
 }
 
-fn stage(ready: bool, pass: u32, apply: bool) -> &'static str {
+pub(crate) fn stage(ready: bool, pass: u32, apply: bool) -> &'static str {
     match (ready, pass, apply) {
         (false, ..) => "waiting for the queued changes",
         (true, 1, false) => "comparing",
         (true, 1, true) => "comparing and repairing",
         (true, ..) => "checking the repair",
-    }
-}
-
-/// The secondary's side.
-pub(crate) struct Follower {
-    pub(crate) run: u64,
-    pub(crate) apply: bool,
-    pub(crate) initial: bool,
-    pub(crate) tables: Vec<String>,
-    pub(crate) authorities: Authorities,
-    mark: Seq,
-    deadline: Instant,
-    ready: bool,
-    current: u32,
-    rows_compared: u64,
-    differences: u64,
-}
-
-impl Follower {
-    /// Answers comparison `run`, once the own log is acknowledged up to `mark`.
-    pub(crate) fn new(
-        run: u64,
-        apply: bool,
-        initial: bool,
-        tables: Vec<String>,
-        mark: Seq,
-        authorities: Authorities,
-    ) -> Self {
-        Self {
-            run,
-            apply,
-            initial,
-            tables,
-            authorities,
-            mark,
-            deadline: Instant::now() + DRAIN,
-            ready: false,
-            current: 0,
-            rows_compared: 0,
-            differences: 0,
-        }
-    }
-
-    /// `Ready`, once.
-    pub(crate) fn next(&mut self, acked: Seq) -> Option<CompareStep> {
-        let now = !self.ready && (acked >= self.mark || Instant::now() >= self.deadline);
-        self.ready |= now;
-        now.then_some(CompareStep::Ready)
-    }
-
-    /// Name of the table with this index.
-    pub(crate) fn table(&mut self, index: u32) -> Result<String, Error> {
-        self.current = index;
-        self.tables
-            .get(index as usize)
-            .cloned()
-            .ok_or(Error::Mismatch("a comparison of an unknown table"))
-    }
-
-    /// Notes what a step has found.
-    pub(crate) fn note(&mut self, found: &Differences) {
-        self.differences += found.only_primary + found.only_secondary + found.differing;
-    }
-
-    /// Answers `Ranges`.
-    pub(crate) fn ranges(
-        &mut self,
-        database: &Database,
-        table: &Table,
-        after: Option<Key>,
-        ranges: Vec<ipicsha_core::data::Range>,
-    ) -> Result<CompareStep, Error> {
-        let mut differing = Vec::new();
-        let mut after = after;
-        database.snapshot(|db| {
-            for (index, range) in ranges.into_iter().enumerate() {
-                let span = Span { after: after.take(), upto: range.upto };
-                let (count, hash) = scan::digest(db, table, &span).at(&database.path)?;
-                self.rows_compared += count;
-                if (count, hash) != (range.count, range.hash) {
-                    differing.push((index as u32, count));
-                }
-                after = span.upto;
-            }
-            Ok(())
-        })?;
-        Ok(CompareStep::DifferingRanges(differing))
-    }
-
-    /// Answers `Rows`: own keys in order, at most `ANSWER_KEYS`, behind those only the primary has.
-    pub(crate) fn rows(
-        database: &Database,
-        table: &Table,
-        span: &Span,
-        theirs: Vec<(Key, RowHash)>,
-    ) -> Result<CompareStep, Error> {
-        let captured = database.table(&table.name);
-        let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
-        let mut theirs: HashMap<Arc<[u8]>, (Key, RowHash)> =
-            theirs.into_iter().map(|row| (table.identity_of(&row.0), row)).collect();
-        database.snapshot(|db| {
-            let own = scan::rows(db, table, span, ANSWER_KEYS).at(&database.path)?;
-            let full = own.len() >= ANSWER_KEYS;
-            let mut keys = Vec::new();
-            let mut own_keys = Vec::new();
-            for (key, hash) in own {
-                let same = theirs.remove(&table.identity_of(&key)).is_some_and(|row| row.1 == hash);
-                // A cut answer ends with the key to go on behind, even if that row is equal.
-                if !same || full {
-                    own_keys.push(key);
-                }
-            }
-            for (_, (key, _)) in theirs {
-                if read_row(db, captured, &key).at(&database.path)?.is_none() {
-                    keys.push(key);
-                }
-            }
-            keys.append(&mut own_keys);
-            Ok(CompareStep::DifferingKeys(keys))
-        })
-    }
-
-    /// What the status shows.
-    pub(crate) fn progress(&self) -> RepairProgress {
-        RepairProgress {
-            stage: stage(self.ready, 1, self.apply),
-            table: self.tables.get(self.current as usize).cloned(),
-            tables_done: self.current,
-            tables_total: self.tables.len() as u32,
-            rows_compared: self.rows_compared,
-            differences: self.differences,
-        }
     }
 }

@@ -15,8 +15,8 @@ use ipicsha_core::{
 };
 
 use crate::{
+    answer::Follower,
     apply::Setting,
-    compare::Follower,
     comparing::Leading,
     database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,

@@ -77,6 +77,9 @@ pub enum Error {
         /// What SQLite said.
         reason: String,
     },
+    /// Rows that were believed to fit collide; handled where it happens.
+    #[error("a record is there already")]
+    Collision,
     /// A message that does not fit; the pair attaches again.
     #[error("the partner's message does not fit: {0}")]
     Mismatch(&'static str),
@@ -146,7 +149,7 @@ impl Error {
             Self::Unplaceable { .. } => {
                 "remove the record that is in its way on this server; it is tried again by itself"
             }
-            Self::Mismatch(_) | Self::Overflow => {
+            Self::Mismatch(_) | Self::Overflow | Self::Collision => {
                 "nothing: the databases are compared again by themselves"
             }
             Self::Fenced { .. } => "run this on the active server",
@@ -173,6 +176,7 @@ impl Error {
             | Self::Replaced { .. }
             | Self::Io { .. }
             | Self::Unplaceable { .. }
+            | Self::Collision
             | Self::Mismatch(_)
             | Self::Overflow
             | Self::Fenced { .. }

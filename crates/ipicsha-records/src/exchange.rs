@@ -366,7 +366,11 @@ pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>)
     let bases = waiting.into_iter().filter_map(|data| match data {
         Data::Batch(batch) => Some(batch.base),
         Data::Compare {
-            step: CompareStep::Fix { base, .. } | CompareStep::Fixed { base, .. },
+            step:
+                CompareStep::Fix { base, .. }
+                | CompareStep::Fixed { base, .. }
+                | CompareStep::Fill { base, .. }
+                | CompareStep::Fetched { base, .. },
             ..
         } => Some(*base),
         Data::Invite { .. }

@@ -4,6 +4,7 @@
 //! `ipicsha_core::data`; must not know sockets, roles beyond the licensed one, or files other than
 //! databases.
 
+mod answer;
 mod apply;
 mod capture;
 mod compare;
@@ -16,6 +17,7 @@ mod error;
 mod exchange;
 mod fault;
 mod fence;
+mod fill;
 mod follow;
 mod identity;
 mod inspect;
@@ -30,6 +32,7 @@ mod seed;
 mod sequence;
 mod session;
 mod status;
+mod steps;
 mod switchover;
 #[cfg(test)]
 mod tests;

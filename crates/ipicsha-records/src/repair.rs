@@ -15,7 +15,7 @@ use crate::{
     database::{Database, SHORT},
     error::{AtPath as _, Error},
     journal::{JournalKind, Loser},
-    log::read_row,
+    log::{Record, read_row},
     place::{self, Rule, Write},
     session::Authority,
     value,
@@ -30,6 +30,19 @@ pub(crate) struct Fixed {
     /// Keys nobody has here, where our contents count.
     pub(crate) gone: Vec<Key>,
     pub(crate) losers: Vec<Loser>,
+}
+
+impl Fixed {
+    /// Adds what another part of the step found.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.found.only_primary += other.found.only_primary;
+        self.found.only_secondary += other.found.only_secondary;
+        self.found.differing += other.found.differing;
+        self.found.journaled += other.found.journaled;
+        self.copies.extend(other.copies);
+        self.gone.extend(other.gone);
+        self.losers.extend(other.losers);
+    }
 }
 
 /// How a step is to be taken.
@@ -234,18 +247,26 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Takes rows only the secondary had; returns the keys of those a UNIQUE rule refused.
+/// What became of rows only the secondary had.
+pub(crate) struct Taken {
+    /// Those this side did not have.
+    pub(crate) new: u64,
+    /// Keys of those a UNIQUE rule refused.
+    pub(crate) refused: Vec<Key>,
+}
+
+/// Takes rows only the secondary had.
 pub(crate) fn copy(
     database: &mut Database,
     setting: &mut Setting<'_>,
     table: &str,
     base: Seq,
     copies: &[Columns],
-) -> Result<Vec<Key>, Error> {
+) -> Result<Taken, Error> {
     if copies.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Taken { new: 0, refused: Vec::new() });
     }
-    let mut seen = Vec::new();
+    let mut seen: Vec<Record> = Vec::new();
     let refused = database.transaction(SHORT, |database| {
         setting.dirty.refresh(&database.writer, database)?;
         let captured = captured(database, table)?;
@@ -267,11 +288,13 @@ pub(crate) fn copy(
         seen = writes.into_iter().map(|write| write.record).collect();
         Ok(placed.refused)
     })?;
+    let new = seen.len() as u64;
     setting.note_received(seen);
-    Ok(refused)
+    Ok(Taken { new, refused })
 }
 
-fn captured<'a>(
+/// The table called `table`.
+pub(crate) fn captured<'a>(
     database: &'a Database,
     table: &str,
 ) -> Result<&'a crate::capture::Captured, Error> {

@@ -3,7 +3,7 @@
 //! Decides how a range is cut into smaller ones. Must not know the partner. SQLite evaluates the
 //! ranges, so that its collations and affinities count, not ours.
 
-use ipicsha_core::data::{Key, Range, RowHash, Value};
+use ipicsha_core::data::{Columns, Key, Range, RowHash, Value};
 use rusqlite::{Connection, Row};
 
 use crate::{
@@ -58,8 +58,40 @@ fn visit(
     Ok(())
 }
 
+/// Hashes many rows: they are gathered, for blake3 works on many blocks at once where it gets them.
+#[derive(Default)]
+struct Digest {
+    hasher: blake3::Hasher,
+    gathered: Vec<u8>,
+}
+
+impl Digest {
+    const GATHERED: usize = 32 << 10;
+
+    fn add(&mut self, row: &Row<'_>, table: &Table) -> rusqlite::Result<()> {
+        encode_row(row, table, &mut self.gathered)?;
+        if self.gathered.len() >= Self::GATHERED {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.hasher.update(&self.gathered);
+        self.gathered.clear();
+    }
+
+    /// The hash so far; the next range begins.
+    fn take(&mut self) -> RowHash {
+        self.flush();
+        let hash = value::short(&self.hasher.finalize());
+        self.hasher.reset();
+        hash
+    }
+}
+
+/// Appends a row to `encoded`.
 fn encode_row(row: &Row<'_>, table: &Table, encoded: &mut Vec<u8>) -> rusqlite::Result<()> {
-    encoded.clear();
     (0..table.columns.len()).try_for_each(|index| {
         value::encode(encoded, row.get_ref(index)?);
         Ok(())
@@ -80,23 +112,19 @@ pub(crate) fn ranges(
     limit: usize,
 ) -> rusqlite::Result<Vec<Range>> {
     let mut ranges = Vec::new();
-    let mut hasher = blake3::Hasher::new();
+    let mut digest = Digest::default();
     let (mut count, mut ended) = (0, true);
-    let mut encoded = Vec::new();
     let mut last = None;
     visit(db, table, span, |row| {
         if count == rows {
-            let hash = value::short(&hasher.finalize());
-            ranges.push(Range { upto: last.take(), count, hash });
-            hasher.reset();
+            ranges.push(Range { upto: last.take(), count, hash: digest.take() });
             count = 0;
             if ranges.len() == limit {
                 ended = false;
                 return Ok(false);
             }
         }
-        encode_row(row, table, &mut encoded)?;
-        hasher.update(&encoded);
+        digest.add(row, table)?;
         count += 1;
         if count == rows {
             last = Some(read_key(row, table)?);
@@ -104,10 +132,39 @@ pub(crate) fn ranges(
         Ok(true)
     })?;
     if ended {
-        let hash = value::short(&hasher.finalize());
-        ranges.push(Range { upto: span.upto.clone(), count, hash });
+        ranges.push(Range { upto: span.upto.clone(), count, hash: digest.take() });
     }
     Ok(ranges)
+}
+
+/// Rows of a span as they are.
+pub(crate) struct Part {
+    pub(crate) rows: Vec<Columns>,
+    /// Others lie behind the last one.
+    pub(crate) more: bool,
+}
+
+/// The first rows of a span: at most `limit`, and no more once they have `bytes`.
+pub(crate) fn contents(
+    db: &Connection,
+    table: &Table,
+    span: &Span,
+    limit: usize,
+    bytes: usize,
+) -> rusqlite::Result<Part> {
+    let mut part = Part { rows: Vec::new(), more: false };
+    let mut taken = 0;
+    visit(db, table, span, |row| {
+        if part.rows.len() >= limit || taken >= bytes {
+            part.more = true;
+            return Ok(false);
+        }
+        let columns = value::read_columns(row, 0, table.columns.len())?;
+        taken += size(&columns);
+        part.rows.push(columns);
+        Ok(true)
+    })?;
+    Ok(part)
 }
 
 /// Count and hash of the rows in one span.
@@ -116,16 +173,14 @@ pub(crate) fn digest(
     table: &Table,
     span: &Span,
 ) -> rusqlite::Result<(u64, RowHash)> {
-    let mut hasher = blake3::Hasher::new();
+    let mut digest = Digest::default();
     let mut count = 0;
-    let mut encoded = Vec::new();
     visit(db, table, span, |row| {
-        encode_row(row, table, &mut encoded)?;
-        hasher.update(&encoded);
+        digest.add(row, table)?;
         count += 1;
         Ok(true)
     })?;
-    Ok((count, value::short(&hasher.finalize())))
+    Ok((count, digest.take()))
 }
 
 /// Key and hash of up to `limit` rows in one span.
@@ -138,6 +193,7 @@ pub(crate) fn rows(
     let mut rows = Vec::new();
     let mut encoded = Vec::new();
     visit(db, table, span, |row| {
+        encoded.clear();
         encode_row(row, table, &mut encoded)?;
         rows.push((read_key(row, table)?, value::hash(&encoded)));
         Ok(rows.len() < limit)

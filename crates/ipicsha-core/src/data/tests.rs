@@ -132,6 +132,25 @@ fn questions() -> Vec<(Data, &'static str)> {
     ]
 }
 
+/// Rows for an empty table.
+fn fillings() -> Vec<(Data, &'static str)> {
+    let (key, columns) = (vec![Value::Integer(-1)], vec![Value::Null, Value::Integer(300)]);
+    vec![
+        (
+            compare(CompareStep::Fill { table: 1, base: Seq(2), rows: vec![columns.clone()] }),
+            "050164050a010401020001d804",
+        ),
+        (
+            compare(CompareStep::Fetch { table: 1, after: Some(key.clone()), upto: None }),
+            "050164050b010101010100",
+        ),
+        (
+            compare(CompareStep::Fetched { base: Seq(2), rows: vec![columns], more: true }),
+            "050164050c0401020001d80401",
+        ),
+    ]
+}
+
 /// What follows.
 fn results() -> Vec<(Data, &'static str)> {
     let columns =
@@ -167,9 +186,13 @@ fn results() -> Vec<(Data, &'static str)> {
     ]
 }
 
+fn all() -> impl Iterator<Item = (Data, &'static str)> {
+    changes().into_iter().chain(questions()).chain(results()).chain(fillings())
+}
+
 #[test]
 fn the_bytes_of_every_message_stay_as_they_are() {
-    for (message, expected) in changes().into_iter().chain(questions()).chain(results()) {
+    for (message, expected) in all() {
         let bytes = postcard::to_stdvec(&message).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, expected, "{message:?}");

@@ -11,5 +11,6 @@ mod pair;
 mod repair;
 mod replaced;
 mod rewritten;
+mod seed;
 mod support;
 mod switchover;
