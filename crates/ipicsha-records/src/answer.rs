@@ -68,6 +68,11 @@ impl Follower {
         now.then_some(CompareStep::Ready)
     }
 
+    /// Index of the table of the last question.
+    pub(crate) fn current(&self) -> u32 {
+        self.current
+    }
+
     /// Name of the table with this index.
     pub(crate) fn table(&mut self, index: u32) -> Result<String, Error> {
         self.current = index;
@@ -156,6 +161,8 @@ impl Follower {
     /// What the status shows.
     pub(crate) fn progress(&self) -> RepairProgress {
         RepairProgress {
+            run: self.run,
+            paused: false,
             stage: stage(self.ready, 1, self.apply),
             table: self.tables.get(self.current as usize).cloned(),
             tables_done: self.current,

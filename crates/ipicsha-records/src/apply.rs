@@ -4,8 +4,6 @@
 //! Must not know connections, batching or repair order. Writes go through a connection without
 //! triggers; how they collide with UNIQUE rules is the business of `place`.
 
-use std::collections::HashSet;
-
 use ipicsha_core::{
     data::{Applied, Batch, Change, Key, Value},
     id::{DatabaseName, Seq},
@@ -21,6 +19,7 @@ use crate::{
     journal::{Journal, JournalKind, Loser},
     log::{Dirty, Record, read_row, supersede},
     place::{self, Rule, Write},
+    received::Received,
     schema::Table,
     sequence,
 };
@@ -32,20 +31,16 @@ pub(crate) struct Setting<'a> {
     pub(crate) role: LicensedRole,
     pub(crate) journal: &'a mut Journal,
     pub(crate) dirty: &'a mut Dirty,
-    /// Records received from the partner since the initial comparison began; `None` once it is
-    /// done. Until then a record can differ without a log entry saying so, so what is overwritten
-    /// for the first time is kept.
-    pub(crate) received: Option<&'a mut HashSet<Record>>,
+    /// What came from the partner since the initial comparison began; `None` once it is done. Until
+    /// then a record can differ without a log entry saying so, so what is overwritten for the
+    /// first time is kept.
+    pub(crate) received: Option<&'a mut Received>,
 }
 
 impl Setting<'_> {
-    /// Remembers what came from the partner. Bounded: beyond that the journal may get a version
-    /// that was the partner's own, which costs a line in a list.
+    /// Remembers what came from the partner.
     pub(crate) fn note_received(&mut self, records: Vec<Record>) {
-        const MOST: usize = 200_000;
-        if let Some(received) = &mut self.received
-            && received.len() < MOST
-        {
+        if let Some(received) = &mut self.received {
             received.extend(records);
         }
     }
@@ -200,8 +195,10 @@ impl<'a> Verdicts<'a> {
             .map(|(seq, wall)| Own { seq, stamp: Stamp { wall, role: setting.role } });
         let base = if fault::is(Mutant::PlainTimestamps) { Seq(0) } else { batch.base };
         let decision = lww::decide(own, base, write.stamp);
-        let unknown =
-            setting.received.as_ref().is_some_and(|received| !received.contains(&write.record));
+        let unknown = match &setting.received {
+            Some(received) => !received.knows(database, &write)?,
+            None => false,
+        };
         if decision == Decision::Apply && !unknown {
             self.take(write);
             return Ok(());

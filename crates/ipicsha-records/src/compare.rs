@@ -20,6 +20,7 @@ use crate::{
     database::Database,
     error::{AtPath as _, Error},
     log::{BATCH_BYTES, read_row},
+    runs::Reached,
     scan::{self, Span},
     schema::Table,
     session::{Authorities, Authority},
@@ -37,6 +38,9 @@ const FIX_ROWS: usize = 500;
 pub(crate) const FILL_ROWS: usize = 10_000;
 /// Keys in one answer.
 pub(crate) const ANSWER_KEYS: usize = 2000;
+/// How far a comparison is gets remembered after so many rows, or so much time.
+const SAVE_ROWS: u64 = 16_384;
+const SAVE: Duration = Duration::from_secs(1);
 /// How often everything is compared until nothing differs.
 const PASSES: u32 = 5;
 /// How long both logs may take to drain before the comparison begins.
@@ -79,6 +83,23 @@ pub(crate) struct Leader {
     reports: Vec<Differences>,
     remaining: Vec<u64>,
     rows_compared: u64,
+    /// Table and key before which everything is done, with the rows compared up to there.
+    place: Option<(u32, Option<Key>)>,
+    rows_before: u64,
+    /// Rows compared since a place was last remembered, and when that was.
+    rows_since: u64,
+    saved_at: Instant,
+}
+
+/// What is to be compared.
+pub(crate) struct Plan {
+    pub(crate) run: u64,
+    pub(crate) apply: bool,
+    pub(crate) initial: bool,
+    pub(crate) tables: Vec<String>,
+    /// Own log position that has to be acknowledged first.
+    pub(crate) mark: Seq,
+    pub(crate) authorities: Authorities,
 }
 
 /// The question that is being answered.
@@ -92,17 +113,20 @@ enum Asked {
 }
 
 impl Leader {
-    /// A comparison of `tables`, to begin once the log is acknowledged up to `mark`.
-    pub(crate) fn new(
-        name: DatabaseName,
-        run: u64,
-        apply: bool,
-        initial: bool,
-        tables: Vec<String>,
-        mark: Seq,
-        authorities: Authorities,
-    ) -> Self {
+    /// A comparison that begins, or goes on where an earlier attempt was.
+    pub(crate) fn new(name: DatabaseName, plan: Plan, reached: Option<Reached>) -> Self {
+        let Plan { run, apply, initial, tables, mark, authorities } = plan;
         let count = tables.len();
+        let reached = reached.filter(|r| r.reports.len() == count && r.remaining.len() == count);
+        let reached = reached.unwrap_or_else(|| Reached {
+            pass: 1,
+            pass_found: 0,
+            table: 0,
+            after: None,
+            reports: vec![Differences::default(); count],
+            remaining: vec![0; count],
+            rows_compared: 0,
+        });
         Self {
             run,
             apply,
@@ -113,19 +137,49 @@ impl Leader {
             asked: Asked::Nothing,
             begun: false,
             ready: false,
-            pass: 1,
-            pass_found: 0,
-            current: 0,
-            level: Some(Span::default()),
+            pass: reached.pass,
+            pass_found: reached.pass_found,
+            current: reached.table as usize,
+            level: Some(Span { after: reached.after, upto: None }),
             spans: Vec::new(),
             keys: VecDeque::new(),
             reported: HashSet::new(),
             authorities,
-            reports: vec![Differences::default(); count],
-            remaining: vec![0; count],
-            rows_compared: 0,
+            reports: reached.reports,
+            remaining: reached.remaining,
+            rows_compared: reached.rows_compared,
+            place: None,
+            rows_before: reached.rows_compared,
+            rows_since: 0,
+            saved_at: Instant::now(),
             tables,
         }
+    }
+
+    /// The tables, the index of the one that is being compared, and the key before which it is done;
+    /// in later passes all are.
+    pub(crate) fn done(&self) -> Option<(Vec<String>, usize, Option<Key>)> {
+        if self.pass > 1 {
+            return Some((self.tables.clone(), self.tables.len(), None));
+        }
+        let (table, after) = self.place.clone()?;
+        Some((self.tables.clone(), table as usize, after))
+    }
+
+    /// How far it is, when that is worth remembering.
+    pub(crate) fn take_reached(&mut self) -> Option<Reached> {
+        let due = self.rows_since >= SAVE_ROWS || self.saved_at.elapsed() >= SAVE;
+        let (table, after) = self.place.take_if(|_| due)?;
+        (self.rows_since, self.saved_at) = (0, Instant::now());
+        Some(Reached {
+            pass: self.pass,
+            pass_found: self.pass_found,
+            table,
+            after,
+            reports: self.reports.clone(),
+            remaining: self.remaining.clone(),
+            rows_compared: self.rows_before,
+        })
     }
 
     /// The table the next fix is about.
@@ -208,12 +262,17 @@ impl Leader {
         span: Span,
     ) -> Result<CompareStep, Error> {
         self.reported.clear();
+        // Everything before this place has been worked off.
+        self.place = Some((self.current as u32, span.after.clone()));
+        self.rows_before = self.rows_compared;
         let ranges = database
             .snapshot(|db| scan::ranges(db, table, &span, LARGE, QUESTION).at(&database.path))?;
         let end = ranges.last().and_then(|range| range.upto.clone());
         self.level = end.map(|end| Span { after: Some(end), upto: None });
+        let rows: u64 = ranges.iter().map(|range| range.count).sum();
+        self.rows_since += rows;
         if self.pass == 1 {
-            self.rows_compared += ranges.iter().map(|range| range.count).sum::<u64>();
+            self.rows_compared += rows;
         }
         Ok(self.ask_ranges(span.after, ranges))
     }
@@ -472,6 +531,8 @@ impl Leader {
     /// What the status shows.
     pub(crate) fn progress(&self) -> RepairProgress {
         RepairProgress {
+            run: self.run,
+            paused: false,
             stage: stage(self.ready, self.pass, self.apply),
             table: self.table().map(str::to_owned),
             tables_done: self.current as u32,

@@ -4,37 +4,31 @@
 //! of `compare`, what the partner's steps mean that of `steps`.
 
 use ipicsha_core::{
-    data::{CompareStep, Data, PrimaryVersion, RepairReport, Standing},
+    data::{CompareStep, Data, Key, PrimaryVersion, RepairReport, Standing},
     id::Seq,
     license::LicensedRole,
 };
 
 use crate::{
     capture::write_standing,
-    compare::{Leader, Next},
+    compare::Next,
     database::{Database, PATIENT},
     engine::{Engine, Session, Source},
     error::{AtPath as _, Error},
     log,
+    resume::Wanted,
     session::Authorities,
     status::Event,
     worker::Done,
 };
-
-/// A comparison this server leads.
-pub(crate) struct Leading {
-    pub(crate) leader: Leader,
-    done: Option<Done<RepairReport>>,
-}
 
 impl Engine {
     /// The shell asks for a comparison.
     pub(crate) fn compare(&mut self, apply: bool, run: u64, done: Done<RepairReport>) {
         let refusal = match &self.session {
             _ if self.config.rank == LicensedRole::Secondary => Some(Error::NotLeader),
-            _ if self.leading.is_some() => {
-                Some(Error::NotReady("a comparison of this database is running already".into()))
-            }
+            _ if self.wanted.is_some() => Some(Error::Comparing("another one of it")),
+            _ if self.leading.is_some() => Some(Error::Comparing("the initial comparison")),
             _ if self.switchover.is_some() => {
                 Some(Error::NotReady("a switchover is being prepared".into()))
             }
@@ -43,40 +37,12 @@ impl Engine {
                 Some(Error::NotReady("this database is not connected to the partner's".into()))
             }
         };
-        match (refusal, &self.session) {
-            (Some(refusal), _) => done(Err(refusal)),
-            (None, Session::Attached(attached)) => {
-                let tables = attached.tables.iter().cloned().collect();
-                if let Err(error) = self.lead(run, apply, false, tables, Some(done)) {
-                    self.settle(Source::Work, Err(error));
-                }
-            }
-            (None, Session::Detached | Session::Attaching(_)) => {}
+        if let Some(refusal) = refusal {
+            done(Err(refusal));
+            return;
         }
-    }
-
-    pub(crate) fn lead(
-        &mut self,
-        run: u64,
-        apply: bool,
-        initial: bool,
-        tables: Vec<String>,
-        done: Option<Done<RepairReport>>,
-    ) -> Result<(), Error> {
-        let mark = match self.last_seq() {
-            Ok(mark) => mark,
-            Err(error) => {
-                if let Some(done) = done {
-                    done(Err(Error::Interrupted(error.to_string())));
-                }
-                return Err(error);
-            }
-        };
-        let name = self.config.name.clone();
-        let leader =
-            Leader::new(name, run, apply, initial, tables, mark, self.authorities(initial));
-        self.leading = Some(Leading { leader, done });
-        Ok(())
+        self.wanted = Some(Wanted { run, apply, done: Some(done), attempts: 0 });
+        self.lead_wanted();
     }
 
     /// Whose contents count, in the comparison an exchange begins with.
@@ -107,6 +73,8 @@ impl Engine {
         match leading.leader.next(database, self.acked, flushed) {
             Ok(Next::Wait) => {}
             Ok(Next::Ask(step)) => {
+                self.note_led();
+                self.save_reached();
                 let asked = self.answer(run, step);
                 if let Err(error) = asked {
                     // The question counts as asked: only another attempt goes on from here.
@@ -134,13 +102,12 @@ impl Engine {
     }
 
     fn finish_leading(&mut self, report: RepairReport) {
-        let Some(mut leading) = self.leading.take() else { return };
+        let Some(leading) = &self.leading else { return };
         let (run, initial) = (leading.leader.run, leading.leader.initial);
         // The partner notes it after us; a crash in between compares once more, which is harmless.
         if let Err(error) = self.note_equal(&report) {
             let reason = error.to_string();
             self.tell_interrupted(run, &reason);
-            self.leading = Some(leading);
             self.interrupt(&reason);
             self.settle(Source::Work, Err(error));
             if initial {
@@ -148,12 +115,27 @@ impl Engine {
             }
             return;
         }
-        let step = CompareStep::Done(report.clone());
-        self.send(Data::Compare { database: self.config.name.clone(), run, step });
-        if let Some(done) = leading.done.take() {
+        self.leading = None;
+        self.end_run(run, Ok(&report));
+        self.tell_done(run, &report);
+        if let Some(done) = self.wanted.take_if(|wanted| wanted.run == run).and_then(|w| w.done) {
             done(Ok(report.clone()));
         }
+        self.untold = (!initial).then(|| (run, report.clone()));
         (self.events)(Event::RepairFinished { run, initial, result: Ok(report) });
+        self.lead_wanted();
+    }
+
+    fn tell_done(&self, run: u64, report: &RepairReport) {
+        let step = CompareStep::Done(report.clone());
+        self.send(Data::Compare { database: self.config.name.clone(), run, step });
+    }
+
+    /// The connection may have been lost before the last result was heard.
+    pub(crate) fn tell_again(&mut self) {
+        if let Some((run, report)) = self.untold.take() {
+            self.tell_done(run, &report);
+        }
     }
 
     fn tell_interrupted(&self, run: u64, reason: &str) {
@@ -165,9 +147,18 @@ impl Engine {
         self.note_equal(&report)?;
         if let Some(follower) = self.follower.take() {
             let (run, initial) = (follower.run, follower.initial);
+            self.end_run(run, Ok(&report));
             (self.events)(Event::RepairFinished { run, initial, result: Ok(report) });
         }
         Ok(())
+    }
+
+    /// The end of a comparison that was cut off just before it was told.
+    pub(crate) fn finish_paused(&mut self, run: u64, report: RepairReport) {
+        if self.paused.take_if(|paused| paused.run == run && !paused.initial).is_some() {
+            self.end_run(run, Ok(&report));
+            (self.events)(Event::RepairFinished { run, initial: false, result: Ok(report) });
+        }
     }
 
     fn note_equal(&mut self, report: &RepairReport) -> Result<(), Error> {
@@ -186,17 +177,37 @@ impl Engine {
     pub(crate) fn interrupt(&mut self, reason: &str) {
         if let Some(leading) = self.leading.take() {
             let (run, initial) = (leading.leader.run, leading.leader.initial);
-            if let Some(done) = leading.done {
-                done(Err(Error::Interrupted(reason.into())));
+            if initial {
+                let result = Err(reason.to_owned());
+                (self.events)(Event::RepairFinished { run, initial, result });
+            } else {
+                self.cancel_wanted(reason);
             }
-            let result = Err(reason.to_owned());
-            (self.events)(Event::RepairFinished { run, initial, result });
         }
         if let Some(follower) = self.follower.take() {
             let (run, initial) = (follower.run, follower.initial);
+            self.end_run(run, Err(reason));
             let result = Err(reason.to_owned());
             (self.events)(Event::RepairFinished { run, initial, result });
         }
+    }
+
+    /// The same on the side that leads.
+    fn note_led(&mut self) {
+        if self.received.is_none() {
+            return;
+        }
+        if let Some((tables, index, after)) = self.leading.as_ref().and_then(|l| l.leader.done()) {
+            self.note_compared(&tables, index, after);
+        }
+    }
+
+    /// What was compared so far cannot differ any more without a log entry that says so.
+    pub(crate) fn note_compared(&mut self, tables: &[String], index: usize, after: Option<Key>) {
+        let (Some(received), Some(database)) = (&mut self.received, &self.database) else { return };
+        let t = |name: &String| database.table(name).map(|captured| captured.t);
+        let partly = tables.get(index).and_then(t).zip(after);
+        received.note_compared(tables.iter().take(index).filter_map(t), partly);
     }
 }
 

@@ -5,26 +5,27 @@
 //! what is shown in `report`.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use ipicsha_core::{
-    data::{Attach, Data},
+    data::{Attach, Data, RepairReport},
     id::Seq,
 };
 
 use crate::{
     answer::Follower,
     apply::Setting,
-    comparing::Leading,
     database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
     error::{AtPath as _, Error},
     follow::Extra,
     journal::Journal,
-    log::{Dirty, Record},
+    log::Dirty,
+    received::Received,
     report::Reporter,
+    resume::{Leading, Paused, Wanted},
     schema::SkippedTable,
     session::Authorities,
     status::Event,
@@ -93,7 +94,7 @@ pub(crate) struct Engine {
     pub(crate) database: Option<Database>,
     pub(crate) wal: Wal,
     /// Install was asked for.
-    wanted: bool,
+    installing: bool,
     /// The file was never there: the partner's is taken.
     pub(crate) missing: bool,
     /// Inode of the file that was served and has gone from its path.
@@ -106,12 +107,16 @@ pub(crate) struct Engine {
     pub(crate) inbox: VecDeque<Data>,
     pub(crate) work_after: Instant,
     pub(crate) dirty: Dirty,
-    pub(crate) received: Option<HashSet<Record>>,
+    pub(crate) received: Option<Received>,
     pub(crate) acked: Seq,
     /// The log may hold entries that were not read.
     pub(crate) unread: bool,
     pub(crate) leading: Option<Leading>,
     pub(crate) follower: Option<Follower>,
+    pub(crate) wanted: Option<Wanted>,
+    pub(crate) paused: Option<Paused>,
+    /// Result the partner may not have heard of.
+    pub(crate) untold: Option<(u64, RepairReport)>,
     pub(crate) switchover: Option<Switchover>,
     /// Why it cannot follow.
     pub(crate) hold: Option<String>,
@@ -144,7 +149,7 @@ impl Engine {
             watch: None,
             journal: None,
             database: None,
-            wanted: false,
+            installing: false,
             missing: false,
             replaced: None,
             writes: None,
@@ -160,6 +165,9 @@ impl Engine {
             unread: false,
             leading: None,
             follower: None,
+            wanted: None,
+            paused: None,
+            untold: None,
             switchover: None,
             hold: None,
             held_by: None,
@@ -201,7 +209,7 @@ impl Engine {
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
             Command::Install => {
-                (self.wanted, self.replaced) = (true, None);
+                (self.installing, self.replaced) = (true, None);
                 if self.database.is_none() {
                     self.open();
                 }
@@ -257,6 +265,10 @@ impl Engine {
     /// The thread ends.
     pub(crate) fn stop(&mut self) {
         self.detach("the daemon stops");
+        // It goes on after the next start.
+        if let Some(done) = self.wanted.take().and_then(|wanted| wanted.done) {
+            done(Err(Error::Stopped));
+        }
         self.save_acked();
         self.database = None;
     }
@@ -265,7 +277,7 @@ impl Engine {
     pub(crate) fn is_ready(&self) -> bool {
         self.link
             && self.gate == Gate::Open
-            && self.wanted
+            && self.installing
             && (self.database.is_some() || self.missing)
     }
 
@@ -273,8 +285,8 @@ impl Engine {
         if self.database.is_some() {
             return;
         }
-        if !self.wanted || self.is_replaced() {
-            self.retry_at = self.wanted.then(|| Instant::now() + RETRY);
+        if !self.installing || self.is_replaced() {
+            self.retry_at = self.installing.then(|| Instant::now() + RETRY);
             return;
         }
         match self.try_open() {
@@ -321,6 +333,7 @@ impl Engine {
             self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);
             self.reporter.conflicts_total = journal.count(&self.config.name)?;
         }
+        self.recall_wanted()?;
         self.data_version = database.data_version()?;
         let waker = self.waker.clone();
         self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())
@@ -335,8 +348,10 @@ impl Engine {
     }
 
     fn remove(&mut self) -> Result<(), Error> {
-        self.wanted = false;
+        self.installing = false;
         self.detach("HA is unconfigured");
+        self.cancel_wanted("HA is unconfigured");
+        (self.paused, self.untold) = (None, None);
         (self.database, self.watch, self.retry_at) = (None, None, None);
         self.clear_hold();
         (self.missing, self.replaced, self.attach_at) = (false, None, None);
@@ -364,7 +379,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            None if self.wanted && !self.missing => {
+            None if self.installing && !self.missing => {
                 let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
                 Err(Error::NotReady(hold))
             }
@@ -469,7 +484,7 @@ impl Engine {
     /// Ends the exchange; what runs on it is interrupted.
     pub(crate) fn detach(&mut self, reason: &str) {
         self.abandon(reason);
-        self.interrupt(reason);
+        self.pause();
         self.session = Session::Detached;
         self.inbox.clear();
         self.received = None;

@@ -98,6 +98,9 @@ pub enum Error {
     /// Not possible now.
     #[error("{0}")]
     NotReady(String),
+    /// One at a time.
+    #[error("{0} is running, and only one comparison of a database can")]
+    Comparing(&'static str),
     /// Comparisons are led by the primary.
     #[error("a comparison is led by the primary")]
     NotLeader,
@@ -155,6 +158,9 @@ impl Error {
             Self::Fenced { .. } => "run this on the active server",
             Self::NotPrepared(_) => "nothing has changed: try the switchover again",
             Self::NotReady(_) => "wait until `ipicsha ha-status` shows Ready, then try again",
+            Self::Comparing(_) => {
+                "`ipicsha ha-status` shows how far it is; try again when it is done"
+            }
             Self::NotLeader => "run it through the daemon, which asks the primary",
             Self::Interrupted(_) => "try again when both servers are connected",
             Self::NoEntry(_) => "see `ipicsha conflicts list`",
@@ -182,6 +188,7 @@ impl Error {
             | Self::Fenced { .. }
             | Self::NotPrepared(_)
             | Self::NotReady(_)
+            | Self::Comparing(_)
             | Self::NotLeader
             | Self::Interrupted(_)
             | Self::NoEntry(_)

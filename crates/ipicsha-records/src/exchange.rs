@@ -5,8 +5,8 @@
 //! nothing is acknowledged that is not durable here.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    collections::VecDeque,
+    time::{Duration, Instant},
 };
 
 use ipicsha_core::{
@@ -23,6 +23,7 @@ use crate::{
     fault::{self, Mutant},
     follow::{self, Extra},
     log::{self, BATCH_ROWS, Dirty},
+    received::Received,
     seed, sequence,
     session::{self, Agreement, Authority},
     status::{ConflictSummary, Event},
@@ -202,7 +203,13 @@ impl Engine {
             },
         };
         let agreement = session::agree(&mine, theirs);
-        if let (Some(agreement), Some(database)) = (&agreement, &mut self.database) {
+        if let (Some(agreement), Some(database), Some(journal)) =
+            (&agreement, &mut self.database, &self.journal)
+        {
+            if !agreement.continued && self.config.rank == LicensedRole::Primary {
+                // First of all: a place stored under positions that end here means nothing.
+                journal.forget_reached(&self.config.name)?;
+            }
             // Before the answer: once the partner counts on it, it must survive a crash here.
             persist(database, agreement)?;
         }
@@ -228,7 +235,7 @@ impl Engine {
     fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
         self.dirty = Dirty::behind(agreement.send_from);
         self.acked = agreement.send_from;
-        self.received = agreement.journaled.then(HashSet::new);
+        self.received = agreement.journaled.then(Received::default);
         let tables: Vec<String> = agreement.tables.iter().cloned().collect();
         let extra = if agreement.compare { Extra::Keep } else { Extra::Drop };
         self.attached(Attached {
@@ -250,10 +257,10 @@ impl Engine {
         if due && self.config.rank == LicensedRole::Primary {
             let tables =
                 if agreement.compare { tables } else { agreement.partial.into_iter().collect() };
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let run = u64::try_from(since.as_micros()).unwrap_or(0);
-            self.lead(run, true, true, tables, None)?;
+            self.lead_initial(tables)?;
         }
+        self.tell_again();
+        self.lead_wanted();
         Ok(())
     }
 

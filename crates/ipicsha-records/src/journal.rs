@@ -129,8 +129,8 @@ pub(crate) struct Loser {
 
 /// The journal file.
 pub struct Journal {
-    path: PathBuf,
-    db: Connection,
+    pub(crate) path: PathBuf,
+    pub(crate) db: Connection,
 }
 
 impl Journal {
@@ -315,7 +315,7 @@ fn insert(db: &Connection, name: &DatabaseName, loser: &Loser) -> rusqlite::Resu
     ])
 }
 
-fn pack<T: Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {
+pub(crate) fn pack<T: Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {
     postcard::to_stdvec(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
@@ -352,7 +352,7 @@ fn read_entry(id: i64, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Journ
     }))
 }
 
-fn now() -> WallTime {
+pub(crate) fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

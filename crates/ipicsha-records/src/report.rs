@@ -127,7 +127,8 @@ impl Engine {
             hold: self.hold.clone(),
             repair: match (&self.leading, &self.follower) {
                 (Some(leading), _) => Some(leading.leader.progress()),
-                (None, follower) => follower.as_ref().map(|follower| follower.progress()),
+                (None, Some(follower)) => Some(follower.progress()),
+                (None, None) => self.paused.as_ref().map(|paused| paused.progress.clone()),
             },
             conflicts_total: self.reporter.conflicts_total,
             last_seq: Seq(0),

@@ -183,6 +183,30 @@ pub(crate) fn digest(
     Ok((count, digest.take()))
 }
 
+/// Whether the record with `key` is there and lies at or before `upto`.
+pub(crate) fn reaches(
+    db: &Connection,
+    table: &Table,
+    key: &[Value],
+    upto: &[Value],
+) -> rusqlite::Result<bool> {
+    let ordered = table.ordered_key();
+    let count = ordered.len();
+    let same: Vec<String> =
+        ordered.iter().enumerate().map(|(n, name)| format!("{name}=?{}", n + 1)).collect();
+    let places: Vec<String> = (count + 1..=2 * count).map(|n| format!("?{n}")).collect();
+    let sql = format!(
+        "SELECT 1 FROM {} WHERE {} AND ({}) <= ({})",
+        quote(&table.name),
+        same.join(" AND "),
+        ordered.join(","),
+        places.join(",")
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    bind(&mut statement, 1, key.iter().chain(upto))?;
+    Ok(statement.raw_query().next()?.is_some())
+}
+
 /// Key and hash of up to `limit` rows in one span.
 pub(crate) fn rows(
     db: &Connection,

@@ -33,6 +33,8 @@ pub(crate) struct Agreement {
     pub(crate) send_from: Seq,
     /// Our stored position in the partner's log from now on.
     pub(crate) applied: Applied,
+    /// Both logs go on where they were read last.
+    pub(crate) continued: bool,
     /// The contents may differ in more than what is queued, in every table.
     pub(crate) compare: bool,
     /// Only these tables may; empty when all are compared.
@@ -105,6 +107,7 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     };
     let journaled = compare || (mine.open == theirs.open && !authorities.is_empty());
     Some(Agreement {
+        continued: sending && receiving,
         journaled,
         send_from: theirs.applied.filter(|_| sending).map_or(my_log.last, |applied| applied.seq),
         applied: mine.applied.filter(|_| receiving).unwrap_or(at_end),

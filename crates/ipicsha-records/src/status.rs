@@ -58,6 +58,8 @@ pub struct DatabaseStatus {
 /// How far a comparison is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RepairProgress {
+    /// Number of the repair or comparison.
+    pub run: u64,
     /// What it does now.
     pub stage: &'static str,
     /// On this table.
@@ -70,7 +72,33 @@ pub struct RepairProgress {
     pub rows_compared: u64,
     /// Differences found so far.
     pub differences: u64,
+    /// It waits until both databases are connected again.
+    pub paused: bool,
 }
+
+impl RepairProgress {
+    /// Of a run that has not begun here since the start of the daemon.
+    pub(crate) fn waiting(run: u64) -> Self {
+        Self {
+            run,
+            stage: PAUSED,
+            table: None,
+            tables_done: 0,
+            tables_total: 0,
+            rows_compared: 0,
+            differences: 0,
+            paused: true,
+        }
+    }
+
+    /// The same while it cannot go on.
+    pub(crate) fn paused(self) -> Self {
+        Self { stage: PAUSED, paused: true, ..self }
+    }
+}
+
+/// What a run does that was cut off.
+const PAUSED: &str = "cut off, goes on when the partner is back";
 
 /// A version that has just been put into the conflict journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -89,6 +89,10 @@ impl Engine {
         match sort(step) {
             Sorted::Begin { apply, initial, tables } => {
                 let mark = self.last_seq()?;
+                if let Some(journal) = &self.journal {
+                    journal.begin_run(&self.config.name, run, apply, initial, false)?;
+                }
+                self.paused = None;
                 let (tables, authorities) = (tables.to_vec(), self.authorities(initial));
                 let follower = Follower::new(run, apply, initial, tables, mark, authorities);
                 self.follower = Some(follower);
@@ -99,9 +103,9 @@ impl Engine {
             }
             Sorted::Answer(answer) if leads => self.take_answer(answer)?,
             Sorted::Done(report) if follows => self.finish_following(report.clone())?,
+            Sorted::Done(report) => self.finish_paused(run, report.clone()),
             Sorted::Interrupted(reason) if leads || follows => self.interrupt(reason),
-            Sorted::Question(..) | Sorted::Answer(_) | Sorted::Done(_) | Sorted::Interrupted(_) => {
-            }
+            Sorted::Question(..) | Sorted::Answer(_) | Sorted::Interrupted(_) => {}
         }
         Ok(())
     }
@@ -154,6 +158,7 @@ impl Engine {
         index: u32,
         question: Question<'_>,
     ) -> Result<CompareStep, Error> {
+        self.note_asked(index, &question);
         let closed = || Error::Mismatch("the database is not open here");
         let follower = self.follower.as_mut().ok_or_else(closed)?;
         let (name, apply) = (follower.table(index)?, follower.apply);
@@ -188,6 +193,25 @@ impl Engine {
         }
         let repair::Fixed { found, copies, gone, .. } = fixed;
         Ok(CompareStep::Fixed { base, found, copies, gone })
+    }
+
+    /// The primary asks in the order of tables and keys: what lies before is done.
+    fn note_asked(&mut self, index: u32, question: &Question<'_>) {
+        let after = match question {
+            Question::Ranges(after, _) => (*after).clone(),
+            Question::Rows(span, _) | Question::Fetch(span) => span.after.clone(),
+            Question::Fix(..) | Question::Fill(..) => return,
+        };
+        let Some(follower) = self.follower.as_ref().filter(|_| self.received.is_some()) else {
+            return;
+        };
+        let tables = follower.tables.clone();
+        if follower.current() > index {
+            // Another pass: all of them.
+            self.note_compared(&tables, tables.len(), None);
+        } else {
+            self.note_compared(&tables, index as usize, after);
+        }
     }
 
     /// How far the partner's log is applied here.

@@ -65,6 +65,9 @@ pub(crate) type Answer = Result<serde_json::Value, Failure>;
 /// A database that is compared or repaired now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PendingRepair {
+    /// Number of the repair or comparison.
+    #[serde(default)]
+    pub(crate) run: u64,
     pub(crate) database: String,
     pub(crate) stage: String,
     pub(crate) table: Option<String>,
@@ -72,6 +75,9 @@ pub(crate) struct PendingRepair {
     pub(crate) tables_total: u32,
     pub(crate) rows_compared: u64,
     pub(crate) differences: u64,
+    /// It waits until both databases are connected again.
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 /// A table that is not replicated, and why.

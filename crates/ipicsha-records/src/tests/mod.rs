@@ -10,6 +10,7 @@ mod model;
 mod pair;
 mod repair;
 mod replaced;
+mod resume;
 mod rewritten;
 mod seed;
 mod support;

@@ -122,7 +122,11 @@ pub(crate) struct Side {
     pub(crate) finished: Arc<Mutex<Vec<Finished>>>,
     pub(crate) conflicts: Arc<Mutex<Vec<ConflictSummary>>>,
     pub(crate) sent: Arc<Mutex<Vec<Data>>>,
+    /// Cuts the link just before the first message of this side for which it says so.
+    pub(crate) cut_before: Arc<Mutex<Option<CutBefore>>>,
 }
+
+pub(crate) type CutBefore = Box<dyn FnMut(&Data) -> bool + Send>;
 
 impl Side {
     pub(crate) fn new(rank: LicensedRole, schema: &str, cut: Arc<AtomicBool>) -> Self {
@@ -144,7 +148,13 @@ impl Side {
             finished: Arc::default(),
             conflicts: Arc::default(),
             sent: Arc::default(),
+            cut_before: Arc::default(),
         }
+    }
+
+    /// Cuts the link before the first message this side is about to send that `which` accepts.
+    pub(crate) fn cut_before(&self, which: impl FnMut(&Data) -> bool + Send + 'static) {
+        *self.cut_before.lock().unwrap() = Some(Box::new(which));
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
@@ -170,9 +180,18 @@ impl Side {
         let (partner, cut) = (self.partner.clone(), self.cut.clone());
         let (status, finished) = (self.status.clone(), self.finished.clone());
         let (conflicts, sent) = (self.conflicts.clone(), self.sent.clone());
+        let cut_before = self.cut_before.clone();
         let events = move |event| match event {
             Event::Send(data) => {
-                sent.lock().unwrap().push(data.clone());
+                let mut cuts = cut_before.lock().unwrap();
+                if cuts.as_mut().is_some_and(|cuts| cuts(&data)) {
+                    cut.store(true, Ordering::SeqCst);
+                    *cuts = None;
+                }
+                drop(cuts);
+                if !cut.load(Ordering::SeqCst) {
+                    sent.lock().unwrap().push(data.clone());
+                }
                 if !cut.load(Ordering::SeqCst) {
                     let to = partner.get().unwrap().lock().unwrap().clone();
                     if let Some(to) = to {
@@ -266,6 +285,12 @@ impl Pair {
         self.cut.store(false, Ordering::SeqCst);
         self.a.send(Command::LinkUp);
         self.b.send(Command::LinkUp);
+    }
+
+    /// Waits until `cut_before` has cut the link, then lets both notice it.
+    pub(crate) fn wait_cut(&self) {
+        wait("the link is cut", || self.cut.load(Ordering::SeqCst));
+        self.cut();
     }
 
     pub(crate) fn cut(&self) {

@@ -347,7 +347,10 @@ impl Databases {
                 run,
                 done: Box::new(move |result| {
                     // Finished comparisons are reported on both servers by an event of their own.
-                    if let Err(error) = result {
+                    // One that is cut off by the end of the daemon goes on after its next start.
+                    if let Err(error) = result
+                        && !matches!(error, ipicsha_records::Error::Stopped)
+                    {
                         let result = Err(error.to_string());
                         let _ = events.blocking_send(Event::RepairEnded { run, database, result });
                     }
@@ -355,6 +358,11 @@ impl Databases {
             });
         }
         asked
+    }
+
+    /// Whether the outgoing data connection stands.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.link_up
     }
 
     /// Names of the databases that a request is about.

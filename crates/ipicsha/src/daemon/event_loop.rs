@@ -160,9 +160,6 @@ impl Daemon {
             // `databases::callback` puts these into the data queue itself.
             ipicsha_records::Event::Send(_) => {}
             ipicsha_records::Event::Status(status) => {
-                if status.repair.is_some() {
-                    self.repairs.note_progress();
-                }
                 self.databases.update(status);
                 self.input(Input::Data(self.databases.report()));
             }

@@ -14,10 +14,19 @@ use ipicsha_core::{
 use tokio::sync::oneshot;
 
 use super::{event::RepairOutcome, event_loop::Daemon};
-use crate::exit::{Failure, Kind};
+use crate::{
+    api::PendingRepair,
+    exit::{Failure, Kind},
+};
 
 /// A run without any progress for this long has ended without a word.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
+/// For so long a lost connection is waited for before whoever waits is told that it takes longer.
+const AWAY_LIMIT: Duration = Duration::from_secs(600);
+
+/// What is then said.
+const QUIET: &str = "no comparison of it is under way; is it protected on the partner?";
+const AWAY: &str = "the partner has been away for 10 minutes; it goes on by itself when the partner is back: `ipicsha ha-status`";
 
 type RepairWaiter = oneshot::Sender<Result<Vec<RepairOutcome>, Failure>>;
 
@@ -25,7 +34,8 @@ struct Run {
     missing: BTreeSet<String>,
     outcomes: Vec<RepairOutcome>,
     waiter: RepairWaiter,
-    since: Instant,
+    /// When it was last seen to be under way.
+    seen: Instant,
 }
 
 /// All runs under way.
@@ -34,14 +44,6 @@ pub(crate) struct Repairs {
     waited: BTreeMap<u64, Run>,
     /// Databases that ended equal since a repair became due: all of them end what a split left.
     repaired: BTreeSet<String>,
-    /// When a comparison last showed progress.
-    progress: Option<Instant>,
-}
-
-impl Repairs {
-    pub(crate) fn note_progress(&mut self) {
-        self.progress = Some(Instant::now());
-    }
 }
 
 impl Daemon {
@@ -65,7 +67,7 @@ impl Daemon {
         }
         self.repairs.waited.insert(
             request.run,
-            Run { missing, outcomes: Vec::new(), waiter, since: Instant::now() },
+            Run { missing, outcomes: Vec::new(), waiter, seen: Instant::now() },
         );
         match self.node.persisted().configured_as {
             Some(LicensedRole::Primary) => {
@@ -103,28 +105,29 @@ impl Daemon {
         self.answer_if_done(run);
     }
 
-    /// A run that the other server forgot, or never heard of, must not be waited for for ever.
+    /// A run that the other server forgot, or never heard of, must not be waited for for ever. One
+    /// that is cut off goes on when the link is back: it is waited for much longer.
     pub(crate) fn end_quiet_repairs(&mut self) {
-        let quiet = |since: Option<Instant>| since.is_none_or(|at| at.elapsed() > QUIET_LIMIT);
-        if !quiet(self.repairs.progress) {
-            return;
+        let pending = self.databases.pending_repairs();
+        let linked = self.databases.is_linked();
+        let mut ended = Vec::new();
+        for (run, waited) in &mut self.repairs.waited {
+            let mine = |p: &&PendingRepair| waited.missing.contains(&p.database);
+            if pending.iter().filter(mine).any(|p| !p.paused) {
+                waited.seen = Instant::now();
+            }
+            let away = !linked || pending.iter().filter(mine).any(|p| p.paused);
+            let (limit, cause) = if away { (AWAY_LIMIT, AWAY) } else { (QUIET_LIMIT, QUIET) };
+            if waited.seen.elapsed() > limit {
+                ended.push((*run, cause));
+            }
         }
-        let runs: Vec<u64> = self
-            .repairs
-            .waited
-            .iter()
-            .filter(|(_, waited)| waited.since.elapsed() > QUIET_LIMIT)
-            .map(|(run, _)| *run)
-            .collect();
-        for run in runs {
-            self.repair_interrupted(
-                run,
-                "no comparison of it is under way; is it protected on the partner?",
-            );
+        for (run, cause) in ended {
+            self.repair_interrupted(run, cause);
         }
     }
 
-    /// The link was lost in the middle: what is not done will not be.
+    /// What is not done will not be.
     pub(crate) fn repair_interrupted(&mut self, run: u64, cause: &str) {
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         for database in std::mem::take(&mut waited.missing) {

@@ -15,7 +15,7 @@ use super::{
     clock,
     event::Event,
     licenses::{self, LicenseFile},
-    persist, trust,
+    trust,
     verbs::{records_failure, value},
 };
 use crate::{
@@ -149,7 +149,10 @@ impl Task {
         if reply != AdminReply::RepairMayStart {
             return Ok(reply_value(&reply));
         }
-        let run = persist::random().map_err(anyhow::Error::from)?;
+        let journal = self.config.state_file("journal.db");
+        let numbered = tokio::task::spawn_blocking(move || Journal::open(&journal)?.new_run());
+        let run = numbered.await.map_err(anyhow::Error::from)?;
+        let run = run.map_err(|error| records_failure(&error))?;
         let request = RepairRequest { run, apply: !dry_run, database };
         let (sender, receiver) = oneshot::channel();
         let ending = || Failure::new(Kind::Unreachable, "the daemon is ending");

@@ -61,6 +61,8 @@ impl Databases {
         let pending = |status: &DatabaseStatus| {
             let repair = status.repair.as_ref()?;
             Some(PendingRepair {
+                run: repair.run,
+                paused: repair.paused,
                 database: status.name.to_string(),
                 stage: repair.stage.to_string(),
                 table: repair.table.clone(),
