@@ -400,6 +400,48 @@ pub enum CompareStep {
     },
 }
 
+/// A version that lost in a repair, as the server that kept it tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptVersion {
+    /// Its number in that server's journal.
+    pub id: i64,
+    /// The table.
+    pub table: String,
+    /// Names of the columns of both versions.
+    pub columns: Vec<String>,
+    /// The record.
+    pub key: Key,
+    /// What lost; `None`: it was not there.
+    pub version: Option<Columns>,
+    /// What took its place: the record's own version or, under another key, the record it stood in
+    /// the way of; `None`: it was removed.
+    pub winner: Option<Columns>,
+}
+
+/// One step of undoing a repair: the active server asks, the other one answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UndoStep {
+    /// Active: which versions of this repair does your journal hold?
+    Ask {
+        /// Those with larger numbers.
+        after: i64,
+        /// These are back, or never were changed.
+        restored: Vec<i64>,
+    },
+    /// The other: these, in the order of their numbers.
+    Kept {
+        /// The versions.
+        entries: Vec<KeptVersion>,
+        /// There are others behind the last one.
+        more: bool,
+    },
+    /// Active: that was all.
+    Ended {
+        /// As in `Ask`.
+        restored: Vec<i64>,
+    },
+}
+
 /// Everything said on the data connection about records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Data {
@@ -437,6 +479,15 @@ pub enum Data {
         /// The step.
         step: CompareStep,
     },
+    /// A step of undoing a repair.
+    Undo {
+        /// The database.
+        database: DatabaseName,
+        /// The repair.
+        run: u64,
+        /// The step.
+        step: UndoStep,
+    },
 }
 
 impl Data {
@@ -446,7 +497,8 @@ impl Data {
             Self::Invite { database }
             | Self::Schema { database, .. }
             | Self::Ack { database, .. }
-            | Self::Compare { database, .. } => database,
+            | Self::Compare { database, .. }
+            | Self::Undo { database, .. } => database,
             Self::Attach(attach) => &attach.database,
             Self::Batch(batch) => &batch.database,
         }

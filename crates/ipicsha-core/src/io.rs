@@ -119,4 +119,26 @@ pub enum Event {
         /// The alarm.
         alarm: Alarm,
     },
+    /// A database was repaired.
+    Repaired {
+        /// Number of the repair.
+        run: u64,
+        /// The database.
+        database: String,
+        /// Differences found.
+        found: u64,
+        /// Differences left.
+        left: u64,
+    },
+    /// A repair was undone.
+    RepairUndone {
+        /// Number of the repair.
+        run: u64,
+        /// The database.
+        database: String,
+        /// Records put back.
+        restored: u64,
+        /// Records left as they are.
+        skipped: u64,
+    },
 }

@@ -30,6 +30,7 @@ use crate::{
     session::Authorities,
     status::Event,
     switchover::Switchover,
+    undo::Undoing,
     watch::{Alarm, Watch},
     worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
 };
@@ -115,6 +116,7 @@ pub(crate) struct Engine {
     pub(crate) follower: Option<Follower>,
     pub(crate) wanted: Option<Wanted>,
     pub(crate) paused: Option<Paused>,
+    pub(crate) undoing: Option<Undoing>,
     /// Result the partner may not have heard of.
     pub(crate) untold: Option<(u64, RepairReport)>,
     pub(crate) switchover: Option<Switchover>,
@@ -167,6 +169,7 @@ impl Engine {
             follower: None,
             wanted: None,
             paused: None,
+            undoing: None,
             untold: None,
             switchover: None,
             hold: None,
@@ -187,6 +190,9 @@ impl Engine {
         let mut at = if now < self.alarm_until { now + ALARM_STEP } else { self.look_at };
         if !self.inbox.is_empty() && self.switchover.is_none() {
             at = at.min(self.work_after);
+        }
+        if self.undoing.as_ref().is_some_and(Undoing::is_due) {
+            at = now;
         }
         let dues = [
             self.retry_at,
@@ -236,6 +242,7 @@ impl Engine {
             Command::Commit { done } => done(self.commit()),
             Command::Abort => self.abandon("it was aborted"),
             Command::Compare { apply, run, done } => self.compare(apply, run, done),
+            Command::Undo { run, done } => self.start_undo(run, done),
             Command::Shutdown => {}
         }
         self.reporter.touch();
@@ -258,6 +265,7 @@ impl Engine {
             self.settle(Source::Pump, pumped);
         }
         self.drive();
+        self.drive_undo();
         self.check_switchover(Instant::now());
         self.report(Instant::now());
     }
@@ -485,6 +493,7 @@ impl Engine {
     pub(crate) fn detach(&mut self, reason: &str) {
         self.abandon(reason);
         self.pause();
+        self.abandon_undo(reason);
         self.session = Session::Detached;
         self.inbox.clear();
         self.received = None;

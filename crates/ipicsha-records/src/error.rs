@@ -110,6 +110,9 @@ pub enum Error {
     /// No such journal entry.
     #[error("the conflict journal has no entry {0}")]
     NoEntry(i64),
+    /// No such repair.
+    #[error("no repair of this database has the number {0}")]
+    NoRepair(u64),
     /// A stored entry cannot be read.
     #[error("{path}: entry {id} of the conflict journal is damaged")]
     DamagedEntry {
@@ -164,6 +167,7 @@ impl Error {
             Self::NotLeader => "run it through the daemon, which asks the primary",
             Self::Interrupted(_) => "try again when both servers are connected",
             Self::NoEntry(_) => "see `ipicsha conflicts list`",
+            Self::NoRepair(_) => "see `ipicsha repair list`",
             Self::DamagedEntry { .. } => "restore the conflict journal from a backup",
             Self::Stopped => "restart the daemon",
         }
@@ -192,6 +196,7 @@ impl Error {
             | Self::NotLeader
             | Self::Interrupted(_)
             | Self::NoEntry(_)
+            | Self::NoRepair(_)
             | Self::DamagedEntry { .. }
             | Self::Stopped => false,
         }

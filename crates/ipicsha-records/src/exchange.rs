@@ -109,7 +109,7 @@ impl Engine {
                 let taken = self.acknowledge(origin, to);
                 self.settle(Source::Work, taken);
             }
-            Data::Batch(_) | Data::Compare { .. } => {
+            Data::Batch(_) | Data::Compare { .. } | Data::Undo { .. } => {
                 // While attaching, what still arrives belongs to the exchange before; behind the
                 // answer in the inbox it belongs to the new one.
                 if matches!(self.session, Session::Attached(_)) || !self.inbox.is_empty() {
@@ -168,7 +168,7 @@ impl Engine {
         let attached = matches!(self.session, Session::Attached(_));
         match data {
             // Of the exchange before: applied now it would move the position just told.
-            Data::Batch(_) | Data::Compare { .. } if !attached => Ok(true),
+            Data::Batch(_) | Data::Compare { .. } | Data::Undo { .. } if !attached => Ok(true),
             Data::Batch(batch) => {
                 let started = Instant::now();
                 let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
@@ -188,6 +188,7 @@ impl Engine {
                 Ok(outcome.finished)
             }
             Data::Compare { run, step, .. } => self.compare_step(*run, step).map(|()| true),
+            Data::Undo { run, step, .. } => self.undo_step(*run, step).map(|()| true),
             Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
             Data::Schema { schema, .. } => self.take_schema(schema).map(|()| true),
             Data::Invite { .. } | Data::Ack { .. } => Ok(true),
@@ -384,7 +385,8 @@ pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>)
         | Data::Attach(_)
         | Data::Schema { .. }
         | Data::Ack { .. }
-        | Data::Compare { .. } => None,
+        | Data::Compare { .. }
+        | Data::Undo { .. } => None,
     });
     bases.fold(acked, Seq::min)
 }

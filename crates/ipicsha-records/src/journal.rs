@@ -125,6 +125,8 @@ pub(crate) struct Loser {
     pub(crate) version: Version,
     pub(crate) winner_wall: Option<WallTime>,
     pub(crate) winner: Version,
+    /// The repair it lost in.
+    pub(crate) run: Option<u64>,
 }
 
 /// The journal file.
@@ -144,6 +146,7 @@ impl Journal {
         db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).at(path)?;
         db.execute_batch("PRAGMA synchronous=FULL").at(path)?;
         db.execute_batch(include_str!("sql/journal.sql")).at(path)?;
+        add_run_column(&db).at(path)?;
         Ok(Self { path: path.into(), db })
     }
 
@@ -293,10 +296,26 @@ impl Journal {
     }
 }
 
+/// Journals of earlier versions do not say in which repair a version lost.
+fn add_run_column(db: &Connection) -> rusqlite::Result<()> {
+    let there = "SELECT EXISTS(SELECT 1 FROM pragma_table_info('journal') WHERE name='run')";
+    let there: bool = db.query_row(there, [], |row| row.get(0))?;
+    if !there {
+        let added = db.execute_batch("ALTER TABLE journal ADD COLUMN run INTEGER");
+        // Another thread of the daemon may have been faster.
+        added.or_else(|error| {
+            if error.to_string().contains("duplicate column") { Ok(()) } else { Err(error) }
+        })?;
+    }
+    db.execute_batch(
+        "CREATE INDEX IF NOT EXISTS by_run ON journal(db, run, id) WHERE run IS NOT NULL",
+    )
+}
+
 fn insert(db: &Connection, name: &DatabaseName, loser: &Loser) -> rusqlite::Result<usize> {
     db.prepare_cached(
         "INSERT OR IGNORE INTO journal(at_ms, db, tbl, pk, kind, loser_origin, loser_seq, loser_was_own,
-         loser_ms, loser_row, winner_ms, winner_row, columns) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+         loser_ms, loser_row, winner_ms, winner_row, columns, run) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
         now().0,
@@ -312,6 +331,7 @@ fn insert(db: &Connection, name: &DatabaseName, loser: &Loser) -> rusqlite::Resu
         loser.winner_wall.map(|wall| wall.0),
         pack(&loser.winner)?,
         pack(&loser.columns)?,
+        loser.run.map(u64::cast_signed),
     ])
 }
 

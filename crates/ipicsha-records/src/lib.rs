@@ -39,6 +39,7 @@ mod steps;
 mod switchover;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod value;
 mod watch;
 mod worker;
@@ -52,4 +53,5 @@ pub use journal::{Journal, JournalEntry, JournalFilter, JournalKind, Version};
 pub use runs::PastRepair;
 pub use schema::SkippedTable;
 pub use status::{ConflictSummary, DatabaseStatus, Event, RepairProgress};
+pub use undo::{LeftAsIs, Stays, UndoReport};
 pub use worker::{Command, CommandSender, Done, Gate, Prepared, Worker, WorkerConfig, Writes};

@@ -235,6 +235,7 @@ impl Write<'_> {
             version: self.columns.map(<[Value]>::to_vec),
             winner_wall: None,
             winner,
+            run: None,
         }
     }
 
@@ -258,6 +259,7 @@ impl Write<'_> {
             version: local,
             winner_wall: Some(self.stamp.wall),
             winner: self.columns.map(<[Value]>::to_vec),
+            run: None,
         }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn fix(
         let numbered = Seq(terms.run.cast_signed());
         let placed = place::execute(database, &writes, &Rule::IncomingWins(numbered))?;
         fixed.losers.extend(placed.losers);
-        keep(database, setting, &mut fixed.losers, (table, terms.authority))?;
+        keep(database, setting, &mut fixed.losers, (table, terms.authority, terms.run))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         for key in absent {
             let captured = captured(database, table)?;
@@ -106,13 +106,14 @@ fn keep(
     database: &Database,
     setting: &mut Setting<'_>,
     losers: &mut Vec<Loser>,
-    (table, authority): (&str, Option<Authority>),
+    (table, authority, run): (&str, Option<Authority>, u64),
 ) -> Result<(), Error> {
     // Unless this side has rewritten it too: the partner never saw what that left.
     let counted = captured(database, table)?.standing == Standing::Counts;
     if authority.is_some() && setting.received.is_none() && !counted {
         losers.clear();
     }
+    losers.iter_mut().for_each(|loser| loser.run = Some(run));
     if !losers.is_empty() {
         setting.journal.store(setting.name, losers)?;
     }
@@ -163,7 +164,7 @@ pub(crate) fn yield_to(
         }
         let placed = place::execute(database, &writes, &Rule::IncomingWins(number))?;
         losers.extend(placed.losers);
-        keep(database, setting, &mut losers, (table, Some(Authority::Theirs)))?;
+        keep(database, setting, &mut losers, (table, Some(Authority::Theirs), run))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         Ok(losers)
     })?;

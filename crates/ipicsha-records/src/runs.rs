@@ -6,7 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipicsha_core::{
-    data::{Differences, Key, RepairReport},
+    data::{Differences, KeptVersion, Key, RepairReport, Value},
     id::DatabaseName,
     time::WallTime,
 };
@@ -16,11 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{AtPath as _, Error},
     journal::{Journal, now, pack},
+    log::BATCH_BYTES,
     value,
 };
 
 /// Run numbers have six digits.
 const NUMBERS: std::ops::Range<u64> = 100_000..1_000_000;
+
+/// Versions told of in one message.
+const KEPT: usize = 500;
 
 /// How far a comparison is: everything before this place is equal, or was mended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +208,70 @@ impl Journal {
             Ok(())
         };
         work().at(&self.path)
+    }
+
+    /// A repair has been undone as far as it could be.
+    pub(crate) fn note_undone(&self, name: &DatabaseName, run: u64) -> Result<(), Error> {
+        self.db
+            .execute(
+                "UPDATE repair SET undone_ms=?3 WHERE run=?1 AND db=?2",
+                params![run.cast_signed(), name.0, now().0],
+            )
+            .map(drop)
+            .at(&self.path)
+    }
+
+    /// Versions that lost in this run, with larger numbers than `after`; `true`: there are others.
+    pub(crate) fn kept(
+        &self,
+        name: &DatabaseName,
+        run: u64,
+        after: i64,
+    ) -> Result<(Vec<KeptVersion>, bool), Error> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT id FROM journal WHERE db=?1 AND run=?2 AND id>?3 ORDER BY id")
+            .at(&self.path)?;
+        let mut ids = statement.query(params![name.0, run.cast_signed(), after]).at(&self.path)?;
+        let (mut kept, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = ids.next().at(&self.path)? {
+            if kept.len() >= KEPT || bytes >= BATCH_BYTES {
+                return Ok((kept, true));
+            }
+            let id: i64 = row.get(0).at(&self.path)?;
+            let Some(entry) = self.show(id)? else { continue };
+            let values = entry.loser.iter().chain(&entry.winner).flatten();
+            bytes += values.map(Value::size).sum::<usize>();
+            kept.push(KeptVersion {
+                id,
+                table: entry.table,
+                columns: entry.columns,
+                key: entry.key,
+                version: entry.loser,
+                winner: entry.winner,
+            });
+        }
+        Ok((kept, false))
+    }
+
+    /// These versions are back.
+    pub(crate) fn note_restored(&mut self, ids: &[i64]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let mut work = || -> rusqlite::Result<()> {
+            let transaction = self.db.transaction()?;
+            for id in ids {
+                transaction
+                    .prepare_cached(
+                        "UPDATE journal SET restored_at=?2 WHERE id=?1 AND restored_at IS NULL",
+                    )?
+                    .execute(params![id, now().0])?;
+            }
+            transaction.commit()
+        };
+        work().at(&path)
     }
 
     /// Repairs, newest first; 0 is all of them.

@@ -18,7 +18,7 @@ use ipicsha_core::{
 };
 use serde::Serialize;
 
-use crate::{engine::Engine, error::Error, status::Event, watch::Alarm};
+use crate::{engine::Engine, error::Error, status::Event, undo::UndoReport, watch::Alarm};
 
 /// Commands that may wait; more make the sender wait.
 const QUEUE: usize = 1024;
@@ -118,6 +118,13 @@ pub enum Command {
         /// With the result.
         done: Done<RepairReport>,
     },
+    /// Put the versions that lost in a repair back, as ordinary writes of this server.
+    Undo {
+        /// The repair.
+        run: u64,
+        /// With what was done.
+        done: Done<UndoReport>,
+    },
     /// End the thread.
     Shutdown,
 }
@@ -131,6 +138,7 @@ impl Command {
             }
             Self::Prepare { done, .. } => done(Err(Error::Stopped)),
             Self::Compare { done, .. } => done(Err(Error::Stopped)),
+            Self::Undo { done, .. } => done(Err(Error::Stopped)),
             Self::Install
             | Self::LinkUp
             | Self::LinkDown
@@ -158,6 +166,7 @@ impl fmt::Debug for Command {
             Self::Commit { .. } => "Commit",
             Self::Abort => "Abort",
             Self::Compare { .. } => "Compare",
+            Self::Undo { .. } => "Undo",
             Self::Shutdown => "Shutdown",
         })
     }

@@ -47,6 +47,8 @@ pub(crate) enum Work {
     Failover { dry_run: bool, accept_data_loss: bool },
     GoStandby,
     Repair { dry_run: bool, database: Option<String> },
+    RepairUndo { run: u64 },
+    RepairList { database: Option<String>, limit: usize },
     Conflicts(Conflicts),
 }
 

@@ -195,6 +195,15 @@ pub(crate) fn history(entry: &HistoryEntry) -> String {
         }
         Event::Raised { alarm } => write!(text, "ALARM {}", alarm.text()),
         Event::Cleared { alarm } => write!(text, "cleared: {}", alarm.text()),
+        Event::Repaired { run, database, found, left } => {
+            write!(text, "repair {run} of {database}: {found} differed, {left} left")
+        }
+        Event::RepairUndone { run, database, restored, skipped } => {
+            write!(
+                text,
+                "repair {run} of {database} undone: {restored} put back, {skipped} left as they are"
+            )
+        }
     };
     written.expect("writing to a string cannot fail");
     text

@@ -151,6 +151,27 @@ fn fillings() -> Vec<(Data, &'static str)> {
     ]
 }
 
+/// Every step of undoing a repair.
+fn undoing() -> Vec<(Data, &'static str)> {
+    let undo = |step| Data::Undo { database: database(), run: 5, step };
+    let kept = KeptVersion {
+        id: 3,
+        table: "t".into(),
+        columns: vec!["c".into()],
+        key: vec![Value::Null],
+        version: Some(vec![Value::Integer(-1)]),
+        winner: None,
+    };
+    vec![
+        (undo(UndoStep::Ask { after: 2, restored: vec![1] }), "0601640500040102"),
+        (
+            undo(UndoStep::Kept { entries: vec![kept], more: true }),
+            "0601640501010601740101630100010101010001",
+        ),
+        (undo(UndoStep::Ended { restored: vec![3] }), "06016405020106"),
+    ]
+}
+
 /// What follows.
 fn results() -> Vec<(Data, &'static str)> {
     let columns =
@@ -187,7 +208,7 @@ fn results() -> Vec<(Data, &'static str)> {
 }
 
 fn all() -> impl Iterator<Item = (Data, &'static str)> {
-    changes().into_iter().chain(questions()).chain(results()).chain(fillings())
+    changes().into_iter().chain(questions()).chain(results()).chain(fillings()).chain(undoing())
 }
 
 #[test]

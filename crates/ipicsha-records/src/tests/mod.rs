@@ -15,3 +15,4 @@ mod rewritten;
 mod seed;
 mod support;
 mod switchover;
+mod undo;

@@ -4,6 +4,7 @@ mod client;
 pub(crate) use client::ask;
 mod password;
 mod render;
+mod repairs;
 mod verbs;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -66,7 +67,10 @@ enum Verb {
     /// End a split brain: this server becomes standby
     GoStandby,
     /// Compare the databases of both servers and repair differences (the primary is master)
+    #[command(args_conflicts_with_subcommands = true)]
     Repair {
+        #[command(subcommand)]
+        past: Option<PastVerb>,
         /// Show the plan and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -209,6 +213,24 @@ enum ConflictsVerb {
     Restore {
         /// Number in the list
         id: i64,
+    },
+}
+
+#[derive(Subcommand)]
+enum PastVerb {
+    /// Show the repairs of the past with their numbers
+    List {
+        /// Only this database
+        #[arg(long)]
+        db: Option<String>,
+        /// Number of entries
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Write the versions that lost in a repair again, on the active server
+    Undo {
+        /// Number of the repair
+        run: u64,
     },
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     api::{Status, TrustRow},
-    daemon::{HistoryEntry, RepairOutcome},
+    daemon::HistoryEntry,
     exit::{Failure, Kind},
     wording,
 };
@@ -33,7 +33,7 @@ pub(crate) fn raw(value: &Value) {
     println!("{value}");
 }
 
-fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         Failure::new(Kind::Failed, format!("the answer of the daemon cannot be read: {error}"))
             .hinted("use the `ipicsha` of the same version as the daemon")
@@ -148,78 +148,6 @@ pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
         }
     );
     Ok(if possible { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.code()) })
-}
-
-/// `repair`: what differed, by table; exit 7 when something is left.
-pub(crate) fn repair(value: Value, json: bool, dry_run: bool) -> Result<ExitCode, Failure> {
-    if json {
-        raw(&value);
-    }
-    let outcomes: Vec<RepairOutcome> = parse(value)?;
-    let mut left = false;
-    for outcome in &outcomes {
-        left |= outcome.error.is_some()
-            || outcome.report.as_ref().is_some_and(|report| report.remaining() > 0 && !dry_run);
-        if !json {
-            print_outcome(outcome, dry_run);
-        }
-    }
-    if !json && outcomes.is_empty() {
-        println!("No database is protected: nothing to compare.");
-    }
-    if !json && dry_run {
-        println!(
-            "Nothing was changed. Where both have a record the primary's is kept and the other goes to the journal. Run: ipicsha repair"
-        );
-    }
-    Ok(if left { ExitCode::from(Kind::Attention.code()) } else { ExitCode::SUCCESS })
-}
-
-/// `verify`: equal or not; exit 7 when something differs or could not be compared.
-pub(crate) fn verify(value: Value, json: bool) -> Result<ExitCode, Failure> {
-    if json {
-        raw(&value);
-    }
-    let outcomes: Vec<RepairOutcome> = parse(value)?;
-    let equal = |outcome: &RepairOutcome| outcome.report.as_ref().is_some_and(|r| r.found() == 0);
-    for outcome in outcomes.iter().filter(|_| !json) {
-        match &outcome.report {
-            Some(report) if report.found() == 0 => {
-                println!("{}: equal, {} rows compared", outcome.database, report.rows_compared);
-            }
-            Some(_) | None => print_outcome(outcome, true),
-        }
-    }
-    let whole = outcomes.iter().all(equal);
-    if !json && !whole {
-        println!("Nothing was changed. To mend it: ipicsha repair");
-    }
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(Kind::Attention.code()) })
-}
-
-fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
-    if let Some(error) = &outcome.error {
-        println!("{}: not done: {error}", outcome.database);
-        return;
-    }
-    let Some(report) = &outcome.report else { return };
-    let verb = if dry_run { "differ" } else { "differed" };
-    println!(
-        "{}: {} rows compared, {} {verb}",
-        outcome.database,
-        report.rows_compared,
-        report.found()
-    );
-    for table in &report.tables {
-        let d = &table.differences;
-        if d.only_primary + d.only_secondary + d.differing + d.remaining == 0 {
-            continue;
-        }
-        println!(
-            "  {}: {} only on the primary, {} only on the secondary, {} different; {} kept in the journal, {} left",
-            table.table, d.only_primary, d.only_secondary, d.differing, d.journaled, d.remaining
-        );
-    }
 }
 
 /// `conflicts list`.

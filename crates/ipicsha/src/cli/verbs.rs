@@ -4,8 +4,8 @@
 use std::{path::Path, process::ExitCode};
 
 use super::{
-    ConfigVerb, ConflictsVerb, LicenseVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb, client,
-    confirm, password, render,
+    ConfigVerb, ConflictsVerb, LicenseVerb, PastVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb,
+    client, confirm, password, render, repairs,
 };
 use crate::{
     api::{Conflicts, Look, Request, Work},
@@ -44,11 +44,15 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         return Err(Failure::new(Kind::Usage, "this verb needs no daemon"));
     };
     let value = client::ask(&config.file.server.socket, &request)?;
-    if let Verb::Repair { dry_run, .. } = verb {
-        return render::repair(value, json, *dry_run);
+    if let Verb::Repair { dry_run, past, .. } = verb {
+        return match past {
+            None => repairs::outcomes(value, json, *dry_run),
+            Some(PastVerb::List { .. }) => repairs::list(value, json),
+            Some(PastVerb::Undo { .. }) => repairs::undone(value, json),
+        };
     }
     if let Verb::Verify { .. } = verb {
-        return render::verify(value, json);
+        return repairs::verify(value, json);
     }
     if json {
         render::raw(&value);
@@ -109,8 +113,14 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             Request::Work(Work::Failover { dry_run: *dry_run, accept_data_loss: *accept_data_loss })
         }
         Verb::GoStandby => Request::Work(Work::GoStandby),
-        Verb::Repair { dry_run, db } => {
+        Verb::Repair { past: None, dry_run, db } => {
             Request::Work(Work::Repair { dry_run: *dry_run, database: db.clone() })
+        }
+        Verb::Repair { past: Some(PastVerb::List { db, limit }), .. } => {
+            Request::Work(Work::RepairList { database: db.clone(), limit: *limit })
+        }
+        Verb::Repair { past: Some(PastVerb::Undo { run }), .. } => {
+            Request::Work(Work::RepairUndo { run: *run })
         }
         Verb::Verify { db } => Request::Work(Work::Repair { dry_run: true, database: db.clone() }),
         Verb::Conflicts(verb) => Request::Work(Work::Conflicts(conflicts(verb))),
@@ -139,7 +149,11 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
             "Make this server standby? Its application is stopped; the other stays active.",
             true,
         )),
-        Verb::Repair { dry_run, .. } => Some((
+        Verb::Repair { past: Some(PastVerb::Undo { .. }), .. } => {
+            Some(("Write the versions that lost in that repair again?", true))
+        }
+        Verb::Repair { past: Some(PastVerb::List { .. }), .. } => None,
+        Verb::Repair { dry_run, past: None, .. } => Some((
             "Repair? Where records differ the primary's is kept, the other goes to the journal.",
             !dry_run,
         )),

@@ -44,6 +44,8 @@ pub(crate) enum Event {
     RepairEnded { run: u64, database: String, result: Result<RepairReport, String> },
     /// A comparison is wanted; the report goes to the sender when all databases are done.
     Repair(RepairRequest, oneshot::Sender<Result<Vec<RepairOutcome>, Failure>>),
+    /// A repair was undone.
+    RepairUndone(ipicsha_records::UndoReport),
     /// A database was checked and is to be protected.
     Protect(DatabaseFile, Option<ipicsha_records::Inspection>, oneshot::Sender<Answer>),
     /// New licenses were installed.
@@ -55,6 +57,8 @@ pub(crate) enum Event {
 /// How the comparison of one database ended.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RepairOutcome {
+    /// Number of the repair, for `repair undo`.
+    pub(crate) run: u64,
     pub(crate) database: String,
     pub(crate) report: Option<RepairReport>,
     pub(crate) error: Option<String>,

@@ -139,6 +139,11 @@ impl Daemon {
                 }
                 self.repair_ended(run, &database, result);
             }
+            Event::RepairUndone(report) => {
+                let ipicsha_records::UndoReport { run, database, restored, skipped, .. } = report;
+                let event = ipicsha_core::Event::RepairUndone { run, database, restored, skipped };
+                self.history.add(clock::wall(), event);
+            }
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
             Event::Protect(file, inspection, answer) => {
                 let result = self.protect(file, inspection);
@@ -181,6 +186,12 @@ impl Daemon {
                         remaining = report.remaining(),
                         "databases compared"
                     );
+                    if report.applied && (!initial || report.found() > 0) {
+                        let (found, left) = (report.found(), report.remaining());
+                        let database = database.to_owned();
+                        let event = ipicsha_core::Event::Repaired { run, database, found, left };
+                        self.history.add(clock::wall(), event);
+                    }
                 }
                 if !initial {
                     self.repair_ended(run, database, result);

@@ -81,5 +81,11 @@ fn log(event: &Event) {
         }
         Event::Raised { alarm } => tracing::warn!(alarm = %alarm.text(), "alarm raised"),
         Event::Cleared { alarm } => tracing::info!(alarm = %alarm.text(), "alarm cleared"),
+        Event::Repaired { run, database, found, left } => {
+            tracing::info!(run, database, found, left, "database repaired");
+        }
+        Event::RepairUndone { run, database, restored, skipped } => {
+            tracing::info!(run, database, restored, skipped, "repair undone");
+        }
     }
 }

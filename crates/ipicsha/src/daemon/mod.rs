@@ -9,6 +9,7 @@ mod execute;
 mod history;
 mod licenses;
 mod link;
+mod past;
 mod persist;
 mod repairs;
 mod roles;

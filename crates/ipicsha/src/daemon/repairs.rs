@@ -100,7 +100,12 @@ impl Daemon {
                 Ok(report) => (Some(report), None),
                 Err(error) => (None, Some(error)),
             };
-            waited.outcomes.push(RepairOutcome { database: database.to_owned(), report, error });
+            waited.outcomes.push(RepairOutcome {
+                run,
+                database: database.to_owned(),
+                report,
+                error,
+            });
         }
         self.answer_if_done(run);
     }
@@ -132,7 +137,7 @@ impl Daemon {
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         for database in std::mem::take(&mut waited.missing) {
             let error = Some(cause.to_owned());
-            waited.outcomes.push(RepairOutcome { database, report: None, error });
+            waited.outcomes.push(RepairOutcome { run, database, report: None, error });
         }
         self.answer_if_done(run);
     }

@@ -124,6 +124,7 @@ impl Daemon {
                 .into_iter()
                 .filter_map(|name| self.databases.path(&name).map(|path| (name, path)))
                 .collect(),
+            workers: self.databases.senders(),
             active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
         };
         tokio::spawn(async move {

@@ -7,7 +7,7 @@ use ipicsha_core::{
     message::RepairRequest,
 };
 use ipicsha_link::{AdminPassword, Fingerprint, TrustAction};
-use ipicsha_records::{Journal, JournalEntry, JournalFilter};
+use ipicsha_records::{CommandSender, Journal, JournalEntry, JournalFilter};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ use super::{
     clock,
     event::Event,
     licenses::{self, LicenseFile},
-    trust,
+    past, trust,
     verbs::{records_failure, value},
 };
 use crate::{
@@ -44,6 +44,7 @@ pub(crate) struct Task {
     pub(crate) partner_address: Option<String>,
     pub(crate) timing: Option<Timing>,
     pub(crate) databases: Vec<(String, std::path::PathBuf)>,
+    pub(crate) workers: Vec<(String, CommandSender)>,
     pub(crate) active: bool,
 }
 
@@ -81,6 +82,8 @@ impl Task {
             }
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,
+            Work::RepairUndo { run } => past::undo(&self, run).await,
+            Work::RepairList { database, limit } => past::list(&self, database, limit).await,
             Work::Conflicts(conflicts) => self.conflicts(conflicts).await,
         }
     }
