@@ -111,6 +111,14 @@ impl Pair {
     /// A step fails.
     pub fn make_ready(&mut self) -> Result<()> {
         self.start()?;
+        self.make_ready_from_started()
+    }
+
+    /// The same when both daemons run already.
+    ///
+    /// # Errors
+    /// A step fails.
+    pub fn make_ready_from_started(&mut self) -> Result<()> {
         self.license()?;
         self.trust()?;
         self.protect()?;
@@ -190,9 +198,12 @@ impl Pair {
             if !path.exists() {
                 self.alpha.application(name)?.create()?;
             }
-            self.alpha.ask(&["protect", "db", &path.display().to_string(), "--name", name])?;
+            let more = &self.settings.protect_arguments[..];
+            let path = path.display().to_string();
+            self.alpha.ask(&[&["protect", "db", &path, "--name", name], more].concat())?;
             let path = self.bravo.database(name).display().to_string();
-            self.bravo.ask(&["protect", "db", &path, "--name", name, "--seed"])?;
+            self.bravo
+                .ask(&[&["protect", "db", &path, "--name", name, "--seed"], more].concat())?;
         }
         Ok(())
     }

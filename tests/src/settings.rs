@@ -21,6 +21,8 @@ pub struct Settings {
     pub(crate) expected_error: Option<&'static str>,
     /// Names of the protected databases.
     pub(crate) databases: Vec<String>,
+    /// More arguments for `protect db`.
+    pub(crate) protect_arguments: Vec<&'static str>,
 }
 
 impl Settings {
@@ -36,6 +38,7 @@ impl Settings {
             log_capacity: 1_000_000,
             expected_error: None,
             databases: vec![BOARD.into()],
+            protect_arguments: vec![],
         }
     }
 
@@ -93,6 +96,13 @@ impl Settings {
     #[must_use]
     pub fn databases(mut self, names: &[&str]) -> Self {
         self.databases = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// More arguments for `protect db`, on both servers.
+    #[must_use]
+    pub fn protect_with(mut self, arguments: &[&'static str]) -> Self {
+        self.protect_arguments = arguments.to_vec();
         self
     }
 

@@ -20,6 +20,7 @@ use crate::{
     database::Database,
     error::{AtPath as _, Error},
     log::{BATCH_BYTES, read_row},
+    rollback,
     runs::Reached,
     scan::{self, Span},
     schema::Table,
@@ -265,8 +266,9 @@ impl Leader {
         // Everything before this place has been worked off.
         self.place = Some((self.current as u32, span.after.clone()));
         self.rows_before = self.rows_compared;
+        let limit = if database.keeps_rollback { rollback::QUESTION } else { QUESTION };
         let ranges = database
-            .snapshot(|db| scan::ranges(db, table, &span, LARGE, QUESTION).at(&database.path))?;
+            .snapshot(|db| scan::ranges(db, table, &span, LARGE, limit).at(&database.path))?;
         let end = ranges.last().and_then(|range| range.upto.clone());
         self.level = end.map(|end| Span { after: Some(end), upto: None });
         let rows: u64 = ranges.iter().map(|range| range.count).sum();

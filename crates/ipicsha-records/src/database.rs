@@ -20,6 +20,7 @@ use crate::{
     capture::{self, Captured, Installed, Meta},
     error::{AtPath as _, Error, is_busy},
     fence,
+    rollback::Journaling,
     schema::{self, Schema, SkippedTable},
     seed, sequence,
 };
@@ -51,6 +52,8 @@ pub(crate) struct Database {
     /// Equal where the application finds the same schema.
     pub(crate) digest: [u8; 16],
     pub(crate) fence_closed: bool,
+    /// It stays in a rollback mode, where a reader holds up the application's commit.
+    pub(crate) keeps_rollback: bool,
     capacity: u64,
 }
 
@@ -70,11 +73,24 @@ pub(crate) enum SchemaCheck {
 
 impl Database {
     /// Opens the file, switches it to WAL and installs capture where it is missing.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path, capacity: u64) -> Result<Self, Error> {
+        Self::open_as(path, capacity, Journaling::Wal)
+    }
+
+    /// The same for a file whose journal mode may be kept.
+    pub(crate) fn open_as(
+        path: &Path,
+        capacity: u64,
+        journaling: Journaling,
+    ) -> Result<Self, Error> {
         check_file(path)?;
         let writer = open_connection(path)?;
         writer.busy_timeout(Duration::ZERO).at(path)?;
-        switch_to_wal(&writer, path)?;
+        if journaling == Journaling::Wal {
+            switch_to_wal(&writer, path)?;
+        }
+        let keeps_rollback = journal_mode(&writer, path)? != "wal";
         writer
             .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .and_then(|_| writer.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA synchronous=FULL"))
@@ -97,6 +113,7 @@ impl Database {
             user_version: 0,
             digest: [0; 16],
             fence_closed: false,
+            keeps_rollback,
             capacity,
         };
         database.take(seen);
@@ -155,7 +172,7 @@ impl Database {
     ) -> Result<T, Error> {
         begin(&self.writer, &self.path, patience)?;
         let result = work(self).and_then(|value| {
-            self.writer.execute_batch("COMMIT").at(&self.path)?;
+            commit(&self.writer, &self.path, patience)?;
             Ok(value)
         });
         if result.is_err() {
@@ -178,6 +195,11 @@ impl Database {
     /// The captured table called `name`.
     pub(crate) fn table(&self, name: &str) -> Option<&Captured> {
         self.by_name.get(name).and_then(|t| self.tables.get(t))
+    }
+
+    /// The journal mode the file is in now.
+    pub(crate) fn journal_mode(&self) -> Result<String, Error> {
+        self.reader.query_row("PRAGMA journal_mode", [], |row| row.get(0)).at(&self.path)
     }
 
     /// Changes with every commit of another connection, ours included.
@@ -330,28 +352,24 @@ struct Seen {
 
 fn install(writer: &Connection, path: &Path, capacity: u64) -> Result<Seen, Error> {
     writer.flush_prepared_statement_cache();
-    let complete = retry(path, SHORT, || {
+    let seen = retry(path, SHORT, || {
         writer.execute_batch("BEGIN").at(path)?;
         let seen = complete(writer, capacity, false);
         rollback(writer);
         seen.at(path)
     })?;
-    if let Some(seen) = complete {
+    if let Some(seen) = seen {
         return Ok(seen);
     }
     begin(writer, path, PATIENT)?;
     // Looked at again under the lock: the application may have changed the schema in between.
-    let result = complete_and_commit(writer, capacity);
+    let result = complete(writer, capacity, true)
+        .at(path)
+        .and_then(|seen| commit(writer, path, PATIENT).map(|()| seen));
     if result.is_err() {
         rollback(writer);
     }
-    result.at(path)?.ok_or(Error::Mismatch("capture could not be installed"))
-}
-
-fn complete_and_commit(writer: &Connection, capacity: u64) -> rusqlite::Result<Option<Seen>> {
-    let seen = complete(writer, capacity, true)?;
-    writer.execute_batch("COMMIT")?;
-    Ok(seen)
+    result?.ok_or(Error::Mismatch("capture could not be installed"))
 }
 
 /// Brings capture up to the schema, in the caller's transaction; `None` when that needs writing
@@ -399,11 +417,11 @@ fn in_transaction<T>(
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, Error> {
     begin(db, path, PATIENT)?;
-    let result = work(db).and_then(|value| db.execute_batch("COMMIT").map(|()| value));
+    let result = work(db).at(path).and_then(|value| commit(db, path, PATIENT).map(|()| value));
     if result.is_err() {
         rollback(db);
     }
-    result.at(path)
+    result
 }
 
 /// Refuses what cannot be a database before SQLite sees it.
@@ -472,6 +490,12 @@ pub(crate) fn journal_mode(db: &Connection, path: &Path) -> Result<String, Error
 /// Takes the write lock.
 pub(crate) fn begin(db: &Connection, path: &Path, patience: Duration) -> Result<(), Error> {
     retry(path, patience, || db.execute_batch("BEGIN IMMEDIATE").at(path))
+}
+
+/// Commits. Without a WAL readers have to leave first: new ones are kept out meanwhile, and until
+/// it gives up nothing is lost.
+pub(crate) fn commit(db: &Connection, path: &Path, patience: Duration) -> Result<(), Error> {
+    retry(path, patience, || db.execute_batch("COMMIT").at(path))
 }
 
 /// Tries until nobody else has the lock, at most for `patience`.

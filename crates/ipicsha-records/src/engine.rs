@@ -26,6 +26,7 @@ use crate::{
     received::Received,
     report::Reporter,
     resume::{Leading, Paused, Wanted},
+    rollback,
     schema::SkippedTable,
     session::Authorities,
     status::Event,
@@ -187,7 +188,9 @@ impl Engine {
 
     /// How long nothing is due.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
-        let mut at = if now < self.alarm_until { now + ALARM_STEP } else { self.look_at };
+        let rollback = self.database.as_ref().is_some_and(|database| database.keeps_rollback);
+        let step = if rollback { rollback::ALARM_STEP } else { ALARM_STEP };
+        let mut at = if now < self.alarm_until { now + step } else { self.look_at };
         if !self.inbox.is_empty() && self.switchover.is_none() {
             at = at.min(self.work_after);
         }
@@ -329,7 +332,12 @@ impl Engine {
         if self.journal.is_none() {
             self.journal = Some(Journal::open(&self.config.journal_path)?);
         }
-        let mut database = Database::open(&self.config.path, self.config.capacity_entries)?;
+        self.wal.release();
+        let (path, capacity) = (&self.config.path, self.config.capacity_entries);
+        let mut database = Database::open_as(path, capacity, self.config.journaling)?;
+        if database.keeps_rollback {
+            self.wal.keep(path)?;
+        }
         match self.writes {
             Some(writes) => {
                 database.set_fence(writes == Writes::Closed, Unshipped::Possible, PATIENT)?;
@@ -361,6 +369,7 @@ impl Engine {
         self.cancel_wanted("HA is unconfigured");
         (self.paused, self.untold) = (None, None);
         (self.database, self.watch, self.retry_at) = (None, None, None);
+        self.wal.release();
         self.clear_hold();
         (self.missing, self.replaced, self.attach_at) = (false, None, None);
         match database::remove(&self.config.path) {
@@ -387,7 +396,8 @@ impl Engine {
                 }
                 Ok(())
             }
-            None if self.installing && !self.missing => {
+            // A file that was deleted cannot be written: nothing is in the way of the role change.
+            None if self.installing && !self.missing && self.config.path.exists() => {
                 let hold = self.hold.clone().unwrap_or_else(|| "the database is not open".into());
                 Err(Error::NotReady(hold))
             }
@@ -468,6 +478,7 @@ impl Engine {
             self.detach("the file was replaced");
             let inode = self.database.take().map(|database| database.inode);
             (self.watch, self.replaced) = (None, inode);
+            self.wal.release();
             self.retry_at = Some(Instant::now() + RETRY);
         } else {
             self.hold_for(source, &error);

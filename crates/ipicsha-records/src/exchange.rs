@@ -24,7 +24,7 @@ use crate::{
     follow::{self, Extra},
     log::{self, BATCH_ROWS, Dirty},
     received::Received,
-    seed, sequence,
+    rollback, seed, sequence,
     session::{self, Agreement, Authority},
     status::{ConflictSummary, Event},
     worker::Writes,
@@ -277,7 +277,8 @@ impl Engine {
             return self.follow(schema);
         }
         let closed = self.writes != Some(Writes::Open);
-        seed::build(&self.config.path, schema, self.config.capacity_entries, closed)?;
+        let (capacity, journaling) = (self.config.capacity_entries, self.config.journaling);
+        seed::build(&self.config.path, schema, capacity, closed, journaling)?;
         tracing::info!(database = %self.config.name, path = %self.config.path.display(),
             "the missing database was built from the partner's schema");
         self.open();
@@ -335,7 +336,7 @@ impl Engine {
                 if !current || dirty.scanned_to() <= from {
                     return Ok(None);
                 }
-                let limit = BATCH_ROWS;
+                let limit = if database.keeps_rollback { rollback::BATCH_ROWS } else { BATCH_ROWS };
                 dirty.batch(db, database, &attached.tables, name, from, limit).map(Some)
             })?;
             self.unread = !current;

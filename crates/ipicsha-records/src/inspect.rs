@@ -10,6 +10,7 @@ use crate::{
     database::{begin, check_file, journal_mode, open_connection, rollback},
     error::{AtPath as _, Error},
     identity::Identity,
+    rollback::{Journaling, beside},
     schema::{self, SkippedTable},
 };
 
@@ -18,7 +19,8 @@ use crate::{
 pub struct Inspection {
     /// The file.
     pub path: PathBuf,
-    /// Its journal mode now; anything but `wal` is switched when capture is installed.
+    /// Its journal mode now; anything but `wal` is switched when capture is installed, unless it is
+    /// to be kept.
     pub journal_mode: String,
     /// Tables that are replicated.
     pub tables: Vec<TableInfo>,
@@ -42,7 +44,16 @@ pub struct TableInfo {
 /// # Errors
 /// It is missing, a directory, not SQLite, encrypted, locked, or cannot be written.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+    inspect_as(path, Journaling::Wal)
+}
+
+/// The same for a file whose journal mode may be kept.
+///
+/// # Errors
+/// Those of [`inspect`].
+pub fn inspect_as(path: &Path, journaling: Journaling) -> Result<Inspection, Error> {
     check_file(path)?;
+    let _beside = beside();
     let db = open_connection(path)?;
     let journal_mode = journal_mode(&db, path)?;
     begin(&db, path, std::time::Duration::from_secs(2))?;
@@ -50,11 +61,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     rollback(&db);
     let schema = schema?;
     let mut warnings = schema.warnings;
-    if journal_mode != "wal" {
-        warnings.push(format!(
-            "the file is in journal mode {journal_mode}: it is switched to WAL, which persists"
-        ));
-    }
+    warnings.extend(journaling.warning(&journal_mode));
     Ok(Inspection {
         path: path.into(),
         journal_mode,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     database::open_connection,
     error::{AtPath as _, Error},
-    fence, schema,
+    fence, rollback, schema,
     value::{self, bind},
 };
 
@@ -231,6 +231,7 @@ impl Journal {
     /// There is no such entry, the table has changed, or this server is standby.
     pub fn restore(&self, id: i64, database: &Path) -> Result<(), Error> {
         let entry = self.show(id)?.ok_or(Error::NoEntry(id))?;
+        let _beside = rollback::beside();
         let db = open_connection(database)?;
         db.busy_timeout(Duration::from_secs(5)).at(database)?;
         let schema = schema::read(&db).at(database)?;

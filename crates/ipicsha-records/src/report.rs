@@ -120,6 +120,7 @@ impl Engine {
             installed: self.database.is_some(),
             attached: attached.is_some(),
             writes: self.writes.unwrap_or(Writes::Open),
+            journal_mode: None,
             queue_records: 0,
             lag_seconds: 0.0,
             log_used_percent: 0.0,
@@ -147,6 +148,9 @@ impl Engine {
             .collect();
         status.tables.sort();
         status.warnings.clone_from(&database.warnings);
+        let mode = database.journal_mode()?;
+        status.warnings.extend(self.config.journaling.warning(&mode));
+        status.journal_mode = Some(mode);
         let nameless = self.dirty.nameless().filter_map(|t| database.tables.get(&t));
         for warning in nameless.map(|captured| null_key_warning(&captured.table.name)) {
             if !status.warnings.contains(&warning) {

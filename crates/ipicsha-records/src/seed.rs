@@ -16,6 +16,7 @@ use crate::{
     capture,
     error::{AtPath as _, Error},
     follow::Object,
+    rollback::Journaling,
     schema::is_ours,
     value,
 };
@@ -68,6 +69,7 @@ pub(crate) fn build(
     schema: &Schema,
     capacity: u64,
     fence_closed: bool,
+    journaling: Journaling,
 ) -> Result<(), Error> {
     let temporary = beside(path);
     remove_leftovers(&temporary)?;
@@ -90,7 +92,10 @@ pub(crate) fn build(
         capture::finish(&db, &tables, plan)?;
         db.execute_batch("COMMIT")?;
         // Last, so that everything is in this one file and not in a -wal.
-        db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))
+        match journaling {
+            Journaling::Wal => db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())),
+            Journaling::Keep => Ok(()),
+        }
     };
     fill().at(&temporary)?;
     drop(db);
@@ -166,7 +171,7 @@ mod tests {
                 user_version: 0,
                 application_id: 0,
             };
-            let built = build(&path, &schema, 1024, true);
+            let built = build(&path, &schema, 1024, true, Journaling::Wal);
             assert!(!other.exists(), "{statement} reached another file");
             if !statement.starts_with("CREATE") {
                 assert!(built.is_err() && !path.exists(), "{statement} was accepted");

@@ -33,6 +33,8 @@ pub struct DatabaseStatus {
     pub attached: bool,
     /// Whether the application may write.
     pub writes: Writes,
+    /// Journal mode of the file, once it is open.
+    pub journal_mode: Option<String>,
     /// Log entries the partner has not acknowledged.
     pub queue_records: u64,
     /// Age of the oldest of them.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ipicsha_core::id::Seq;
 
 use crate::{
-    database::{begin, rollback},
+    database::{self, PATIENT, begin, rollback},
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     log,
@@ -94,7 +94,7 @@ impl Engine {
         }
         self.switchover = None;
         let committed = database.change_fence(true).and_then(|version| {
-            database.writer.execute_batch("COMMIT").at(&database.path).map(|()| version)
+            database::commit(&database.writer, &database.path, PATIENT).map(|()| version)
         });
         match committed {
             Ok(version) => {

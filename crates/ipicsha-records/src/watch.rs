@@ -2,10 +2,10 @@
 //!
 //! Decides which file system events are worth waking for. The event of a commit precedes the
 //! commit, so it is only a hint: the worker looks for the commit itself, for a while. The
-//! directory is watched, since the `-wal` is created, deleted and replaced.
+//! directory is watched, since the `-wal` or `-journal` is created, deleted and replaced.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::Path,
     sync::{
         Arc,
@@ -42,14 +42,17 @@ impl Watch {
         ring: impl Fn() + Send + 'static,
     ) -> notify::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_owned();
-        let mut wal: OsString = name.clone();
-        wal.push("-wal");
+        // A commit ends with a write to the one, or with the end of the other.
+        let [wal, journal] = ["-wal", "-journal"].map(|suffix| {
+            let mut file: OsString = name.clone();
+            file.push(suffix);
+            file
+        });
         let concerns = move |event: &notify::Event| {
+            let ours =
+                |file: &OsStr| [&name, &wal, &journal].into_iter().any(|ours| *ours == *file);
             is_change(event.kind)
-                && event
-                    .paths
-                    .iter()
-                    .any(|path| path.file_name().is_some_and(|file| *file == name || *file == wal))
+                && event.paths.iter().any(|path| path.file_name().is_some_and(ours))
         };
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {

@@ -18,7 +18,10 @@ use ipicsha_core::{
 };
 use serde::Serialize;
 
-use crate::{engine::Engine, error::Error, status::Event, undo::UndoReport, watch::Alarm};
+use crate::{
+    engine::Engine, error::Error, rollback::Journaling, status::Event, undo::UndoReport,
+    watch::Alarm,
+};
 
 /// Commands that may wait; more make the sender wait.
 const QUEUE: usize = 1024;
@@ -41,6 +44,8 @@ pub struct WorkerConfig {
     pub rank: LicensedRole,
     /// Build a missing file from the partner's.
     pub create_if_missing: bool,
+    /// What becomes of its journal mode.
+    pub journaling: Journaling,
 }
 
 /// Whether the application may write.

@@ -18,7 +18,7 @@ pub(crate) enum Request {
     /// Done in a task of its own, as it waits for somebody.
     Work(Work),
     /// Protect a database.
-    Protect { path: PathBuf, name: Option<String>, seed: bool },
+    Protect { path: PathBuf, name: Option<String>, seed: bool, keep_journal_mode: bool },
     /// Remove every trace of protection.
     Unprotect { name: String },
 }
@@ -101,6 +101,9 @@ pub(crate) struct DatabaseRow {
     pub(crate) skipped_tables: Vec<SkippedRow>,
     pub(crate) synced: bool,
     pub(crate) writes: String,
+    /// `wal`, `delete` and so on; not known before the file was opened.
+    #[serde(default)]
+    pub(crate) journal_mode: Option<String>,
     pub(crate) queue_records: u64,
     pub(crate) lag_seconds: f64,
     pub(crate) log_used_percent: f64,
@@ -130,6 +133,7 @@ impl From<&DatabaseStatus> for DatabaseRow {
                 ipicsha_records::Writes::Open => "open".into(),
                 ipicsha_records::Writes::Closed => "closed".into(),
             },
+            journal_mode: status.journal_mode.clone(),
             queue_records: status.queue_records,
             lag_seconds: status.lag_seconds,
             log_used_percent: status.log_used_percent,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
+use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, Kind};
@@ -97,9 +98,16 @@ pub(crate) struct DatabaseFile {
     /// Name common to both servers; the path when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    /// It stays in its rollback-journal mode instead of being switched to WAL.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) keep_journal_mode: bool,
 }
 
 impl DatabaseFile {
+    pub(crate) fn journaling(&self) -> Journaling {
+        if self.keep_journal_mode { Journaling::Keep } else { Journaling::Wal }
+    }
+
     pub(crate) fn common_name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.path.display().to_string())
     }
@@ -327,7 +335,14 @@ mod tests {
         for key in shown.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
             assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
         }
-        for key in ["advertise", "stop_timeout_seconds", "directory", "unit", "stop ="] {
+        for key in [
+            "advertise",
+            "stop_timeout_seconds",
+            "directory",
+            "unit",
+            "stop =",
+            "keep_journal_mode",
+        ] {
             assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
         }
     }

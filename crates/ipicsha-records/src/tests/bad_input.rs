@@ -167,7 +167,8 @@ fn batches_that_do_not_fit_are_not_applied_and_the_pair_finds_together_again() {
             | Data::Attach(_)
             | Data::Schema { .. }
             | Data::Ack { .. }
-            | Data::Compare { .. } => None,
+            | Data::Compare { .. }
+            | Data::Undo { .. } => None,
         });
         let good = good.unwrap();
         let mut next = good.clone();

@@ -98,6 +98,7 @@ fn a_file_that_cannot_be_opened_is_held_and_taken_when_it_is_mended() {
         journal_path: side.journal(),
         rank: LicensedRole::Primary,
         create_if_missing: false,
+        journaling: crate::Journaling::Wal,
     };
     let status = side.status.clone();
     let worker = crate::Worker::spawn(

@@ -12,6 +12,7 @@ mod repair;
 mod replaced;
 mod resume;
 mod rewritten;
+mod rollback;
 mod seed;
 mod support;
 mod switchover;

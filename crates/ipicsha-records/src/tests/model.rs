@@ -314,13 +314,18 @@ fn on_two_threads(work: impl Fn() + Sync) {
 
 #[test]
 fn random_histories_converge_and_lose_nothing() {
+    converge(HISTORIES, |work| work());
+}
+
+/// Runs so many histories, or the one asked for, each thread's within `around`.
+pub(crate) fn converge(histories: u64, around: impl Fn(&dyn Fn()) + Sync) {
     let (first, last) = match std::env::var("IPICSHA_SEED") {
         Ok(seed) => (seed.parse().unwrap(), seed.parse().unwrap()),
-        Err(_) => (1, HISTORIES),
+        Err(_) => (1, histories),
     };
     let next = AtomicU64::new(first);
     let [conflicts, gaps, crashes] = [const { AtomicU64::new(0) }; 3];
-    on_two_threads(|| {
+    let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::SeqCst);
             if seed > last {
@@ -335,7 +340,8 @@ fn random_histories_converge_and_lose_nothing() {
                 Err(reason) => panic!("{reason}: replay with IPICSHA_SEED={seed}"),
             }
         }
-    });
+    };
+    on_two_threads(|| around(&work));
     for (what, count) in [("conflict", conflicts), ("gap", gaps), ("crash", crashes)] {
         assert!(count.into_inner() > 0, "histories without a {what} test nothing");
     }

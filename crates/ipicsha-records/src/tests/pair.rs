@@ -9,7 +9,7 @@ const CALLS: &str = "CREATE TABLE calls(id INTEGER PRIMARY KEY, who TEXT, n INTE
     CREATE TABLE tags(name TEXT, at INTEGER, v BLOB, PRIMARY KEY(name, at)) WITHOUT ROWID;";
 
 #[test]
-fn changes_reach_the_standby_and_the_other_way_after_a_change_of_roles() {
+pub(crate) fn changes_reach_the_standby_and_the_other_way_after_a_change_of_roles() {
     let pair = Pair::running(CALLS);
     sql(
         &pair.a.path,
@@ -34,7 +34,7 @@ fn changes_reach_the_standby_and_the_other_way_after_a_change_of_roles() {
 }
 
 #[test]
-fn a_cut_link_is_resumed_without_another_comparison() {
+pub(crate) fn a_cut_link_is_resumed_without_another_comparison() {
     let pair = Pair::running(CALLS);
     sql(&pair.a.path, "INSERT INTO calls VALUES(1,'x',1)");
     pair.wait_equal();
@@ -49,7 +49,7 @@ fn a_cut_link_is_resumed_without_another_comparison() {
 }
 
 #[test]
-fn a_restart_of_either_daemon_resumes_without_another_comparison() {
+pub(crate) fn a_restart_of_either_daemon_resumes_without_another_comparison() {
     let mut pair = Pair::running(CALLS);
     for round in 0..3 {
         let side = if round % 2 == 0 { &mut pair.b } else { &mut pair.a };
@@ -69,7 +69,7 @@ fn a_restart_of_either_daemon_resumes_without_another_comparison() {
 }
 
 #[test]
-fn the_active_is_not_written_in_steady_state() {
+pub(crate) fn the_active_is_not_written_in_steady_state() {
     let pair = Pair::running(CALLS);
     let app = application(&pair.a.path);
     let version = || -> i64 { app.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap() };
@@ -86,7 +86,7 @@ fn the_active_is_not_written_in_steady_state() {
 }
 
 #[test]
-fn different_contents_are_merged_at_first_contact() {
+pub(crate) fn different_contents_are_merged_at_first_contact() {
     let rows = |from: i64, to: i64, who: &str| {
         format!(
             "{CALLS} WITH RECURSIVE s(v) AS (VALUES({from}) UNION ALL SELECT v+1 FROM s WHERE v<{to})
@@ -130,7 +130,7 @@ fn an_initial_comparison_that_was_cut_off_begins_again() {
 }
 
 #[test]
-fn changes_during_the_initial_comparison_are_not_lost() {
+pub(crate) fn changes_during_the_initial_comparison_are_not_lost() {
     let many = format!(
         "{CALLS} WITH RECURSIVE s(v) AS (VALUES(1) UNION ALL SELECT v+1 FROM s WHERE v<30000)
          INSERT INTO calls SELECT v,'a',v FROM s;"
@@ -167,7 +167,7 @@ pub(crate) fn schema_of(path: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-fn a_missing_file_is_built_from_the_partners_on_either_side() {
+pub(crate) fn a_missing_file_is_built_from_the_partners_on_either_side() {
     for missing_at_a in [false, true] {
         let (at_a, at_b) = if missing_at_a { ("", RICH) } else { (RICH, "") };
         let (writes_a, writes_b) = if missing_at_a {
@@ -233,7 +233,7 @@ fn a_table_with_another_schema_is_held_by_name_while_the_others_flow() {
 }
 
 #[test]
-fn after_a_split_both_sides_agree_and_losers_can_be_put_back() {
+pub(crate) fn after_a_split_both_sides_agree_and_losers_can_be_put_back() {
     let pair = Pair::running(CALLS);
     sql(&pair.a.path, "INSERT INTO calls VALUES(1,'old',0),(2,'old',0)");
     pair.wait_equal();
@@ -282,7 +282,7 @@ fn an_overflow_of_the_ring_while_the_link_is_cut_leads_to_a_comparison() {
 }
 
 #[test]
-fn a_program_of_another_language_writes_until_it_is_killed() {
+pub(crate) fn a_program_of_another_language_writes_until_it_is_killed() {
     let pair = Pair::running(CALLS);
     let program = "
 n=0
@@ -306,7 +306,7 @@ while True:
 }
 
 #[test]
-fn the_fence_refuses_every_program_while_changes_of_the_partner_pass() {
+pub(crate) fn the_fence_refuses_every_program_while_changes_of_the_partner_pass() {
     let mut pair = Pair::running(CALLS);
     sql(&pair.a.path, "INSERT INTO calls VALUES(1,'x',1)");
     pair.wait_equal();
@@ -338,7 +338,7 @@ fn the_fence_refuses_every_program_while_changes_of_the_partner_pass() {
 }
 
 #[test]
-fn a_replaced_file_is_held_and_served_again_when_it_is_put_back() {
+pub(crate) fn a_replaced_file_is_held_and_served_again_when_it_is_put_back() {
     let pair = Pair::running(CALLS);
     let aside = pair.b.directory.path().join("aside");
     std::fs::rename(&pair.b.path, &aside).unwrap();

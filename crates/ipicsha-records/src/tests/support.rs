@@ -1,6 +1,7 @@
 //! Databases, applications and pairs of workers for the tests.
 
 use std::{
+    cell::Cell,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
@@ -20,13 +21,24 @@ use tempfile::TempDir;
 
 use crate::{
     Command, CommandSender, ConflictSummary, DatabaseStatus, Error, Event, Gate, Journal,
-    JournalEntry, JournalFilter, Worker, WorkerConfig, Writes,
+    JournalEntry, JournalFilter, Journaling, Worker, WorkerConfig, Writes,
     apply::{Setting, apply_batch},
     database::Database,
     log::{BATCH_ROWS, Dirty},
 };
 
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static JOURNALING: Cell<Journaling> = const { Cell::new(Journaling::Wal) };
+}
+
+/// Every database that `test` makes on this thread stays in its rollback-journal mode.
+pub(crate) fn keeping_rollback(test: impl FnOnce()) {
+    JOURNALING.set(Journaling::Keep);
+    test();
+    JOURNALING.set(Journaling::Wal);
+}
 
 /// Waits for a condition; the deadline only ends a test that hangs.
 pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
@@ -118,6 +130,7 @@ pub(crate) struct Side {
     sender: Arc<Mutex<Option<CommandSender>>>,
     cut: Arc<AtomicBool>,
     pub(crate) capacity: u64,
+    journaling: Journaling,
     pub(crate) status: Arc<Mutex<Option<DatabaseStatus>>>,
     pub(crate) finished: Arc<Mutex<Vec<Finished>>>,
     pub(crate) conflicts: Arc<Mutex<Vec<ConflictSummary>>>,
@@ -144,6 +157,7 @@ impl Side {
             sender: Arc::default(),
             cut,
             capacity: 100_000,
+            journaling: JOURNALING.get(),
             status: Arc::default(),
             finished: Arc::default(),
             conflicts: Arc::default(),
@@ -176,6 +190,7 @@ impl Side {
             journal_path: self.journal(),
             rank: self.rank,
             create_if_missing: true,
+            journaling: self.journaling,
         };
         let (partner, cut) = (self.partner.clone(), self.cut.clone());
         let (status, finished) = (self.status.clone(), self.finished.clone());
@@ -350,7 +365,7 @@ impl Node {
         let directory = directory.unwrap();
         let path = directory.path().join("app.sqlite");
         sql(&path, schema);
-        let database = Database::open(&path, 100_000).unwrap();
+        let database = Database::open_as(&path, 100_000, JOURNALING.get()).unwrap();
         database.writer.execute_batch("PRAGMA synchronous=OFF").unwrap();
         let app = application(&path);
         app.execute_batch("PRAGMA synchronous=OFF").unwrap();
@@ -386,7 +401,7 @@ impl Node {
     /// The daemon dies and is started again; what it knew in memory is gone.
     pub(crate) fn restart(&mut self) {
         let path = self.database.path.clone();
-        self.database = Database::open(&path, 100_000).unwrap();
+        self.database = Database::open_as(&path, 100_000, JOURNALING.get()).unwrap();
         self.database.writer.execute_batch("PRAGMA synchronous=OFF").unwrap();
     }
 

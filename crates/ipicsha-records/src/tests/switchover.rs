@@ -42,7 +42,7 @@ fn prepare(pair: &Pair, within: Duration) -> Result<crate::Prepared, Error> {
 }
 
 #[test]
-fn a_switchover_under_four_writers_loses_nothing_acknowledged() {
+pub(crate) fn a_switchover_under_four_writers_loses_nothing_acknowledged() {
     let pair = Pair::running(T);
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (1..=4).map(|n| writer(&pair.a.path, n, &stop)).collect();
@@ -71,7 +71,7 @@ fn a_switchover_under_four_writers_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn an_aborted_switchover_leaves_nothing_changed() {
+pub(crate) fn an_aborted_switchover_leaves_nothing_changed() {
     let pair = Pair::running(T);
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (1..=4).map(|n| writer(&pair.a.path, n, &stop)).collect();

@@ -178,6 +178,10 @@ enum ProtectVerb {
         /// The file does not exist here yet: get it from the partner
         #[arg(long)]
         seed: bool,
+        /// Leave the file in its rollback-journal mode instead of switching it to WAL. An
+        /// application without a busy timeout can see `SQLITE_BUSY` then
+        #[arg(long)]
+        keep_journal_mode: bool,
     },
 }
 

@@ -206,9 +206,7 @@ pub(crate) fn protected(row: &Value) {
     for warning in row["warnings"].as_array().into_iter().flatten() {
         println!("  warning: {}", warning.as_str().unwrap_or(""));
     }
-    println!(
-        "With HA configured the file is kept in WAL mode. Protect the same database on the partner, with the same name."
-    );
+    println!("Protect the same database on the partner, with the same name.");
 }
 
 /// Anything that is simply done.

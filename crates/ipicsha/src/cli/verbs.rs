@@ -105,8 +105,13 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             missed_count: heartbeat.count,
         }),
         Verb::Unconfigure => Request::Work(Work::Unconfigure),
-        Verb::Protect(ProtectVerb::Db { path, name, seed }) => {
-            Request::Protect { path: path.clone(), name: name.clone(), seed: *seed }
+        Verb::Protect(ProtectVerb::Db { path, name, seed, keep_journal_mode }) => {
+            Request::Protect {
+                path: path.clone(),
+                name: name.clone(),
+                seed: *seed,
+                keep_journal_mode: *keep_journal_mode,
+            }
         }
         Verb::Unprotect(UnprotectVerb::Db { name }) => Request::Unprotect { name: name.clone() },
         Verb::Failover { dry_run, accept_data_loss } => {

@@ -72,6 +72,7 @@ impl Surroundings {
             journal_path: self.journal.clone(),
             rank,
             create_if_missing: true,
+            journaling: file.journaling(),
         }
     }
 }
@@ -216,10 +217,11 @@ impl Databases {
     /// Looks into a file without a working worker; not on the event loop, as it may be locked.
     fn inspect(&self, name: &str) {
         let Some(protected) = self.all.get(name) else { return };
-        let (name, path) = (name.to_owned(), protected.file.path.clone());
+        let (name, file) = (name.to_owned(), protected.file.clone());
         let events = self.surroundings.events.clone();
         std::thread::spawn(move || {
-            let inspection = ipicsha_records::inspect(&path).map_err(|error| error.to_string());
+            let inspection = ipicsha_records::inspect_as(&file.path, file.journaling())
+                .map_err(|error| error.to_string());
             let _ = events.blocking_send(Event::Inspected(name, inspection)); // the daemon ends
         });
     }

@@ -92,8 +92,9 @@ impl Daemon {
         let result = match request {
             Request::Look(look) => self.look(look),
             Request::Unprotect { name } => return self.unprotect(&name, answer),
-            Request::Protect { path, name, seed } => {
-                return self.check_and_protect(DatabaseFile { path, name }, seed, answer);
+            Request::Protect { path, name, seed, keep_journal_mode } => {
+                let file = DatabaseFile { path, name, keep_journal_mode };
+                return self.check_and_protect(file, seed, answer);
             }
             Request::Work(work) => return self.spawn_work(work, answer),
         };
@@ -204,9 +205,9 @@ impl Daemon {
             return;
         }
         tokio::spawn(async move {
-            let path = file.path.clone();
-            let inspected =
-                tokio::task::spawn_blocking(move || ipicsha_records::inspect(&path)).await;
+            let (path, journaling) = (file.path.clone(), file.journaling());
+            let inspect = move || ipicsha_records::inspect_as(&path, journaling);
+            let inspected = tokio::task::spawn_blocking(inspect).await;
             let seedable = seed && !file.path.exists();
             if let Ok(Err(error)) = &inspected
                 && !seedable

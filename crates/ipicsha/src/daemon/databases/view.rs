@@ -85,6 +85,7 @@ fn empty_row(name: &str) -> DatabaseRow {
         skipped_tables: Vec::new(),
         synced: false,
         writes: "open".into(),
+        journal_mode: None,
         queue_records: 0,
         lag_seconds: 0.0,
         log_used_percent: 0.0,
@@ -104,6 +105,7 @@ fn row_without_worker(name: &str, protected: &Protected) -> DatabaseRow {
             let identity = |t: &TableInfo| (t.name.clone(), t.identity.name().to_owned());
             row.identities = inspection.tables.iter().map(identity).collect();
             row.warnings.clone_from(&inspection.warnings);
+            row.journal_mode = Some(inspection.journal_mode.clone());
             row.skipped_tables = inspection
                 .skipped
                 .iter()
