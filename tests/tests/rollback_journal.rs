@@ -88,7 +88,7 @@ fn by_default_the_file_is_switched_to_wal_and_protect_says_so() -> Result<()> {
             let status = pair.server(side).wait("it is in WAL mode", |status| {
                 status.0["databases"][0]["journal_mode"] == "wal"
             })?;
-            ensure!(status.0["databases"][0]["warnings"].to_string() == "[]", "{status:?}");
+            ensure!(status.0["databases"][0]["warnings"] == serde_json::json!([]), "{status:?}");
         }
         Ok(())
     })

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::HaSetting,
     epoch::Epoch,
-    id::ServerId,
+    id::{DatabaseName, ServerId},
     license::LicensedRole,
     state::{NodeState, NotReady, Reason, Role},
     time::{MonoTime, WallTime},
@@ -42,6 +42,51 @@ pub enum Control {
         /// Why, for people.
         cause: String,
     },
+    /// What the sender protects. A list too long for one message comes in several.
+    Databases {
+        /// Every protected database, or a part of them.
+        list: Vec<DatabaseState>,
+        /// Another part follows.
+        more: bool,
+    },
+}
+
+/// How the replication of one database stands on one server (spec C5); the numbers are those that
+/// `dbreplication runtimestate` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ReplicationState {
+    /// 0: HA is not configured, or the set-up has not finished.
+    SettingUp,
+    /// 1: not everything that should be replicated is.
+    Incomplete,
+    /// 2: set up and good.
+    Good,
+    /// 3: tables differ, or cannot follow.
+    Suspect,
+    /// 4: the set-up failed, or nothing is exchanged.
+    Dropped,
+}
+
+impl ReplicationState {
+    /// The number administrators know it by.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::SettingUp => 0,
+            Self::Incomplete => 1,
+            Self::Good => 2,
+            Self::Suspect => 3,
+            Self::Dropped => 4,
+        }
+    }
+}
+
+/// One database of the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseState {
+    /// Its name.
+    pub name: DatabaseName,
+    /// How its replication stands there.
+    pub state: ReplicationState,
 }
 
 /// One comparison of databases, wanted by an administrator.
@@ -181,11 +226,29 @@ mod tests {
             report,
         };
         let grace = Duration::from_secs(10);
+        let states = [
+            ReplicationState::SettingUp,
+            ReplicationState::Incomplete,
+            ReplicationState::Good,
+            ReplicationState::Suspect,
+            ReplicationState::Dropped,
+        ];
+        let states: Vec<DatabaseState> = states
+            .into_iter()
+            .map(|state| DatabaseState { name: DatabaseName("d".into()), state })
+            .collect();
+        for state in &states {
+            let bytes = postcard::to_allocvec(&state.state).unwrap();
+            assert_eq!(bytes, [state.state.number()], "the number is what is sent");
+        }
         let messages = [
             Control::Beat(Box::new(beat)),
             Control::Handover { epoch: Epoch(3), reason: Reason::OnAdminRequest },
             Control::Goodbye(Goodbye::Stop),
             Control::Goodbye(Goodbye::Restart { grace }),
+            Control::RepairRequest(RepairRequest { run: 1, apply: true, database: None }),
+            Control::RepairRefused { run: 1, database: None, cause: "c".into() },
+            Control::Databases { list: states, more: true },
         ];
         let mut hex = String::new();
         for message in messages {

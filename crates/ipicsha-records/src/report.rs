@@ -125,6 +125,7 @@ impl Engine {
             lag_seconds: 0.0,
             log_used_percent: 0.0,
             synced: false,
+            seeding: self.missing,
             hold: self.hold.clone(),
             repair: match (&self.leading, &self.follower) {
                 (Some(leading), _) => Some(leading.leader.progress()),

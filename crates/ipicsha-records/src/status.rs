@@ -43,6 +43,8 @@ pub struct DatabaseStatus {
     pub log_used_percent: f64,
     /// The initial comparison with this partner has finished; changes flow while `attached`, too.
     pub synced: bool,
+    /// The file was never here: it is built from the partner's.
+    pub seeding: bool,
     /// Why it cannot follow, and what to do.
     pub hold: Option<String>,
     /// A running comparison.
@@ -55,6 +57,18 @@ pub struct DatabaseStatus {
     pub acked: Seq,
     /// Newest of the partner's this server has durably.
     pub applied: Seq,
+}
+
+impl DatabaseStatus {
+    /// Tables that are captured and cannot follow, because the partner's are different.
+    pub fn held_tables(&self) -> impl Iterator<Item = &SkippedTable> {
+        self.skipped_tables.iter().filter(|table| self.identities.contains_key(&table.table))
+    }
+
+    /// Whether there is one.
+    pub fn is_table_held(&self) -> bool {
+        self.held_tables().next().is_some()
+    }
 }
 
 /// How far a comparison is.

@@ -110,6 +110,27 @@ pub(crate) struct DatabaseRow {
     pub(crate) conflicts_total: u64,
     pub(crate) hold: Option<String>,
     pub(crate) warnings: Vec<String>,
+    /// The pattern it belongs to.
+    #[serde(default)]
+    pub(crate) pattern: Option<String>,
+}
+
+/// A pattern of databases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PatternRow {
+    pub(crate) pattern: String,
+    /// What the names of its databases begin with.
+    pub(crate) name: String,
+    pub(crate) keep_journal_mode: bool,
+    pub(crate) databases: usize,
+    pub(crate) databases_max: usize,
+    /// The first files that match and are not taken, with the reason.
+    pub(crate) left: Vec<(String, String)>,
+    pub(crate) left_total: usize,
+    /// Taken out by `unprotect`, as paths below its directory.
+    pub(crate) excluded: Vec<String>,
+    /// Why not everything that matches is protected.
+    pub(crate) problem: Option<String>,
 }
 
 impl From<&DatabaseStatus> for DatabaseRow {
@@ -140,6 +161,7 @@ impl From<&DatabaseStatus> for DatabaseRow {
             conflicts_total: status.conflicts_total,
             hold: status.hold.clone(),
             warnings: status.warnings.clone(),
+            pattern: None,
         }
     }
 }
@@ -161,6 +183,8 @@ pub(crate) struct Status {
     #[serde(flatten)]
     pub(crate) pair: PairStatus,
     pub(crate) databases: Vec<DatabaseRow>,
+    #[serde(default)]
+    pub(crate) patterns: Vec<PatternRow>,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) pending_repairs: Vec<PendingRepair>,
     /// Why there is no connection to the partner, as last seen.

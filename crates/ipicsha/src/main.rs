@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod demo;
 mod exit;
+mod pattern;
 mod wording;
 
 use std::process::ExitCode;

@@ -1,5 +1,7 @@
 //! What people read: the status screen and the like. Nothing here decides.
 
+pub(crate) mod patterns;
+
 use std::fmt::Write;
 
 use chrono::{DateTime, Local};
@@ -68,6 +70,9 @@ pub(crate) fn status(status: &Status) -> String {
         line(&mut text, format!("Standby server status: {}", pair.standby_status));
     }
     databases(&mut text, &status.databases);
+    for row in &status.patterns {
+        patterns::line(&mut text, row);
+    }
     for service in &status.services {
         let state = if service.running { "running here" } else { "not running here" };
         line(&mut text, format!("Service {} ({}): {state}", service.name, service.driver));

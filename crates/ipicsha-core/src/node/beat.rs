@@ -40,7 +40,8 @@ impl Node {
                     }
                 }
             }
-            Control::RepairRefused { .. } => self.hear(now), // the shell tells who waits
+            // The shell tells who waits, and keeps what the partner protects.
+            Control::RepairRefused { .. } | Control::Databases { .. } => self.hear(now),
         }
     }
 

@@ -75,7 +75,10 @@ impl Invariants {
                 let role = world.role(at);
                 assert_ne!(role, Some(Role::Active), "an active server gave its word");
             }
-            Control::Goodbye(_) | Control::RepairRequest(_) | Control::RepairRefused { .. } => {}
+            Control::Goodbye(_)
+            | Control::RepairRequest(_)
+            | Control::RepairRefused { .. }
+            | Control::Databases { .. } => {}
         }
     }
 

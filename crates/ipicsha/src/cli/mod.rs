@@ -170,9 +170,11 @@ struct HeartbeatArgs {
 enum ProtectVerb {
     /// An SQLite database
     Db {
-        /// Its file
+        /// Its file, or a pattern in quotes such as '/srv/app/data/*.db' (`**` is any number of
+        /// directories): every database that matches it, now and later
         path: PathBuf,
-        /// Name common to both servers, when the paths differ
+        /// Name common to both servers, when the paths differ; that of a pattern comes before the
+        /// names of its files
         #[arg(long)]
         name: Option<String>,
         /// The file does not exist here yet: get it from the partner
@@ -187,9 +189,9 @@ enum ProtectVerb {
 
 #[derive(Subcommand)]
 enum UnprotectVerb {
-    /// An SQLite database, by name or path
+    /// An SQLite database, by name or path, or a pattern with all its databases
     Db {
-        /// Name or path
+        /// Name, path or pattern
         name: String,
     },
 }

@@ -10,7 +10,7 @@ use ipicsha_core::{
 use serde_json::Value;
 
 use crate::{
-    api::{Status, TrustRow},
+    api::{DatabaseRow, PatternRow, Status, TrustRow},
     daemon::HistoryEntry,
     exit::{Failure, Kind},
     wording,
@@ -181,6 +181,15 @@ pub(crate) fn conflict(entry: &Value) {
     println!("-- kept:");
     println!("{}", text("winner_text"));
     println!("Put the lost version back with: ipicsha conflicts restore {}", entry["id"]);
+}
+
+/// `protect db PATTERN`.
+pub(crate) fn pattern(value: &Value) -> Result<(), Failure> {
+    let databases: Vec<DatabaseRow> = parse(value["databases"].clone())?;
+    let row: PatternRow = parse(value["pattern"].clone())?;
+    let text = wording::patterns::protected(&row, &databases);
+    print!("{text}");
+    Ok(())
 }
 
 /// `protect db`.

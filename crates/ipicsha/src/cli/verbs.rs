@@ -65,6 +65,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         Verb::Failover { .. } => return render::failover(value),
         Verb::Conflicts(ConflictsVerb::List { .. }) => render::conflicts(&value),
         Verb::Conflicts(ConflictsVerb::Show { .. }) => render::conflict(&value),
+        Verb::Protect(_) if value["pattern"].is_object() => render::pattern(&value)?,
         Verb::Protect(_) => render::protected(&value),
         Verb::Daemon
         | Verb::Trust(_)

@@ -1,9 +1,10 @@
 //! The protected databases: one worker each, and what all of them together mean for the core.
 
+pub(crate) mod partner;
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -16,8 +17,12 @@ use ipicsha_records::{
 };
 use tokio::sync::mpsc;
 
-use super::event::Event;
+use super::{
+    event::Event,
+    patterns::{Member, Patterns},
+};
 use crate::config::DatabaseFile;
+use partner::{PartnerDatabases, Told};
 
 /// What every worker needs.
 #[derive(Clone)]
@@ -48,6 +53,8 @@ struct Protected {
     not_removed: Option<String>,
     /// What was found in the file, while no worker tells.
     inspection: Option<Result<Inspection, String>>,
+    /// The pattern it belongs to.
+    member: Option<Member>,
 }
 
 impl Protected {
@@ -59,19 +66,22 @@ impl Protected {
             failure: None,
             not_removed: None,
             inspection: None,
+            member: None,
         }
     }
 }
 
 impl Surroundings {
-    fn worker(&self, name: &str, file: &DatabaseFile, rank: LicensedRole) -> WorkerConfig {
+    fn worker(&self, name: &str, protected: &Protected, rank: LicensedRole) -> WorkerConfig {
+        let file = &protected.file;
         WorkerConfig {
             name: DatabaseName(name.to_owned()),
             path: file.path.clone(),
             capacity_entries: self.capacity_entries,
             journal_path: self.journal.clone(),
             rank,
-            create_if_missing: true,
+            // What was here and is gone was deleted by the application.
+            create_if_missing: protected.member.as_ref().is_none_or(|member| !member.seen),
             journaling: file.journaling(),
         }
     }
@@ -81,6 +91,11 @@ impl Surroundings {
 pub(crate) struct Databases {
     surroundings: Surroundings,
     all: BTreeMap<String, Protected>,
+    pub(crate) patterns: Patterns,
+    /// What the partner says it protects.
+    pub(crate) partner: PartnerDatabases,
+    /// What the partner was told last.
+    told: Told,
     /// Names the partner sends and this server does not know, and when it last did.
     unknown: BTreeMap<String, Instant>,
     ticks: u32,
@@ -90,14 +105,27 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
-    pub(crate) fn new(surroundings: Surroundings, files: Vec<DatabaseFile>) -> Self {
+    pub(crate) fn new(
+        surroundings: Surroundings,
+        files: Vec<DatabaseFile>,
+        patterns: Patterns,
+    ) -> Self {
         let protected = |file: DatabaseFile| {
             let name = file.common_name();
             (name, Protected::new(file))
         };
+        let mut all: BTreeMap<String, Protected> = files.into_iter().map(protected).collect();
+        for (file, member) in patterns.members() {
+            let member = Some(member);
+            all.entry(file.common_name())
+                .or_insert_with(|| Protected { member, ..Protected::new(file) });
+        }
         Self {
             surroundings,
-            all: files.into_iter().map(protected).collect(),
+            all,
+            patterns,
+            partner: PartnerDatabases::default(),
+            told: Told::default(),
             unknown: BTreeMap::new(),
             ticks: 0,
             rank: None,
@@ -111,9 +139,20 @@ impl Databases {
         self.all.contains_key(&file.common_name()) || self.all.values().any(same)
     }
 
-    /// All of them as protected.
+    /// All that were protected one by one.
     pub(crate) fn files(&self) -> Vec<DatabaseFile> {
-        self.all.values().map(|protected| protected.file.clone()).collect()
+        let single = self.all.values().filter(|protected| protected.member.is_none());
+        single.map(|protected| protected.file.clone()).collect()
+    }
+
+    /// Where all of them lie.
+    pub(crate) fn paths(&self) -> BTreeSet<PathBuf> {
+        self.all.values().map(|protected| protected.file.path.clone()).collect()
+    }
+
+    /// The pattern a database belongs to.
+    pub(crate) fn member(&self, name: &str) -> Option<Member> {
+        self.all.get(name).and_then(|protected| protected.member.clone())
     }
 
     /// Name of the database that is called `name` or lies at that path.
@@ -127,6 +166,11 @@ impl Databases {
 
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.all.get(name).map(|p| p.file.path.clone())
+    }
+
+    /// The licensed role HA was configured with, while it is.
+    pub(crate) fn rank(&self) -> Option<LicensedRole> {
+        self.rank
     }
 
     /// HA is configured: capture changes in every database from now on.
@@ -148,6 +192,44 @@ impl Databases {
         }
     }
 
+    /// One more database of a pattern.
+    pub(crate) fn add_member(&mut self, file: DatabaseFile, member: Member, role: Option<Role>) {
+        let name = file.common_name();
+        self.unknown.remove(&name);
+        let protected = Protected { member: Some(member), ..Protected::new(file) };
+        self.all.insert(name.clone(), protected);
+        if self.rank.is_some() {
+            self.start(&name, role);
+        } else {
+            self.inspect(&name);
+        }
+    }
+
+    /// Takes all databases of a pattern out of protection; their workers.
+    pub(crate) fn take_members(&mut self, pattern: &str) -> Vec<Worker> {
+        let of = |p: &Protected| p.member.as_ref().is_some_and(|m| m.pattern == pattern);
+        let names: Vec<String> =
+            self.all.iter().filter(|(_, p)| of(p)).map(|(name, _)| name.clone()).collect();
+        names.iter().filter_map(|name| self.take(name).flatten()).collect()
+    }
+
+    /// While HA is not configured nothing is missing when a file of a pattern is gone.
+    pub(crate) fn prune_members(&mut self) -> bool {
+        if self.rank.is_some() {
+            return false;
+        }
+        let gone = |p: &Protected| p.member.is_some() && !p.file.path.exists();
+        let names: Vec<String> =
+            self.all.iter().filter(|(_, p)| gone(p)).map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            if let Some(member) = self.member(name) {
+                self.patterns.forget(&member, false);
+            }
+            drop(self.take(name));
+        }
+        !names.is_empty()
+    }
+
     fn start(&mut self, name: &str, role: Option<Role>) {
         let (Some(rank), Some(protected)) = (self.rank, self.all.get_mut(name)) else { return };
         if let Some((_, other)) = protected.worker.take_if(|(started_for, _)| *started_for != rank)
@@ -155,7 +237,7 @@ impl Databases {
             other.join();
         }
         if protected.worker.is_none() {
-            let config = self.surroundings.worker(name, &protected.file, rank);
+            let config = self.surroundings.worker(name, protected, rank);
             match Worker::spawn(config, callback(&self.surroundings, name)) {
                 Ok(worker) => protected.worker = Some((rank, worker)),
                 Err(error) => {
@@ -183,6 +265,7 @@ impl Databases {
     pub(crate) fn remove_all(&mut self) {
         self.rank = None;
         self.unknown.clear();
+        self.partner = PartnerDatabases::default();
         let names: Vec<String> = self.all.keys().cloned().collect();
         for name in names {
             self.remove(&name);
@@ -195,7 +278,7 @@ impl Databases {
         protected.status = None;
         protected.not_removed = None;
         if protected.worker.is_none() && protected.file.path.exists() {
-            let config = self.surroundings.worker(name, &protected.file, LicensedRole::Primary);
+            let config = self.surroundings.worker(name, protected, LicensedRole::Primary);
             match Worker::spawn(config, callback(&self.surroundings, name)) {
                 Ok(worker) => protected.worker = Some((LicensedRole::Primary, worker)),
                 Err(error) => protected.failure = Some(error.to_string()),
@@ -281,6 +364,12 @@ impl Databases {
         self.all.remove(name).map(|protected| protected.worker.map(|(_, worker)| worker))
     }
 
+    /// What the partner protected and does not any more is not missing here.
+    pub(crate) fn forget_unknown(&mut self) {
+        let names: BTreeSet<String> = self.partner.names().into_iter().collect();
+        self.unknown.retain(|name, _| names.contains(name));
+    }
+
     pub(crate) fn set_gate(&mut self, gate: Gate) {
         self.gate = gate;
         self.tell(|| Command::SetGate(records_gate(gate)));
@@ -305,14 +394,17 @@ impl Databases {
         self.all.iter().filter_map(sender).collect()
     }
 
-    /// A message of the partner.
-    pub(crate) fn receive(&mut self, data: Data) {
+    /// A message of the partner; the name of a database that a pattern has room for.
+    pub(crate) fn receive(&mut self, data: Data) -> Option<String> {
         let name = &data.database().0;
         match self.all.get(name) {
             Some(protected) => {
                 if let Some((_, worker)) = &protected.worker {
                     worker.send(Command::Received(data));
                 }
+            }
+            None if self.rank.is_some() && self.patterns.place(name).is_some() => {
+                return Some(name.clone());
             }
             None => {
                 let room = self.unknown.len() < UNKNOWN_MAX || self.unknown.contains_key(name);
@@ -326,12 +418,23 @@ impl Databases {
                 }
             }
         }
+        None
     }
 
-    pub(crate) fn update(&mut self, status: DatabaseStatus) {
-        if let Some(protected) = self.all.get_mut(&status.name.0) {
-            protected.status = Some(status);
+    /// `true`: there is something new to remember.
+    pub(crate) fn update(&mut self, status: DatabaseStatus) -> bool {
+        let Some(protected) = self.all.get_mut(&status.name.0) else { return false };
+        let (installed, synced) = (status.installed, status.synced);
+        protected.status = Some(status);
+        let Some(member) = &mut protected.member else { return false };
+        member.late &= !synced;
+        let first = installed && !member.seen;
+        member.seen |= installed;
+        let member = member.clone();
+        if first {
+            self.patterns.note(&member);
         }
+        first
     }
 
     /// Starts the comparisons of a request on this server, which leads them.

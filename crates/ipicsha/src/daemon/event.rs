@@ -8,6 +8,7 @@ use ipicsha_core::{
 };
 use tokio::sync::oneshot;
 
+use super::patterns::{Outcome, PatternFile};
 use crate::{
     api::{Answer, Request},
     config::DatabaseFile,
@@ -48,6 +49,10 @@ pub(crate) enum Event {
     RepairUndone(ipicsha_records::UndoReport),
     /// A database was checked and is to be protected.
     Protect(DatabaseFile, Option<ipicsha_records::Inspection>, oneshot::Sender<Answer>),
+    /// A pattern was looked at and is to be protected.
+    ProtectPattern(PatternFile, Box<Outcome>, oneshot::Sender<Answer>),
+    /// Patterns were searched for new databases.
+    Searched(Box<Outcome>),
     /// New licenses were installed.
     LicensesChanged,
     /// The daemon is asked to end.

@@ -114,6 +114,9 @@ impl Daemon {
                 Some(database) => self.repair_ended(run, &database, Err(cause)),
                 None => self.repair_interrupted(run, &cause),
             },
+            Event::Control(Control::Databases { list, more }) => {
+                self.partner_databases(list, more);
+            }
             Event::Control(control) => self.input(Input::Control(Box::new(control))),
             Event::Data(data) => {
                 let now = clock::now();
@@ -121,7 +124,9 @@ impl Daemon {
                     self.heard = now.mono;
                     self.node.handle(now, Input::Heard);
                 }
-                self.databases.receive(data);
+                if let Some(name) = self.databases.receive(data) {
+                    self.adopt(&name);
+                }
             }
             Event::ControlUp => self.input(Input::LinkUp),
             Event::DataLink(up) => self.databases.set_link(up),
@@ -149,6 +154,11 @@ impl Daemon {
                 let result = self.protect(file, inspection);
                 let _ = answer.send(result); // the command line went away
             }
+            Event::ProtectPattern(file, outcome, answer) => {
+                let result = self.protect_pattern(file, *outcome);
+                let _ = answer.send(result); // the command line went away
+            }
+            Event::Searched(outcome) => self.searched(*outcome),
             Event::LicensesChanged => {
                 environment(&self.config).into_iter().for_each(|input| self.input(input));
             }
@@ -165,7 +175,9 @@ impl Daemon {
             // `databases::callback` puts these into the data queue itself.
             ipicsha_records::Event::Send(_) => {}
             ipicsha_records::Event::Status(status) => {
-                self.databases.update(status);
+                if self.databases.update(status) {
+                    self.save_or_log();
+                }
                 self.input(Input::Data(self.databases.report()));
             }
             ipicsha_records::Event::ConflictJournaled(conflict) => {
@@ -202,6 +214,9 @@ impl Daemon {
 
     pub(crate) fn measure(&mut self) {
         self.databases.tick();
+        self.search_patterns();
+        self.adopt_all();
+        self.tell_databases();
         self.end_quiet_repairs();
         let report = self.databases.report();
         self.input(Input::Data(report));

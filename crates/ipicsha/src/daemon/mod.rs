@@ -10,6 +10,7 @@ mod history;
 mod licenses;
 mod link;
 mod past;
+mod patterns;
 mod persist;
 mod repairs;
 mod roles;
@@ -118,7 +119,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         data: data_queue.sender.clone(),
         events: events.clone(),
     };
-    let databases = Databases::new(surroundings, verbs::protected_files(&config)?);
+    let databases = protected(&config, surroundings)?;
     let services = services::Services::new(&config.file.services, &config.state_file("services"));
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
@@ -171,6 +172,11 @@ fn journal_notice(journal: &std::path::Path) -> Option<String> {
             Some(format!("the conflict journal cannot be checked: {error}"))
         }
     }
+}
+
+fn protected(config: &Config, surroundings: Surroundings) -> Result<Databases, Failure> {
+    let (files, patterns) = verbs::protected_files(config)?;
+    Ok(Databases::new(surroundings, files, patterns::Patterns::new(patterns)?))
 }
 
 fn hello(config: &Config, server: ServerId) -> Hello {

@@ -11,7 +11,9 @@ use super::{
     clock,
     event::Event,
     event_loop::{Daemon, Waiter},
-    licenses, persist,
+    licenses,
+    patterns::{PatternFile, verbs::means_pattern},
+    persist,
     services::Running,
     work::Task,
 };
@@ -27,14 +29,20 @@ use crate::{
 struct Remembered {
     added: Vec<DatabaseFile>,
     configured: Vec<DatabaseFile>,
+    /// Of both; one stays until it is unprotected.
+    #[serde(default)]
+    patterns: Vec<PatternFile>,
 }
 
 /// Databases of the configuration file and those that `protect` added.
 ///
 /// # Errors
 /// Two of them share a name or a path, or one was taken out of the file without `unprotect`.
-pub(crate) fn protected_files(config: &Config) -> Result<Vec<DatabaseFile>, Failure> {
-    let configured = &config.file.databases;
+pub(crate) fn protected_files(
+    config: &Config,
+) -> Result<(Vec<DatabaseFile>, Vec<PatternFile>), Failure> {
+    let (wanted, configured): (Vec<_>, Vec<_>) =
+        config.file.databases.iter().cloned().partition(|file| means_pattern(&file.path));
     let path = config.state_file("databases.json");
     let remembered: Remembered = match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
@@ -74,14 +82,32 @@ pub(crate) fn protected_files(config: &Config) -> Result<Vec<DatabaseFile>, Fail
             );
         }
     }
-    save_protected(config, &files)?;
-    Ok(files)
+    let mut patterns = remembered.patterns;
+    for pattern in wanted.iter().map(PatternFile::of) {
+        match patterns.iter().find(|known| known.pattern == pattern.pattern) {
+            None => patterns.push(pattern),
+            Some(known)
+                if known.name == pattern.name
+                    && known.keep_journal_mode == pattern.keep_journal_mode => {}
+            Some(_) => tracing::warn!(
+                pattern = pattern.pattern,
+                "it stays as it was protected first; `ipicsha unprotect db` it to take over the configuration file"
+            ),
+        }
+    }
+    save_protected(config, &files, &patterns)?;
+    Ok((files, patterns))
 }
 
-fn save_protected(config: &Config, files: &[DatabaseFile]) -> Result<(), Failure> {
+fn save_protected(
+    config: &Config,
+    files: &[DatabaseFile],
+    patterns: &[PatternFile],
+) -> Result<(), Failure> {
     let (configured, added) =
         files.iter().cloned().partition(|file| config.file.databases.contains(file));
-    let bytes = serde_json::to_vec_pretty(&Remembered { added, configured });
+    let bytes =
+        serde_json::to_vec_pretty(&Remembered { added, configured, patterns: patterns.to_vec() });
     let path = config.state_file("databases.json");
     persist::write_durably(&path, &bytes.map_err(anyhow::Error::from)?)
         .map_err(|error| Failure::new(Kind::Failed, format!("{}: {error}", path.display())))
@@ -94,6 +120,9 @@ impl Daemon {
             Request::Unprotect { name } => return self.unprotect(&name, answer),
             Request::Protect { path, name, seed, keep_journal_mode } => {
                 let file = DatabaseFile { path, name, keep_journal_mode };
+                if means_pattern(&file.path) {
+                    return self.check_pattern(&file, answer);
+                }
                 return self.check_and_protect(file, seed, answer);
             }
             Request::Work(work) => return self.spawn_work(work, answer),
@@ -147,6 +176,7 @@ impl Daemon {
             schema: "ipicsha.status/1".into(),
             pair: self.node.status(clock::now()),
             databases: self.databases.rows(),
+            patterns: self.databases.patterns.rows(),
             services: self.service_rows.borrow().iter().map(Running::row).collect(),
             link_error: self.link_error.clone(),
             pending_repairs: self.databases.pending_repairs(),
@@ -228,9 +258,12 @@ impl Daemon {
             let message = format!("{name} is already protected");
             return Err(Failure::new(Kind::Refused, message).hinted("`ipicsha ha-status` shows it"));
         }
+        if let Some(answer) = self.protect_member(&file) {
+            return answer;
+        }
         let mut files = self.databases.files();
         files.push(file.clone());
-        save_protected(&self.config, &files)?;
+        save_protected(&self.config, &files, &self.databases.patterns.files())?;
         self.databases.add(file, self.node.role());
         if let Some(inspection) = inspection {
             self.databases.inspected(&name, Ok(inspection));
@@ -240,7 +273,15 @@ impl Daemon {
         value(&row)
     }
 
+    /// Remembers what is protected.
+    pub(crate) fn save_protected(&self) -> Result<(), Failure> {
+        save_protected(&self.config, &self.databases.files(), &self.databases.patterns.files())
+    }
+
     fn unprotect(&mut self, name: &str, answer: oneshot::Sender<Answer>) {
+        if let Some(pattern) = self.databases.patterns.find(name) {
+            return self.unprotect_pattern(&pattern, answer);
+        }
         let Some(name) = self.databases.find(name) else {
             let failure = Failure::new(Kind::Refused, format!("no database is called {name}"));
             let _ = answer.send(Err(failure.hinted("`ipicsha ha-status` lists them")));
@@ -252,7 +293,11 @@ impl Daemon {
         );
         let mut files = self.databases.files();
         files.retain(|file| file.common_name() != name);
-        if let Err(failure) = save_protected(&self.config, &files) {
+        if let Some(member) = self.databases.member(&name) {
+            self.exclude(&member);
+        }
+        let patterns = self.databases.patterns.files();
+        if let Err(failure) = save_protected(&self.config, &files, &patterns) {
             let _ = answer.send(Err(failure)); // the command line went away
             return;
         }

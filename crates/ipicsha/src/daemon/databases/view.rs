@@ -17,20 +17,31 @@ impl Databases {
             u32::try_from(statuses.iter().filter(|s| wanted(s)).count()).unwrap_or(u32::MAX)
         };
         let complete = statuses.len() == self.all.len();
-        let held = statuses.iter().filter(|s| s.hold.is_some()).count()
+        let held = self.all.values().filter(|p| p.is_held()).count()
             + self.all.values().filter(|p| p.failure.is_some()).count()
+            + self.patterns.problems()
             + self.unknown.len();
         let fullest = statuses.iter().map(|s| s.log_used_percent).fold(0.0, f64::max);
         DataReport {
-            measured: complete && statuses.iter().all(|s| s.installed),
+            measured: complete && self.all.values().all(Protected::is_measured),
             writes_open: count(&|s| s.installed && s.writes == Writes::Open),
             writes_closed: count(&|s| s.installed && s.writes == Writes::Closed),
-            synced: complete && self.unknown.is_empty() && statuses.iter().all(|s| s.synced),
+            synced: self.is_in_sync(),
             attached: statuses.iter().all(|s| s.attached),
             unacknowledged: statuses.iter().map(|s| s.queue_records).sum(),
             log_used_percent: fullest.clamp(0.0, 255.0) as u8,
             held: u32::try_from(held).unwrap_or(u32::MAX),
         }
+    }
+
+    /// Everything has been compared with the partner's once and follows since.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let late = |p: &Protected| p.member.as_ref().is_some_and(|member| member.late);
+        let synced = |p: &Protected| p.status.as_ref().is_some_and(|status| status.synced);
+        // What a pattern should have here, only the partner can tell.
+        (self.patterns.is_empty() || self.partner.is_known())
+            && self.unknown.is_empty()
+            && self.all.values().all(|p| late(p) || synced(p))
     }
 
     /// For the status.
@@ -46,15 +57,29 @@ impl Databases {
             });
             row.hold = row.hold.or_else(|| protected.failure.clone()).or(still_there);
             row.warnings.extend(self.surroundings.journal_notice.clone());
+            if protected.is_deleted() {
+                row.hold = Some(deleted(name));
+            }
+            row.pattern = protected.member.as_ref().map(|member| member.pattern.clone());
             row
         });
-        let unknown = self.unknown.keys().map(|name| DatabaseRow {
-            hold: Some(format!(
-                "protected on the partner only: run `ipicsha protect db PATH --name {name} --seed` here"
-            )),
-            ..empty_row(name)
-        });
+        let unknown = self
+            .unknown
+            .keys()
+            .map(|name| DatabaseRow { hold: Some(self.only_there(name)), ..empty_row(name) });
         known.chain(unknown).collect()
+    }
+
+    fn only_there(&self, name: &str) -> String {
+        match self.patterns.excluded_path(name) {
+            Some(path) => format!(
+                "protected on the partner only: run `ipicsha unprotect db {name}` there, too, or take it back with `ipicsha protect db {}` here",
+                path.display()
+            ),
+            None => format!(
+                "protected on the partner only: run `ipicsha protect db PATH --name {name} --seed` here"
+            ),
+        }
     }
 
     pub(crate) fn pending_repairs(&self) -> Vec<PendingRepair> {
@@ -76,6 +101,31 @@ impl Databases {
     }
 }
 
+impl Protected {
+    fn is_held(&self) -> bool {
+        let late = self.member.as_ref().is_some_and(|member| member.late);
+        // A new one of the partner's that is being built is on its way to be in sync.
+        self.status.as_ref().is_some_and(|s| s.hold.is_some() && !(late && s.seeding))
+    }
+
+    /// It was here, and its file has gone while it was protected.
+    fn is_deleted(&self) -> bool {
+        let held = self.status.as_ref().is_some_and(|s| s.hold.is_some() && !s.installed);
+        held && self.member.as_ref().is_some_and(|m| m.seen) && !self.file.path.exists()
+    }
+
+    /// What is not there holds nothing that was not counted.
+    fn is_measured(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.installed) || self.is_deleted()
+    }
+}
+
+fn deleted(name: &str) -> String {
+    format!(
+        "its file was deleted here while it was protected; it is not deleted on the partner: put the file back, or forget the database with `ipicsha unprotect db {name}` on both servers"
+    )
+}
+
 fn empty_row(name: &str) -> DatabaseRow {
     DatabaseRow {
         name: name.to_owned(),
@@ -92,6 +142,7 @@ fn empty_row(name: &str) -> DatabaseRow {
         conflicts_total: 0,
         hold: None,
         warnings: Vec::new(),
+        pattern: None,
     }
 }
 
