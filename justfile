@@ -24,6 +24,11 @@ e2e *ARGS:
     cargo build --workspace
     cargo nextest run -p ipicsha-e2e {{ ARGS }}
 
+# What records cost and how fast they are, beside plain SQLite and PostgreSQL; `--quick` for a look.
+bench-records *ARGS:
+    cargo build --locked --release -p ipicsha -p ipicsha-bench
+    target/release/ipicsha-bench {{ ARGS }}
+
 # A pair on this machine that stays.
 pair:
     ./scripts/demo.sh --keep

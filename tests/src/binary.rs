@@ -11,11 +11,14 @@ use anyhow::{Context, Result, ensure};
 /// The version this workspace builds.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Folder of the profile that this test was built with, such as `target/debug`.
+/// Folder of the profile that this test was built with, such as `target/debug`; tests lie in `deps`
+/// under it, the measurements beside the program.
 fn profile_directory() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("the path of the test itself")?;
-    let directory = exe.parent().and_then(Path::parent).context("the test is not under target/")?;
-    Ok(directory.to_owned())
+    let directory = exe.parent().context("the test is not under target/")?;
+    let tests = directory.file_name().is_some_and(|name| name == "deps");
+    let directory = if tests { directory.parent() } else { Some(directory) };
+    Ok(directory.context("the test is not under target/")?.to_owned())
 }
 
 /// The program under test, built with the same profile as the test.

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ipicsha-files", &["ipicsha-core"]),
     ("ipicsha", &["ipicsha-core", "ipicsha-files", "ipicsha-link", "ipicsha-records"]),
     ("ipicsha-e2e", &[]),
+    ("ipicsha-bench", &["ipicsha-core", "ipicsha-e2e", "ipicsha-records"]),
 ];
 
 fn root() -> &'static Path {
