@@ -66,7 +66,7 @@ struct Digest {
 }
 
 impl Digest {
-    const GATHERED: usize = 32 << 10;
+    const GATHERED: usize = 64 << 10;
 
     fn add(&mut self, row: &Row<'_>, table: &Table) -> rusqlite::Result<()> {
         encode_row(row, table, &mut self.gathered)?;
