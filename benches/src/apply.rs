@@ -35,8 +35,8 @@ use crate::{
 const UPSERT: &str = "INSERT INTO rec VALUES(?1,?2,?3,?4,?5) ON CONFLICT(id) DO UPDATE SET \
                       unit=excluded.unit, state=excluded.state, payload=excluded.payload, \
                       ts=excluded.ts";
-/// Batches that may wait for their acknowledgement, as between two servers.
-const WINDOW: usize = 8;
+/// Changes that may wait for their acknowledgement, as between two servers.
+const WINDOW: i64 = 64_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The played partner's database.
 const ORIGIN: Origin = Origin { uuid: DatabaseUuid([7; 16]), incarnation: 1 };
@@ -140,16 +140,17 @@ fn apply(path: &Path, folder: &Path, all: &[Vec<Change>]) -> Result<Cost> {
     });
     let batches: Vec<Batch> = batches.collect();
     let (wall, cpu) = (Instant::now(), thread_cpu("records")?);
-    let mut waiting = 0;
+    let mut acked = Seq(0);
     for batch in batches {
-        partner.send(Data::Batch(batch));
-        waiting += 1;
-        if waiting == WINDOW {
-            partner.acknowledged()?;
-            waiting -= 1;
+        let from = batch.from;
+        while from.0 - acked.0 >= WINDOW {
+            acked = partner.acknowledged()?;
         }
+        partner.send(Data::Batch(batch));
     }
-    (0..waiting).try_for_each(|_| partner.acknowledged())?;
+    while acked < from {
+        acked = partner.acknowledged()?;
+    }
     let cost = Cost { wall: wall.elapsed().as_secs_f64(), cpu: thread_cpu("records")? - cpu };
     worker.join();
     Ok(cost)
@@ -242,9 +243,15 @@ impl Partner<'_> {
         self.send(Data::Compare { database: name(), run: 1, step });
     }
 
-    fn acknowledged(&self) -> Result<()> {
-        let answer = self.next()?;
-        ensure!(matches!(answer, Data::Ack { .. }), "no acknowledgement: {answer:?}");
-        Ok(())
+    /// Up to where everything is applied now.
+    fn acknowledged(&self) -> Result<Seq> {
+        match self.next()? {
+            Data::Ack { to, .. } => Ok(to),
+            other @ (Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Batch(_)
+            | Data::Compare { .. }) => bail!("no acknowledgement: {other:?}"),
+        }
     }
 }

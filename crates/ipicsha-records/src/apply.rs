@@ -1,8 +1,10 @@
-//! Applies what the partner sent: one transaction, exactly once, losers journaled first.
+//! Applies what the partner sent: in one transaction, exactly once, losers journaled first.
 //!
 //! Decides per record by the core's last-writer-wins rule whether the incoming version is taken.
 //! Must not know connections, batching or repair order. Writes go through a connection without
 //! triggers; how they collide with UNIQUE rules is the business of `place`.
+
+use std::time::{Duration, Instant};
 
 use ipicsha_core::{
     data::{Applied, Batch, Change, Key, Value},
@@ -12,7 +14,7 @@ use ipicsha_core::{
 };
 
 use crate::{
-    capture::{self, Captured},
+    capture::{self, Captured, Meta},
     database::{Database, SHORT},
     error::{AtPath as _, Error},
     fault::{self, Mutant, Step},
@@ -49,31 +51,92 @@ impl Setting<'_> {
 /// What became of one step.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The whole batch is applied.
-    pub(crate) finished: bool,
+    /// So many of the batches are applied as a whole.
+    pub(crate) finished: usize,
     pub(crate) losers: Vec<Loser>,
 }
 
-/// Applies up to `limit` rows of `batch` that are not applied yet.
-pub(crate) fn apply_batch(
+/// How long one transaction goes on taking batches: larger ones write each page of the file once,
+/// but the worker answers nobody meanwhile.
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// Applies batches in one transaction, of the last one up to `limit` rows that are not applied yet.
+/// Where versions can be concurrent only the first is taken: what it decides must be stored before
+/// the next one is judged.
+pub(crate) fn apply_batches<'a>(
     database: &mut Database,
     setting: &mut Setting<'_>,
-    batch: &Batch,
+    batches: impl IntoIterator<Item = &'a Batch>,
     limit: usize,
 ) -> Result<Outcome, Error> {
-    let applied = check(database, batch)?;
-    if batch.to <= applied.seq {
-        return Ok(Outcome { finished: true, losers: Vec::new() });
-    }
-    let mut due = batch.rows.iter().filter(|row| row.seq > applied.seq);
-    let rows: Vec<_> = due.by_ref().take(limit).collect();
-    let finished = due.next().is_none();
-    let to = if finished { batch.to } else { rows.last().map_or(batch.to, |row| row.seq) };
-    let mut meta = database.meta;
-    meta.applied = Some(Applied { seq: to, ..applied });
-    meta.partner_base = meta.partner_base.max(batch.base);
+    let started = Instant::now();
     let done = database.transaction(SHORT, |database| {
         setting.dirty.refresh(&database.writer, database)?;
+        let one_sided = setting.dirty.is_empty() && setting.received.is_none();
+        let mut done = Done::new(database.meta);
+        for batch in batches {
+            let whole = done.add(database, setting, batch, limit)?;
+            done.finished += usize::from(whole);
+            if !whole || !one_sided || started.elapsed() >= LONGEST {
+                break;
+            }
+        }
+        fault::crash_at(Step::Written)?;
+        for (_, seq) in done.superseded.iter().filter(|_| !forgets()) {
+            supersede(&database.writer, *seq).at(&database.path)?;
+        }
+        if !done.losers.is_empty() {
+            setting.journal.store(setting.name, &done.losers)?;
+        }
+        fault::crash_at(Step::Journaled)?;
+        if !fault::is(Mutant::PointerApart) {
+            capture::write_meta(&database.writer, &done.meta).at(&database.path)?;
+        }
+        Ok(done)
+    })?;
+    fault::crash_at(Step::Committed)?;
+    if fault::is(Mutant::PointerApart) {
+        capture::write_meta(&database.writer, &done.meta).at(&database.path)?;
+    }
+    database.meta = done.meta;
+    done.superseded
+        .iter()
+        .filter(|_| !fault::is(Mutant::SupersededSent))
+        .for_each(|(record, _)| setting.dirty.remove(record));
+    setting.note_received(done.seen);
+    Ok(Outcome { finished: done.finished, losers: done.losers })
+}
+
+/// What one transaction has done so far.
+struct Done {
+    meta: Meta,
+    finished: usize,
+    losers: Vec<Loser>,
+    superseded: Vec<(Record, Seq)>,
+    seen: Vec<Record>,
+}
+
+impl Done {
+    fn new(meta: Meta) -> Self {
+        Self { meta, finished: 0, losers: Vec::new(), superseded: Vec::new(), seen: Vec::new() }
+    }
+
+    /// Applies up to `limit` rows of one batch; `false`: rows are left.
+    fn add(
+        &mut self,
+        database: &Database,
+        setting: &Setting<'_>,
+        batch: &Batch,
+        limit: usize,
+    ) -> Result<bool, Error> {
+        let applied = check(&self.meta, batch)?;
+        if batch.to <= applied.seq {
+            return Ok(true);
+        }
+        let mut due = batch.rows.iter().filter(|row| row.seq > applied.seq);
+        let rows: Vec<_> = due.by_ref().take(limit).collect();
+        let whole = due.next().is_none();
+        let to = if whole { batch.to } else { rows.last().map_or(batch.to, |row| row.seq) };
         let mut verdicts = Verdicts::default();
         for row in rows {
             let captured = table_of(database, batch, row.table)?;
@@ -82,7 +145,7 @@ pub(crate) fn apply_batch(
             let write = Write::new(captured, key, columns, stamp, row.seq);
             verdicts.judge(database, setting, batch, write)?;
         }
-        let Verdicts { writes, mut losers, superseded, seen } = verdicts;
+        let Verdicts { writes, losers, superseded, seen } = verdicts;
         let rule = Rule::LastWriter {
             dirty: setting.dirty,
             base: batch.base,
@@ -90,33 +153,17 @@ pub(crate) fn apply_batch(
             partner: batch.origin,
             keep_overwritten: setting.received.is_some(),
         };
-        losers.extend(place::execute(database, &writes, &rule)?.losers);
-        fault::crash_at(Step::Written)?;
-        for (_, seq) in superseded.iter().filter(|_| !forgets()) {
-            supersede(&database.writer, *seq).at(&database.path)?;
-        }
+        self.losers.extend(losers);
+        self.losers.extend(place::execute(database, &writes, &rule)?.losers);
         raise_sequences(database, batch)?;
-        if !losers.is_empty() {
-            setting.journal.store(setting.name, &losers)?;
+        self.superseded.extend(superseded);
+        if setting.received.is_some() {
+            self.seen.extend(seen);
         }
-        fault::crash_at(Step::Journaled)?;
-        if !fault::is(Mutant::PointerApart) {
-            capture::write_meta(&database.writer, &meta).at(&database.path)?;
-        }
-        Ok((losers, superseded, seen))
-    });
-    let (losers, superseded, seen) = done?;
-    fault::crash_at(Step::Committed)?;
-    if fault::is(Mutant::PointerApart) {
-        capture::write_meta(&database.writer, &meta).at(&database.path)?;
+        self.meta.applied = Some(Applied { seq: to, ..applied });
+        self.meta.partner_base = self.meta.partner_base.max(batch.base);
+        Ok(whole)
     }
-    database.meta = meta;
-    superseded
-        .iter()
-        .filter(|_| !fault::is(Mutant::SupersededSent))
-        .for_each(|(record, _)| setting.dirty.remove(record));
-    setting.note_received(seen);
-    Ok(Outcome { finished, losers })
 }
 
 /// What a change is about; its shape must be the table's.
@@ -151,8 +198,8 @@ fn forgets() -> bool {
 }
 
 /// The position the batch must continue.
-fn check(database: &Database, batch: &Batch) -> Result<Applied, Error> {
-    match database.meta.applied {
+fn check(meta: &Meta, batch: &Batch) -> Result<Applied, Error> {
+    match meta.applied {
         Some(applied) if applied.origin != batch.origin => {
             Err(Error::Mismatch("a batch of another history"))
         }

@@ -61,8 +61,8 @@ pub(crate) enum Session {
 /// A running exchange.
 pub(crate) struct Attached {
     pub(crate) sent_to: Seq,
-    /// Ends of batches that are not acknowledged.
-    pub(crate) in_flight: VecDeque<Seq>,
+    /// Ends and sizes in bytes of batches that are not acknowledged.
+    pub(crate) in_flight: VecDeque<(Seq, usize)>,
     pub(crate) tables: BTreeSet<String>,
     pub(crate) held: Vec<SkippedTable>,
     /// For the comparison this exchange begins with.
@@ -108,6 +108,8 @@ pub(crate) struct Engine {
     pub(crate) session: Session,
     pub(crate) inbox: VecDeque<Data>,
     pub(crate) work_after: Instant,
+    /// The last batches could not be applied together.
+    pub(crate) apply_alone: bool,
     pub(crate) dirty: Dirty,
     pub(crate) received: Option<Received>,
     pub(crate) acked: Seq,
@@ -162,6 +164,7 @@ impl Engine {
             session: Session::Detached,
             inbox: VecDeque::new(),
             work_after: now,
+            apply_alone: false,
             dirty: Dirty::default(),
             received: None,
             acked: Seq(0),

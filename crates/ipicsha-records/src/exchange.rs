@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{Attach, CompareStep, Data, LogExtent, Origin, Schema, Standing, TableState},
+    data::{Attach, Batch, CompareStep, Data, LogExtent, Origin, Schema, Standing, TableState},
     id::Seq,
     license::LicensedRole,
 };
@@ -30,8 +30,9 @@ use crate::{
     worker::Writes,
 };
 
-/// Batches that may be unacknowledged.
-const WINDOW: usize = 8;
+/// Batches and bytes that may be unacknowledged: enough for the partner to apply many at once.
+const WINDOW: usize = 64;
+const WINDOW_BYTES: usize = 16 << 20;
 /// Rows applied at a time while the application writes here, too.
 const SHARED_ROWS: usize = 20;
 /// How long received messages are worked off before commands are looked at again.
@@ -129,7 +130,7 @@ impl Engine {
             return Err(Error::Mismatch("an acknowledgement of what was not sent"));
         }
         self.acked = self.acked.max(to);
-        while attached.in_flight.front().is_some_and(|end| *end <= to) {
+        while attached.in_flight.front().is_some_and(|(end, _)| *end <= to) {
             attached.in_flight.pop_front();
         }
         self.dirty.prune(floor(self.acked, &self.inbox));
@@ -169,30 +170,51 @@ impl Engine {
         match data {
             // Of the exchange before: applied now it would move the position just told.
             Data::Batch(_) | Data::Compare { .. } | Data::Undo { .. } if !attached => Ok(true),
-            Data::Batch(batch) => {
-                let started = Instant::now();
-                let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
-                let limit = if shared { SHARED_ROWS } else { usize::MAX };
-                let (database, mut setting) = self.parts()?;
-                let outcome = apply::apply_batch(database, &mut setting, batch, limit)?;
-                let to = database.meta.applied.map_or(batch.to, |applied| applied.seq);
-                self.note_losers(&outcome.losers);
-                if outcome.finished {
-                    let (database, origin) = (batch.database.clone(), batch.origin);
-                    self.send(Data::Ack { database, origin, to });
-                }
-                if shared {
-                    // Without a pause two applications got 5 changes through in 4 s.
-                    self.work_after = Instant::now() + started.elapsed();
-                }
-                Ok(outcome.finished)
-            }
+            Data::Batch(batch) => self.apply(batch),
             Data::Compare { run, step, .. } => self.compare_step(*run, step).map(|()| true),
             Data::Undo { run, step, .. } => self.undo_step(*run, step).map(|()| true),
             Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
             Data::Schema { schema, .. } => self.take_schema(schema).map(|()| true),
             Data::Invite { .. } | Data::Ack { .. } => Ok(true),
         }
+    }
+
+    /// Applies a batch, on a standby with those that wait behind it.
+    fn apply(&mut self, batch: &Batch) -> Result<bool, Error> {
+        let started = Instant::now();
+        let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
+        let limit = if shared { SHARED_ROWS } else { usize::MAX };
+        // After a failure one at a time, so that a bad one does not hold up those before it.
+        let alone = shared || std::mem::take(&mut self.apply_alone);
+        let waiting = std::mem::take(&mut self.inbox);
+        let following = waiting.iter().map_while(|data| match data {
+            Data::Batch(batch) if !alone => Some(batch),
+            Data::Batch(_)
+            | Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Ack { .. }
+            | Data::Compare { .. } => None,
+        });
+        let applied = self.parts().and_then(|(database, mut setting)| {
+            let batches = std::iter::once(batch).chain(following);
+            let outcome = apply::apply_batches(database, &mut setting, batches, limit)?;
+            Ok((outcome, database.meta.applied.map_or(batch.to, |applied| applied.seq)))
+        });
+        self.inbox = waiting;
+        self.apply_alone = applied.is_err();
+        let (outcome, to) = applied?;
+        self.note_losers(&outcome.losers);
+        self.inbox.drain(..outcome.finished.saturating_sub(1));
+        if outcome.finished > 0 {
+            let (database, origin) = (batch.database.clone(), batch.origin);
+            self.send(Data::Ack { database, origin, to });
+        }
+        if shared {
+            // Without a pause two applications got 5 changes through in 4 s.
+            self.work_after = Instant::now() + started.elapsed();
+        }
+        Ok(outcome.finished > 0)
     }
 
     fn answer_attach(&mut self, theirs: &Attach) -> Result<(), Error> {
@@ -320,7 +342,9 @@ impl Engine {
         let Session::Attached(attached) = &mut self.session else { return Ok(()) };
         let Some(database) = &self.database else { return Ok(()) };
         let mut synced = false;
+        let mut bytes: usize = attached.in_flight.iter().map(|(_, bytes)| bytes).sum();
         while attached.in_flight.len() < WINDOW
+            && bytes < WINDOW_BYTES
             && (self.unread || attached.sent_to < self.dirty.scanned_to())
         {
             let dirty = &mut self.dirty;
@@ -340,13 +364,14 @@ impl Engine {
                 dirty.batch(db, database, &attached.tables, name, from, limit).map(Some)
             })?;
             self.unread = !current;
-            let Some(batch) = batch else { break };
+            let Some((batch, size)) = batch else { break };
             if read || !synced {
                 self.wal.sync()?;
                 synced = true;
             }
             attached.sent_to = batch.to;
-            attached.in_flight.push_back(batch.to);
+            attached.in_flight.push_back((batch.to, size));
+            bytes += size;
             (self.events)(Event::Send(Data::Batch(batch)));
         }
         Ok(())

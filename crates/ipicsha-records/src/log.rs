@@ -99,6 +99,11 @@ impl Dirty {
         self.nameless.iter().copied()
     }
 
+    /// No own change is held.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_seq.is_empty()
+    }
+
     /// The newest entry read.
     pub(crate) fn scanned_to(&self) -> Seq {
         Seq(self.scanned_to)
@@ -189,7 +194,8 @@ impl Dirty {
         }
     }
 
-    /// Reads the next batch behind `from`; call `refresh` on the same snapshot before.
+    /// Reads the next batch behind `from`, and its size in bytes; call `refresh` on the same snapshot
+    /// before.
     pub(crate) fn batch(
         &self,
         db: &Connection,
@@ -198,7 +204,7 @@ impl Dirty {
         name: &DatabaseName,
         from: Seq,
         limit: usize,
-    ) -> Result<Batch, Error> {
+    ) -> Result<(Batch, usize), Error> {
         let mut batch = Batch {
             database: name.clone(),
             origin: database.meta.origin,
@@ -234,7 +240,7 @@ impl Dirty {
             batch.rows.push(Row { table, seq: Seq(*seq), wall: pending.stamp(), change });
         }
         batch.sequences = sequence::of_batch(db, database, &batch.tables).at(&database.path)?;
-        Ok(batch)
+        Ok((batch, bytes))
     }
 }
 

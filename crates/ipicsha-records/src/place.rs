@@ -4,6 +4,8 @@
 //! come from. A set of versions is consistent in itself (one snapshot of the sender), so within it
 //! only the order can collide; a collision with a record outside needs a rule.
 
+use std::collections::HashMap;
+
 use ipicsha_core::{
     data::{Columns, Key, Origin, Value},
     id::Seq,
@@ -63,37 +65,100 @@ pub(crate) fn execute(
     writes: &[Write<'_>],
     rule: &Rule<'_>,
 ) -> Result<Placed, Error> {
-    let db = &database.writer;
-    db.execute_batch("SAVEPOINT ipicsha").at(&database.path)?;
     let mut placed = Placed::default();
-    let collided = writes.iter().try_fold(false, |collided, write| {
-        if collided { Ok(true) } else { collides(database, write) }
-    })?;
+    let mut statements = Statements::default();
+    let mut collided = false;
+    for write in writes {
+        if collides(database, &mut statements, write)? {
+            collided = true;
+            break;
+        }
+    }
     if collided {
-        // Two records may have swapped a UNIQUE value: all out first, then all in.
-        db.execute_batch("ROLLBACK TO ipicsha").at(&database.path)?;
+        // Two records may have swapped a UNIQUE value: all out first, then all in. That ends the
+        // same whether or not some are in already, so there is no need for a savepoint, for which
+        // SQLite would copy every page it changes.
         for write in writes {
             delete(database, write.captured, &write.key)?;
         }
         for write in writes.iter().filter(|write| write.columns.is_some()) {
-            if collides(database, write)? {
-                settle(database, write, rule, &mut placed)?;
+            if collides(database, &mut statements, write)? {
+                settle(database, &mut statements, write, rule, &mut placed)?;
             }
         }
     }
-    db.execute_batch("RELEASE ipicsha").at(&database.path)?;
     Ok(placed)
 }
 
 /// Writes one version; `true` when a UNIQUE rule refused it.
-fn collides(database: &Database, write: &Write<'_>) -> Result<bool, Error> {
+fn collides(
+    database: &Database,
+    statements: &mut Statements,
+    write: &Write<'_>,
+) -> Result<bool, Error> {
     let Some(columns) = write.columns else {
         return delete(database, write.captured, &write.key).map(|()| false);
     };
-    match run(database, &write.captured.table.sql.upsert, columns) {
+    match statements.put(database, write, columns) {
         Err(error) if is_unique(&error) => Ok(true),
         result => result.at(&database.path).map(|()| false),
     }
+}
+
+/// The texts of updates by what they set, so that they are not put together for every record.
+#[derive(Default)]
+struct Statements {
+    updates: HashMap<(u32, u128), String>,
+}
+
+impl Statements {
+    /// Makes the record what `columns` say. Only what differs is set: an index of the application
+    /// over other columns is not touched then, which is half of the work.
+    fn put(
+        &mut self,
+        database: &Database,
+        write: &Write<'_>,
+        columns: &[Value],
+    ) -> rusqlite::Result<()> {
+        let table = &write.captured.table;
+        if columns.len() > u128::BITS as usize {
+            return run(database, &table.sql.upsert, columns);
+        }
+        let Some(differing) = differing(database, write, columns)? else {
+            return run(database, &table.sql.insert, columns);
+        };
+        if differing == 0 {
+            return Ok(());
+        }
+        let sql = self
+            .updates
+            .entry((write.captured.t, differing))
+            .or_insert_with(|| table.update_sql(|index| differing & (1 << index) != 0));
+        let mut statement = database.writer.prepare_cached(sql)?;
+        let set = columns.iter().enumerate().filter(|(index, _)| differing & (1 << index) != 0);
+        bind(&mut statement, 1, set.map(|(_, value)| value))?;
+        bind(&mut statement, differing.count_ones() as usize + 1, &write.key)?;
+        statement.raw_execute().map(drop)
+    }
+}
+
+/// Which columns of the record are another value here, bit by bit; `None`: it is not here.
+fn differing(
+    database: &Database,
+    write: &Write<'_>,
+    columns: &[Value],
+) -> rusqlite::Result<Option<u128>> {
+    let mut statement = database.writer.prepare_cached(&write.captured.table.sql.select)?;
+    bind(&mut statement, 1, &write.key)?;
+    let mut rows = statement.raw_query();
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut differing = 0;
+    for (index, value) in columns.iter().enumerate() {
+        if !value::is_same(value, row.get_ref(index)?) {
+            differing |= 1 << index;
+        }
+    }
+    Ok(Some(differing))
 }
 
 fn delete(database: &Database, captured: &Captured, key: &[Value]) -> Result<(), Error> {
@@ -109,6 +174,7 @@ fn run(database: &Database, sql: &str, values: &[Value]) -> rusqlite::Result<()>
 /// A version collides with records outside the set.
 fn settle(
     database: &Database,
+    statements: &mut Statements,
     write: &Write<'_>,
     rule: &Rule<'_>,
     placed: &mut Placed,
@@ -132,7 +198,7 @@ fn settle(
         delete(database, write.captured, &key)?;
         placed.losers.extend(loser.map(|loser| *loser));
     }
-    if collides(database, write)? {
+    if collides(database, statements, write)? {
         return Err(Error::Unplaceable {
             path: database.path.clone(),
             table: write.captured.table.name.clone(),

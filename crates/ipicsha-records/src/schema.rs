@@ -103,6 +103,22 @@ impl Table {
             .collect()
     }
 
+    /// Sets the columns that are `wanted`, in their order, then finds the record by its key.
+    pub(crate) fn update_sql(&self, wanted: impl Fn(usize) -> bool) -> String {
+        let set: Vec<String> = self
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| wanted(*index))
+            .zip(1..)
+            .map(|((_, name), n)| format!("{}=?{n}", quote(name)))
+            .collect();
+        let key = self.ordered_key().into_iter().zip(set.len() + 1..);
+        let key: Vec<String> = key.map(|(name, n)| format!("{name} = ?{n}")).collect();
+        let (table, set) = (quote(&self.name), set.join(","));
+        format!("UPDATE OR ABORT {table} SET {set} WHERE {}", key.join(" AND "))
+    }
+
     fn build_sql(&self) -> TableSql {
         let table = quote(&self.name);
         let columns = self.column_list();

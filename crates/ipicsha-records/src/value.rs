@@ -90,6 +90,19 @@ fn as_ref(value: &Value) -> ValueRef<'_> {
     }
 }
 
+/// Whether both are the same storage class with the same bits.
+pub(crate) fn is_same(a: &Value, b: ValueRef<'_>) -> bool {
+    match (a, b) {
+        (Value::Null, ValueRef::Null) => true,
+        (Value::Integer(a), ValueRef::Integer(b)) => *a == b,
+        (Value::Real(a), ValueRef::Real(b)) => a.to_bits() == b.to_bits(),
+        (Value::Text(a), ValueRef::Text(b)) | (Value::Blob(a), ValueRef::Blob(b)) => a == b,
+        (Value::Null | Value::Integer(_) | Value::Real(_) | Value::Text(_) | Value::Blob(_), _) => {
+            false
+        }
+    }
+}
+
 /// Hash over the encoding of a row.
 pub(crate) fn hash(encoded: &[u8]) -> RowHash {
     short(&blake3::hash(encoded))

@@ -11,12 +11,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, ModifyKind},
 };
+
+/// Between two events, when they come one after the other.
+const REST: Duration = Duration::from_millis(1);
 
 /// Watches one database file; stops when dropped.
 pub(crate) struct Watch {
@@ -54,13 +59,22 @@ impl Watch {
             is_change(event.kind)
                 && event.paths.iter().any(|path| path.file_name().is_some_and(ours))
         };
+        let mut rang = Instant::now();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 // An error (queue overflow) may hide a change.
-                let rings = event.as_ref().map_or(true, &concerns);
-                if rings && !alarm.0.swap(true, Ordering::SeqCst) {
+                if !event.as_ref().map_or(true, &concerns) {
+                    return;
+                }
+                if !alarm.0.swap(true, Ordering::SeqCst) {
                     ring();
                 }
+                // Every page written is an event. While this thread sleeps the kernel merges equal
+                // ones; the worker goes on looking for much longer.
+                if rang.elapsed() < REST {
+                    thread::sleep(REST);
+                }
+                rang = Instant::now();
             })?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         watcher.watch(directory.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;

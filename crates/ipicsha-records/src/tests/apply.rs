@@ -55,6 +55,44 @@ fn a_batch_counts_once_and_what_does_not_fit_is_refused() {
 }
 
 #[test]
+fn batches_are_applied_together_unless_own_changes_may_be_concurrent() {
+    let (mut a, mut b) = pair(T);
+    let batches: Vec<_> = (1..=5)
+        .map(|id| {
+            a.write(&format!("INSERT INTO t VALUES({id},'v')"), id);
+            let batch = a.batch(usize::MAX);
+            a.acked = batch.to;
+            batch
+        })
+        .collect();
+    let [first, second, third, fourth, fifth] = &batches[..] else { panic!("five") };
+    assert_eq!(b.apply_all(&[first, second], usize::MAX).unwrap(), 2);
+    assert_eq!((v(&b).as_str(), b.applied()), ("1=v,2=v", second.to));
+    let gap = b.apply_all(&[third, fifth], usize::MAX);
+    assert!(matches!(gap, Err(Error::Mismatch(_))), "a gap behind the first");
+    assert_eq!((v(&b).as_str(), b.applied()), ("1=v,2=v", second.to), "all or nothing");
+    // What is decided about the first must be stored before the second is judged.
+    b.write("INSERT INTO t VALUES(9,'own')", 9);
+    assert_eq!(b.apply_all(&[third, fourth], usize::MAX).unwrap(), 1);
+    assert_eq!((v(&b).as_str(), b.applied()), ("1=v,2=v,3=v,9=own", third.to));
+}
+
+#[test]
+fn only_what_differs_is_written() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c);
+                  INSERT INTO t VALUES(1, 0.0, 'x', NULL)";
+    let (mut a, mut b) = pair(schema);
+    a.write("UPDATE t SET a=-0.0, b=b, c=x'00' WHERE id=1", 1);
+    exchange(&mut a, &mut b);
+    let read = "SELECT group_concat(quote(a)||typeof(a)||b||quote(c)) FROM t";
+    assert_eq!(one::<String>(a.path(), read), one::<String>(b.path(), read));
+    let columns = |index| index == 1 || index == 3;
+    let captured = b.database.table("t").unwrap();
+    let expected = "UPDATE OR ABORT \"t\" SET \"a\"=?1,\"c\"=?2 WHERE \"id\" = ?3";
+    assert_eq!(captured.table.update_sql(columns), expected);
+}
+
+#[test]
 fn a_batch_applied_in_pieces_is_resumed_after_a_crash() {
     let (mut a, mut b) = pair(T);
     a.write("INSERT INTO t VALUES(1,'a'),(2,'b'),(3,'c')", 1);

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::{
     Command, CommandSender, ConflictSummary, DatabaseStatus, Error, Event, Gate, Journal,
     JournalEntry, JournalFilter, Journaling, Worker, WorkerConfig, Writes,
-    apply::{Setting, apply_batch},
+    apply::{Setting, apply_batches},
     database::Database,
     log::{BATCH_ROWS, Dirty},
 };
@@ -436,10 +436,16 @@ impl Node {
                 dirty.batch(db, database, &tables, &name, from, limit.min(BATCH_ROWS))
             })
             .unwrap()
+            .0
     }
 
-    /// Applies up to `limit` rows of a batch.
+    /// Applies up to `limit` rows of a batch; whether that was all of it.
     pub(crate) fn apply(&mut self, batch: &Batch, limit: usize) -> Result<bool, Error> {
+        self.apply_all(&[batch], limit).map(|finished| finished == 1)
+    }
+
+    /// Applies batches at once; how many as a whole.
+    pub(crate) fn apply_all(&mut self, batches: &[&Batch], limit: usize) -> Result<usize, Error> {
         let name = DatabaseName("app".into());
         let mut setting = Setting {
             name: &name,
@@ -448,7 +454,8 @@ impl Node {
             dirty: &mut self.dirty,
             received: None,
         };
-        apply_batch(&mut self.database, &mut setting, batch, limit).map(|outcome| outcome.finished)
+        let batches = batches.iter().copied();
+        apply_batches(&mut self.database, &mut setting, batches, limit).map(|done| done.finished)
     }
 
     pub(crate) fn applied(&self) -> Seq {
