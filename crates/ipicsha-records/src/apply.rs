@@ -62,7 +62,7 @@ const LONGEST: Duration = Duration::from_millis(250);
 
 /// Applies batches in one transaction, of the last one up to `limit` rows that are not applied yet.
 /// Where versions can be concurrent only the first is taken: what it decides must be stored before
-/// the next one is judged.
+/// the next one is judged. The caller makes it durable before it tells the partner.
 pub(crate) fn apply_batches<'a>(
     database: &mut Database,
     setting: &mut Setting<'_>,
@@ -70,7 +70,7 @@ pub(crate) fn apply_batches<'a>(
     limit: usize,
 ) -> Result<Outcome, Error> {
     let started = Instant::now();
-    let done = database.transaction(SHORT, |database| {
+    let done = database.transaction_unsynced(SHORT, |database| {
         setting.dirty.refresh(&database.writer, database)?;
         let one_sided = setting.dirty.is_empty() && setting.received.is_none();
         let mut done = Done::new(database.meta);

@@ -186,6 +186,19 @@ impl Database {
         result
     }
 
+    /// The same, but the commit does not wait for the disk: until the `-wal` is synced a power cut
+    /// can take all of it, though never a part.
+    pub(crate) fn transaction_unsynced<T>(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.writer.execute_batch("PRAGMA synchronous=NORMAL").at(&self.path)?;
+        let result = self.transaction(patience, work);
+        self.writer.execute_batch("PRAGMA synchronous=FULL").at(&self.path)?;
+        result
+    }
+
     /// Runs `work` on one read snapshot of the reader.
     pub(crate) fn snapshot<T>(
         &self,

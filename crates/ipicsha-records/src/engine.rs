@@ -36,9 +36,10 @@ use crate::{
     worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
 };
 
-/// How long to look for the commit after an event, and how often.
+/// How long to look for the commit after an event, and how often at first. Later looks are further
+/// apart: an eighth of the time since the event, so a commit is seen when it is an eighth late.
 const ALARM: Duration = Duration::from_millis(40);
-const ALARM_STEP: Duration = Duration::from_micros(500);
+const ALARM_STEP: Duration = Duration::from_micros(50);
 /// How often to look without an event.
 const SAFETY: Duration = Duration::from_millis(250);
 /// How often a failed opening is tried again.
@@ -193,7 +194,12 @@ impl Engine {
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         let rollback = self.database.as_ref().is_some_and(|database| database.keeps_rollback);
         let step = if rollback { rollback::ALARM_STEP } else { ALARM_STEP };
-        let mut at = if now < self.alarm_until { now + step } else { self.look_at };
+        let mut at = if now < self.alarm_until {
+            let since = ALARM.saturating_sub(self.alarm_until.duration_since(now));
+            now + step.max(since / 8)
+        } else {
+            self.look_at
+        };
         if !self.inbox.is_empty() && self.switchover.is_none() {
             at = at.min(self.work_after);
         }

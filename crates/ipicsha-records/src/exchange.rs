@@ -194,7 +194,8 @@ impl Engine {
             | Data::Attach(_)
             | Data::Schema { .. }
             | Data::Ack { .. }
-            | Data::Compare { .. } => None,
+            | Data::Compare { .. }
+            | Data::Undo { .. } => None,
         });
         let applied = self.parts().and_then(|(database, mut setting)| {
             let batches = std::iter::once(batch).chain(following);
@@ -206,6 +207,8 @@ impl Engine {
         let (outcome, to) = applied?;
         self.note_losers(&outcome.losers);
         self.inbox.drain(..outcome.finished.saturating_sub(1));
+        // Readers here see the records already; the partner forgets them only once they are durable.
+        self.wal.sync()?;
         if outcome.finished > 0 {
             let (database, origin) = (batch.database.clone(), batch.origin);
             self.send(Data::Ack { database, origin, to });
