@@ -251,7 +251,8 @@ impl Partner<'_> {
             | Data::Attach(_)
             | Data::Schema { .. }
             | Data::Batch(_)
-            | Data::Compare { .. }) => bail!("no acknowledgement: {other:?}"),
+            | Data::Compare { .. }
+            | Data::Undo { .. }) => bail!("no acknowledgement: {other:?}"),
         }
     }
 }

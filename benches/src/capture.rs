@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use ipicsha_core::{id::DatabaseName, license::LicensedRole};
-use ipicsha_records::{Command, Event, Worker, WorkerConfig};
+use ipicsha_records::{Command, Event, Journaling, Worker, WorkerConfig};
 use rusqlite::{Connection, params};
 use serde_json::json;
 
@@ -156,6 +156,7 @@ pub(crate) fn spawn(
         journal_path: folder.join("journal"),
         rank,
         create_if_missing: false,
+        journaling: Journaling::Wal,
     };
     // Nobody listens any more at the end.
     Ok(Worker::spawn(config, Box::new(move |event| drop(events.send(event))))?)
