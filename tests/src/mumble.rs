@@ -1,5 +1,5 @@
 //! Mumble's server, a voice chat server on SQLite that nobody here wrote: unpacked unmodified from
-//! Debian's package, run as a service of the pair, used over its own protocol.
+//! the package of Debian 12, run as a service of the pair, used over its own protocol.
 
 use std::{
     fs::{self, File},

@@ -187,12 +187,16 @@ impl Database {
     }
 
     /// The same, but the commit does not wait for the disk: until the `-wal` is synced a power cut
-    /// can take all of it, though never a part.
+    /// can take all of it, though never a part. In a rollback mode it does wait: there a part could be
+    /// missing, which is damage.
     pub(crate) fn transaction_unsynced<T>(
         &mut self,
         patience: Duration,
         work: impl FnOnce(&mut Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if self.journal_mode()? != "wal" {
+            return self.transaction(patience, work);
+        }
         self.writer.execute_batch("PRAGMA synchronous=NORMAL").at(&self.path)?;
         let result = self.transaction(patience, work);
         self.writer.execute_batch("PRAGMA synchronous=FULL").at(&self.path)?;

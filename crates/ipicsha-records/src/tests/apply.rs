@@ -7,8 +7,9 @@ use ipicsha_core::{
 };
 
 use crate::{
-    Error, JournalKind,
-    tests::support::{Node, dump, exchange, one},
+    Error, JournalKind, Journaling,
+    database::{Database, PATIENT},
+    tests::support::{Node, dump, exchange, one, sql},
 };
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)";
@@ -99,7 +100,7 @@ fn a_batch_applied_in_pieces_is_resumed_after_a_crash() {
     let batch = a.batch(usize::MAX);
     assert!(!b.apply(&batch, 2).unwrap());
     assert_eq!((v(&b).as_str(), b.applied()), ("1=a,2=b", Seq(2)));
-    b.database = crate::database::Database::open(&b.database.path.clone(), 100_000).unwrap();
+    b.database = Database::open(&b.database.path.clone(), 100_000).unwrap();
     assert!(b.apply(&batch, 2).unwrap());
     assert_eq!((v(&b).as_str(), b.applied()), ("1=a,2=b,3=c", Seq(3)));
 }
@@ -200,7 +201,7 @@ fn a_conflict_applied_twice_is_journaled_once() {
     b.apply(&batch, usize::MAX).unwrap();
     // As after a crash between the commit of the journal and that of the database.
     b.app.execute_batch("UPDATE _ipicsha_meta SET partner_applied=0").unwrap();
-    b.database = crate::database::Database::open(&b.database.path.clone(), 100_000).unwrap();
+    b.database = Database::open(&b.database.path.clone(), 100_000).unwrap();
     b.apply(&batch, usize::MAX).unwrap();
     assert_eq!(b.losers().len(), 1);
 }
@@ -295,4 +296,25 @@ fn the_applications_triggers_and_cascades_do_not_run_twice() {
     assert_eq!(dump(a.path()), dump(b.path()));
     assert_eq!(one::<i64>(b.path(), "SELECT count FROM n"), 3);
     assert_eq!(one::<i64>(b.path(), "SELECT count(*) FROM c"), 1);
+}
+
+#[test]
+fn commits_do_not_wait_for_the_disk_only_where_a_power_cut_can_do_no_damage() {
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
+    let level = |database: &Database| -> i64 {
+        database.writer.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+    };
+    for (mode, during) in [("WAL", NORMAL), ("DELETE", FULL)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sqlite");
+        sql(&path, &format!("PRAGMA journal_mode={mode}; {T}"));
+        let mut database = Database::open_as(&path, 5000, Journaling::Keep).unwrap();
+        let seen = database.transaction_unsynced(PATIENT, |database| Ok(level(database)));
+        assert_eq!(seen.unwrap(), during, "{mode}");
+        let failed: Result<(), Error> = database
+            .transaction_unsynced(PATIENT, |_| Err(Error::Mismatch("a batch that does not fit")));
+        assert!(matches!(failed, Err(Error::Mismatch(_))));
+        assert_eq!(level(&database), FULL, "{mode}");
+    }
 }
