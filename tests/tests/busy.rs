@@ -104,7 +104,9 @@ fn without_busy_timeout_ten_thousand_deferred_transactions_meet_no_lock_either_w
 fn apart(pair: &Pair) -> Result<[Seen; 2]> {
     pair.network.cut()?;
     for side in Side::BOTH {
-        pair.server(side).wait("it is active", |status| status.role() == "active")?;
+        pair.server(side).wait("its writes are open", |status| {
+            status.role() == "active" && status.state() != "Taking Over"
+        })?;
     }
     let [a, b] = [start(&pair.alpha, "a")?, start(&pair.bravo, "b")?];
     a.wait_acked(WRITES / 5)?;

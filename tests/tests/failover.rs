@@ -64,7 +64,9 @@ fn spec_b2_b6_after_kill_9_the_standby_takes_over_after_d_and_the_old_active_fol
         pair.alpha.kill_everything()?;
         let before = writers.after_kill();
 
-        let status = pair.bravo.wait("it is active", |status| status.role() == "active")?;
+        let status = pair.bravo.wait("it has taken over", |status| {
+            status.role() == "active" && status.state() != "Taking Over"
+        })?;
         ensure!(status.state() == "Running in Backup Mode", "{status:?}");
         ensure!(status.reason() == "Peer Down", "{status:?}");
         let (silence, d) =
