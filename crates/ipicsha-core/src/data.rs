@@ -398,6 +398,15 @@ pub enum CompareStep {
         /// There is more behind the last one.
         more: bool,
     },
+    /// Primary: how far the comparison is, for those who look; not answered.
+    Progress {
+        /// How often everything is compared, this time included.
+        pass: u32,
+        /// Rows done in this pass.
+        rows: u64,
+        /// Of so many, where they were counted.
+        total: Option<u64>,
+    },
 }
 
 /// A version that lost in a repair, as the server that kept it tells of it.

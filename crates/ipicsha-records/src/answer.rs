@@ -15,6 +15,7 @@ use crate::{
     database::Database,
     error::{AtPath as _, Error},
     log::{BATCH_BYTES, read_row},
+    pace::{self, Pace},
     scan::{self, Span},
     schema::Table,
     session::Authorities,
@@ -34,6 +35,13 @@ pub(crate) struct Follower {
     current: u32,
     rows_compared: u64,
     differences: u64,
+    /// As the primary tells it.
+    pass: u32,
+    rows_done: u64,
+    total: Option<u64>,
+    pace: Pace,
+    /// The last question moved whole rows.
+    filling: bool,
 }
 
 impl Follower {
@@ -58,7 +66,23 @@ impl Follower {
             current: 0,
             rows_compared: 0,
             differences: 0,
+            pass: 1,
+            rows_done: 0,
+            total: None,
+            pace: Pace::default(),
+            filling: false,
         }
+    }
+
+    /// The primary tells how far it is.
+    pub(crate) fn note_progress(&mut self, pass: u32, rows: u64, total: Option<u64>) {
+        (self.pass, self.rows_done, self.total) = (pass, rows, total);
+        self.pace.note(Instant::now(), rows);
+    }
+
+    /// The question moves whole rows, or it does not.
+    pub(crate) fn note_filling(&mut self, filling: bool) {
+        self.filling = filling;
     }
 
     /// `Ready`, once.
@@ -160,10 +184,16 @@ impl Follower {
 
     /// What the status shows.
     pub(crate) fn progress(&self) -> RepairProgress {
+        let rate = self.pace.per_second(Instant::now());
+        let left = self.total.map(|total| total.saturating_sub(self.rows_done));
         RepairProgress {
             run: self.run,
             paused: false,
-            stage: stage(self.ready, 1, self.apply),
+            rows_done: self.rows_done,
+            rows_total: self.total,
+            rows_per_second: rate,
+            seconds_left: left.and_then(|left| pace::seconds(left, rate)),
+            stage: stage(self.ready, self.pass, self.apply, self.filling),
             table: self.tables.get(self.current as usize).cloned(),
             tables_done: self.current,
             tables_total: self.tables.len() as u32,

@@ -5,6 +5,8 @@
 //! `scan`, nor how messages travel. One question at a time, so the worker stays responsive and
 //! changes go on flowing between the steps.
 
+mod ask;
+
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
@@ -12,21 +14,19 @@ use std::{
 };
 
 use ipicsha_core::{
-    data::{CompareStep, Differences, Key, PrimaryVersion, RepairReport, TableReport},
+    data::{CompareStep, Differences, Key, RepairReport, TableReport},
     id::{DatabaseName, Seq},
 };
 
 use crate::{
     database::Database,
     error::{AtPath as _, Error},
-    log::{BATCH_BYTES, read_row},
-    rollback,
+    pace::{self, Pace},
     runs::Reached,
     scan::{self, Span},
     schema::Table,
     session::{Authorities, Authority},
     status::RepairProgress,
-    value,
 };
 
 const LARGE: u64 = 4096;
@@ -42,6 +42,10 @@ pub(crate) const ANSWER_KEYS: usize = 2000;
 /// How far a comparison is gets remembered after so many rows, or so much time.
 const SAVE_ROWS: u64 = 16_384;
 const SAVE: Duration = Duration::from_secs(1);
+/// Files up to this size are counted, for the time that is left.
+const COUNTED_BYTES: u64 = 1 << 30;
+/// How often the partner is told of the progress.
+const TELL: Duration = Duration::from_millis(500);
 /// How often everything is compared until nothing differs.
 const PASSES: u32 = 5;
 /// How long both logs may take to drain before the comparison begins.
@@ -87,6 +91,16 @@ pub(crate) struct Leader {
     /// Table and key before which everything is done, with the rows compared up to there.
     place: Option<(u32, Option<Key>)>,
     rows_before: u64,
+    /// The same, counted from the beginning of this pass.
+    rows_before_pass: u64,
+    rows_pass: u64,
+    /// Rows of all tables, where they could be counted.
+    total: Option<u64>,
+    counted: bool,
+    pace: Pace,
+    /// The last question moved whole rows.
+    filling: bool,
+    told_at: Option<Instant>,
     /// Rows compared since a place was last remembered, and when that was.
     rows_since: u64,
     saved_at: Instant,
@@ -127,6 +141,7 @@ impl Leader {
             reports: vec![Differences::default(); count],
             remaining: vec![0; count],
             rows_compared: 0,
+            rows_pass: 0,
         });
         Self {
             run,
@@ -151,6 +166,13 @@ impl Leader {
             rows_compared: reached.rows_compared,
             place: None,
             rows_before: reached.rows_compared,
+            rows_before_pass: reached.rows_pass,
+            rows_pass: reached.rows_pass,
+            total: None,
+            counted: false,
+            pace: Pace::default(),
+            filling: false,
+            told_at: None,
             rows_since: 0,
             saved_at: Instant::now(),
             tables,
@@ -180,6 +202,7 @@ impl Leader {
             reports: self.reports.clone(),
             remaining: self.remaining.clone(),
             rows_compared: self.rows_before,
+            rows_pass: self.rows_before_pass,
         })
     }
 
@@ -217,6 +240,10 @@ impl Leader {
         let drained = acked >= self.mark || Instant::now() >= self.deadline;
         if !self.ready || !drained {
             return Ok(Next::Wait);
+        }
+        if !self.counted {
+            self.counted = true;
+            self.total = self.count(database)?;
         }
         loop {
             let Some(name) = self.table().map(str::to_owned) else {
@@ -256,162 +283,25 @@ impl Leader {
         }
     }
 
-    fn ask_large(
-        &mut self,
-        database: &Database,
-        table: &Table,
-        span: Span,
-    ) -> Result<CompareStep, Error> {
-        self.reported.clear();
-        // Everything before this place has been worked off.
-        self.place = Some((self.current as u32, span.after.clone()));
-        self.rows_before = self.rows_compared;
-        let limit = if database.keeps_rollback { rollback::QUESTION } else { QUESTION };
-        let ranges = database
-            .snapshot(|db| scan::ranges(db, table, &span, LARGE, limit).at(&database.path))?;
-        let end = ranges.last().and_then(|range| range.upto.clone());
-        self.level = end.map(|end| Span { after: Some(end), upto: None });
-        let rows: u64 = ranges.iter().map(|range| range.count).sum();
-        self.rows_since += rows;
-        if self.pass == 1 {
-            self.rows_compared += rows;
-        }
-        Ok(self.ask_ranges(span.after, ranges))
-    }
-
-    fn ask_ranges(
-        &mut self,
-        after: Option<Key>,
-        ranges: Vec<ipicsha_core::data::Range>,
-    ) -> CompareStep {
-        let mut from = after.clone();
-        let spans = ranges.iter().map(|range| {
-            let after = std::mem::replace(&mut from, range.upto.clone());
-            (Span { after, upto: range.upto.clone() }, range.count)
-        });
-        self.asked = Asked::Ranges(spans.collect());
-        CompareStep::Ranges { table: self.current as u32, after, ranges }
-    }
-
-    /// A span that differs: cut it, list it, or take all its keys when one side has none.
-    fn descend(
-        &mut self,
-        database: &Database,
-        table: &Table,
-        span: Span,
-        mine: u64,
-        theirs: u64,
-    ) -> Result<Option<CompareStep>, Error> {
-        if self.fills(mine, theirs) {
-            return self.ask_fill(database, table, span, mine);
-        }
-        // Where one side's contents count, what only the other has is removed.
-        if self.apply && mine == 0 && !self.authorities.contains_key(&table.name) {
-            let (after, upto) = (span.after.clone(), span.upto.clone());
-            self.asked = Asked::Fetch(span);
-            return Ok(Some(CompareStep::Fetch { table: self.current as u32, after, upto }));
-        }
-        let at = |result: rusqlite::Result<_>| result.at(&database.path);
-        if theirs == 0 {
-            let keys = at(scan::keys(&database.reader, table, &span, LARGE as usize))?;
-            if keys.len() as u64 >= LARGE {
-                let after = keys.last().cloned();
-                self.spans.push((Span { after, upto: span.upto }, LARGE, 0));
-            }
-            self.keys.extend(keys.into_iter().map(|key| (key, false)));
+    /// Rows of all tables. Counting reads the whole file, so not where that takes noticeable time.
+    fn count(&self, database: &Database) -> Result<Option<u64>, Error> {
+        let length = std::fs::metadata(&database.path).at(&database.path)?.len();
+        if length > COUNTED_BYTES {
             return Ok(None);
         }
-        if mine > SMALL {
-            let ranges = database.snapshot(|db| {
-                scan::ranges(db, table, &span, SMALL, usize::MAX).at(&database.path)
-            })?;
-            return Ok(Some(self.ask_ranges(span.after, ranges)));
-        }
-        self.ask_rows(database, table, span).map(Some)
+        let tables = self.tables.iter().filter_map(|name| database.table(name));
+        let counts = tables.map(|captured| scan::count(&database.reader, &captured.table));
+        counts.sum::<rusqlite::Result<u64>>().map(Some).at(&database.path)
     }
 
-    /// Whether rows go over as they are: the partner has none, and ours are to be there.
-    fn fills(&self, mine: u64, theirs: u64) -> bool {
-        let theirs_count = self.table().is_some_and(|table| self.yields(table));
-        self.apply && theirs == 0 && mine > 0 && !theirs_count
-    }
-
-    fn ask_fill(
-        &mut self,
-        database: &Database,
-        table: &Table,
-        span: Span,
-        mine: u64,
-    ) -> Result<Option<CompareStep>, Error> {
-        let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
-        let part = database.snapshot(|db| {
-            scan::contents(db, table, &span, FILL_ROWS, BATCH_BYTES).at(&database.path)
-        })?;
-        if part.more {
-            let after = part.rows.last().map(|row| table.key_of(row));
-            let left = mine.saturating_sub(part.rows.len() as u64).max(1);
-            self.spans.push((Span { after, upto: span.upto }, left, 0));
-        }
-        if part.rows.is_empty() {
-            return Ok(None);
-        }
-        self.asked = Asked::Fix;
-        Ok(Some(CompareStep::Fill { table: self.current as u32, base, rows: part.rows }))
-    }
-
-    fn ask_rows(
-        &mut self,
-        database: &Database,
-        table: &Table,
-        span: Span,
-    ) -> Result<CompareStep, Error> {
-        // A little more than asked for: rows may have been added since the range was cut.
-        let limit = ANSWER_KEYS;
-        let rows = scan::rows(&database.reader, table, &span, limit).at(&database.path)?;
-        let mut upto = span.upto.clone();
-        if rows.len() == limit {
-            upto = rows.last().map(|(key, _)| key.clone());
-            self.spans.push((Span { after: upto.clone(), upto: span.upto }, 1, 1));
-        }
-        let asked = Span { after: span.after, upto };
-        self.asked = Asked::Rows(asked.clone());
-        Ok(CompareStep::Rows {
-            table: self.current as u32,
-            after: asked.after,
-            upto: asked.upto,
-            rows,
+    /// What the partner is told of the progress, now and then.
+    pub(crate) fn tell_progress(&mut self) -> Option<CompareStep> {
+        let due = self.ready && self.told_at.is_none_or(|at| at.elapsed() >= TELL);
+        due.then(|| {
+            self.told_at = Some(Instant::now());
+            let (pass, rows, total) = (self.pass, self.rows_before_pass, self.total);
+            CompareStep::Progress { pass, rows, total }
         })
-    }
-
-    fn ask_fix(&mut self, database: &Database, table: &Table) -> Result<Next, Error> {
-        let captured = database.table(&table.name);
-        let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
-        let authority = self.authorities.get(&table.name).copied();
-        let (keys, apply) = (&mut self.keys, self.apply);
-        let rows = database.snapshot(|db| {
-            let mut rows = Vec::new();
-            let mut bytes = 0;
-            while rows.len() < FIX_ROWS && bytes < BATCH_BYTES {
-                let Some((key, refused)) = keys.pop_front() else { break };
-                let version = match read_row(db, captured, &key).at(&database.path)? {
-                    _ if refused => PrimaryVersion::Refused,
-                    // The partner tells what it has.
-                    _ if authority == Some(Authority::Theirs) => PrimaryVersion::Absent,
-                    None if authority == Some(Authority::Mine) => PrimaryVersion::Refused,
-                    None => PrimaryVersion::Absent,
-                    Some(columns) if apply => PrimaryVersion::Contents(columns),
-                    Some(columns) => PrimaryVersion::Hash(value::hash_row(&columns)),
-                };
-                if let PrimaryVersion::Contents(columns) = &version {
-                    bytes += scan::size(columns);
-                }
-                rows.push((key, version));
-            }
-            Ok(rows)
-        })?;
-        self.asked = Asked::Fix;
-        let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
-        Ok(Next::Ask(CompareStep::Fix { table: self.current as u32, base, rows }))
     }
 
     /// Takes the answer to `Begin`.
@@ -510,6 +400,8 @@ impl Leader {
         self.pass += 1;
         self.pass_found = 0;
         self.current = 0;
+        (self.rows_pass, self.rows_before_pass) = (0, 0);
+        self.pace.clear();
         self.remaining.fill(0);
         None
     }
@@ -532,10 +424,16 @@ impl Leader {
 
     /// What the status shows.
     pub(crate) fn progress(&self) -> RepairProgress {
+        let rate = self.pace.per_second(Instant::now());
+        let left = self.total.map(|total| total.saturating_sub(self.rows_before_pass));
         RepairProgress {
             run: self.run,
             paused: false,
-            stage: stage(self.ready, self.pass, self.apply),
+            rows_done: self.rows_before_pass,
+            rows_total: self.total,
+            rows_per_second: rate,
+            seconds_left: left.and_then(|left| pace::seconds(left, rate)),
+            stage: stage(self.ready, self.pass, self.apply, self.filling),
             table: self.table().map(str::to_owned),
             tables_done: self.current as u32,
             tables_total: self.tables.len() as u32,
@@ -549,9 +447,10 @@ impl Leader {
     }
 }
 
-pub(crate) fn stage(ready: bool, pass: u32, apply: bool) -> &'static str {
+pub(crate) fn stage(ready: bool, pass: u32, apply: bool, filling: bool) -> &'static str {
     match (ready, pass, apply) {
         (false, ..) => "waiting for the queued changes",
+        (true, ..) if filling => "filling what one side has nothing of",
         (true, 1, false) => "comparing",
         (true, 1, true) => "comparing and repairing",
         (true, ..) => "checking the repair",

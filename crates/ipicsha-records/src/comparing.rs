@@ -75,6 +75,11 @@ impl Engine {
             Ok(Next::Ask(step)) => {
                 self.note_led();
                 self.save_reached();
+                if let Some(progress) = self.leading.as_mut().and_then(|l| l.leader.tell_progress())
+                {
+                    let database = self.config.name.clone();
+                    self.send(Data::Compare { database, run, step: progress });
+                }
                 let asked = self.answer(run, step);
                 if let Err(error) = asked {
                     // The question counts as asked: only another attempt goes on from here.
@@ -227,7 +232,8 @@ fn carries_rows(step: &CompareStep) -> bool {
         | CompareStep::DifferingKeys(_)
         | CompareStep::Done(_)
         | CompareStep::Interrupted(_)
-        | CompareStep::Fetch { .. } => false,
+        | CompareStep::Fetch { .. }
+        | CompareStep::Progress { .. } => false,
     }
 }
 

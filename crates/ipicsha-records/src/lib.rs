@@ -23,6 +23,7 @@ mod identity;
 mod inspect;
 mod journal;
 mod log;
+mod pace;
 mod place;
 mod received;
 mod repair;

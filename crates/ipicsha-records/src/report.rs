@@ -14,6 +14,7 @@ use crate::{
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     log,
+    pace::{self, Pace},
     schema::null_key_warning,
     status::{DatabaseStatus, Event},
     worker::Writes,
@@ -34,6 +35,9 @@ pub(crate) struct Reporter {
     last: Option<DatabaseStatus>,
     saved: Seq,
     saved_at: Instant,
+    /// Of the partner's acknowledgements, and of what is written, while something is queued.
+    acked: Pace,
+    written: Pace,
 }
 
 impl Reporter {
@@ -45,6 +49,8 @@ impl Reporter {
             last: None,
             saved: Seq(0),
             saved_at: now,
+            acked: Pace::default(),
+            written: Pace::default(),
         }
     }
 
@@ -64,6 +70,24 @@ impl Reporter {
     }
 }
 
+impl Reporter {
+    /// How fast the queue shrinks, while there is one.
+    fn catch_up(&mut self, now: Instant, status: &mut DatabaseStatus) {
+        if status.queue_records == 0 || !status.attached {
+            self.acked.clear();
+            self.written.clear();
+            return;
+        }
+        self.acked.note(now, status.acked.0.max(0).cast_unsigned());
+        self.written.note(now, status.last_seq.0.max(0).cast_unsigned());
+        status.queue_per_second = self.acked.per_second(now);
+        let shrinks = status
+            .queue_per_second
+            .and_then(|acked| acked.checked_sub(self.written.per_second(now).unwrap_or(0)));
+        status.queue_seconds_left = pace::seconds(status.queue_records, shrinks);
+    }
+}
+
 impl Engine {
     /// Sends the status if it is due and different.
     pub(crate) fn report(&mut self, now: Instant) {
@@ -77,7 +101,10 @@ impl Engine {
         self.reporter.touched = false;
         self.reporter.sent_at = now;
         let status = match self.status() {
-            Ok(status) => status,
+            Ok(mut status) => {
+                self.reporter.catch_up(now, &mut status);
+                status
+            }
             Err(error) => {
                 tracing::debug!(database = %self.config.name, %error, "no status this time");
                 self.reporter.touched = true;
@@ -122,15 +149,17 @@ impl Engine {
             writes: self.writes.unwrap_or(Writes::Open),
             journal_mode: None,
             queue_records: 0,
+            queue_per_second: None,
+            queue_seconds_left: None,
             lag_seconds: 0.0,
             log_used_percent: 0.0,
             synced: false,
             seeding: self.missing,
             hold: self.hold.clone(),
             repair: match (&self.leading, &self.follower) {
-                (Some(leading), _) => Some(leading.leader.progress()),
-                (None, Some(follower)) => Some(follower.progress()),
-                (None, None) => self.paused.as_ref().map(|paused| paused.progress.clone()),
+                (Some(leading), _) => Some(Box::new(leading.leader.progress())),
+                (None, Some(follower)) => Some(Box::new(follower.progress())),
+                (None, None) => self.paused.as_ref().map(|p| Box::new(p.progress.clone())),
             },
             conflicts_total: self.reporter.conflicts_total,
             last_seq: Seq(0),

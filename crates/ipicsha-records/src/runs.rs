@@ -38,6 +38,8 @@ pub(crate) struct Reached {
     pub(crate) reports: Vec<Differences>,
     pub(crate) remaining: Vec<u64>,
     pub(crate) rows_compared: u64,
+    /// Rows done in this pass.
+    pub(crate) rows_pass: u64,
 }
 
 /// A comparison this server leads and has not finished.

@@ -137,6 +137,12 @@ pub(crate) fn ranges(
     Ok(ranges)
 }
 
+/// Rows of a table.
+pub(crate) fn count(db: &Connection, table: &Table) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM {}", quote(&table.name));
+    db.query_row(&sql, [], |row| row.get(0)).map(i64::cast_unsigned)
+}
+
 /// Rows of a span as they are.
 pub(crate) struct Part {
     pub(crate) rows: Vec<Columns>,

@@ -37,6 +37,10 @@ pub struct DatabaseStatus {
     pub journal_mode: Option<String>,
     /// Log entries the partner has not acknowledged.
     pub queue_records: u64,
+    /// How many the partner acknowledges in a second, once that is known.
+    pub queue_per_second: Option<u64>,
+    /// Time until the queue is empty if it goes on shrinking like this; `None` if it does not.
+    pub queue_seconds_left: Option<u64>,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
     /// Share of the log's capacity they take.
@@ -48,7 +52,7 @@ pub struct DatabaseStatus {
     /// Why it cannot follow, and what to do.
     pub hold: Option<String>,
     /// A running comparison.
-    pub repair: Option<RepairProgress>,
+    pub repair: Option<Box<RepairProgress>>,
     /// Entries of the conflict journal.
     pub conflicts_total: u64,
     /// Newest own log entry.
@@ -90,6 +94,14 @@ pub struct RepairProgress {
     pub differences: u64,
     /// It waits until both databases are connected again.
     pub paused: bool,
+    /// Records done in this pass (everything is compared again after a repair).
+    pub rows_done: u64,
+    /// Of so many; unknown in files too large to be counted on the way.
+    pub rows_total: Option<u64>,
+    /// Speed of the last seconds, once there is one.
+    pub rows_per_second: Option<u64>,
+    /// Time this pass still takes at that speed.
+    pub seconds_left: Option<u64>,
 }
 
 impl RepairProgress {
@@ -104,17 +116,21 @@ impl RepairProgress {
             rows_compared: 0,
             differences: 0,
             paused: true,
+            rows_done: 0,
+            rows_total: None,
+            rows_per_second: None,
+            seconds_left: None,
         }
     }
 
     /// The same while it cannot go on.
     pub(crate) fn paused(self) -> Self {
-        Self { stage: PAUSED, paused: true, ..self }
+        Self { stage: PAUSED, paused: true, rows_per_second: None, seconds_left: None, ..self }
     }
 }
 
 /// What a run does that was cut off.
-const PAUSED: &str = "cut off, goes on when the partner is back";
+pub(crate) const PAUSED: &str = "cut off, goes on when the partner is back";
 
 /// A version that has just been put into the conflict journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -43,6 +43,7 @@ enum Sorted<'a> {
     Answer(Answer<'a>),
     Done(&'a RepairReport),
     Interrupted(&'a str),
+    Progress { pass: u32, rows: u64, total: Option<u64> },
 }
 
 fn sort(step: &CompareStep) -> Sorted<'_> {
@@ -78,6 +79,9 @@ fn sort(step: &CompareStep) -> Sorted<'_> {
         }
         CompareStep::Done(report) => Sorted::Done(report),
         CompareStep::Interrupted(reason) => Sorted::Interrupted(reason),
+        CompareStep::Progress { pass, rows, total } => {
+            Sorted::Progress { pass: *pass, rows: *rows, total: *total }
+        }
     }
 }
 
@@ -105,6 +109,11 @@ impl Engine {
             Sorted::Done(report) if follows => self.finish_following(report.clone())?,
             Sorted::Done(report) => self.finish_paused(run, report.clone()),
             Sorted::Interrupted(reason) if leads || follows => self.interrupt(reason),
+            Sorted::Progress { pass, rows, total } => {
+                if let Some(follower) = self.follower.as_mut().filter(|f| f.run == run) {
+                    follower.note_progress(pass, rows, total);
+                }
+            }
             Sorted::Question(..) | Sorted::Answer(_) | Sorted::Interrupted(_) => {}
         }
         Ok(())
@@ -159,6 +168,10 @@ impl Engine {
         question: Question<'_>,
     ) -> Result<CompareStep, Error> {
         self.note_asked(index, &question);
+        if let Some(follower) = &mut self.follower {
+            let filling = matches!(question, Question::Fill(..) | Question::Fetch(_));
+            follower.note_filling(filling);
+        }
         let closed = || Error::Mismatch("the database is not open here");
         let follower = self.follower.as_mut().ok_or_else(closed)?;
         let (name, apply) = (follower.table(index)?, follower.apply);

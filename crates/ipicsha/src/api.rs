@@ -1,5 +1,5 @@
 //! What the command line and the daemon say to each other over the Unix socket: one JSON line each
-//! way. No front end decides anything, so no two of them can differ.
+//! way. Progress is looked at by a second request beside the one that is waited for. No front end decides anything, so no two of them can differ.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -80,6 +80,15 @@ pub(crate) struct PendingRepair {
     /// It waits until both databases are connected again.
     #[serde(default)]
     pub(crate) paused: bool,
+    /// Rows done in this pass, of so many; `null` while it is not known, as the time left is.
+    #[serde(default)]
+    pub(crate) rows_done: u64,
+    #[serde(default)]
+    pub(crate) rows_total: Option<u64>,
+    #[serde(default)]
+    pub(crate) rows_per_second: Option<u64>,
+    #[serde(default)]
+    pub(crate) seconds_left: Option<u64>,
 }
 
 /// A table that is not replicated, and why.
@@ -105,6 +114,12 @@ pub(crate) struct DatabaseRow {
     #[serde(default)]
     pub(crate) journal_mode: Option<String>,
     pub(crate) queue_records: u64,
+    /// Acknowledged by the partner in a second; `null` while it is not known.
+    #[serde(default)]
+    pub(crate) queue_records_per_second: Option<u64>,
+    /// Until the queue is empty; `null` while it is not known or the queue grows.
+    #[serde(default)]
+    pub(crate) queue_seconds_left: Option<u64>,
     pub(crate) lag_seconds: f64,
     pub(crate) log_used_percent: f64,
     pub(crate) conflicts_total: u64,
@@ -156,6 +171,8 @@ impl From<&DatabaseStatus> for DatabaseRow {
             },
             journal_mode: status.journal_mode.clone(),
             queue_records: status.queue_records,
+            queue_records_per_second: status.queue_per_second,
+            queue_seconds_left: status.queue_seconds_left,
             lag_seconds: status.lag_seconds,
             log_used_percent: status.log_used_percent,
             conflicts_total: status.conflicts_total,

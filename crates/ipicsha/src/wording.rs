@@ -11,9 +11,12 @@ use ipicsha_core::{
 };
 
 use crate::{
-    api::{DatabaseRow, Status},
+    api::{DatabaseRow, PendingRepair, Status},
     daemon::HistoryEntry,
 };
+
+/// From this lag on a queue is worth a line of its own.
+const LAGS_SECONDS: f64 = 2.0;
 
 /// Milliseconds since 1970 as local time.
 pub(crate) fn time(unix_ms: i64) -> String {
@@ -102,18 +105,7 @@ fn troubles(text: &mut String, status: &Status) {
         );
     }
     for repair in &status.pending_repairs {
-        line(
-            text,
-            format!(
-                "Repair of {}: {}, {} of {} tables, {} rows compared, {} differences",
-                repair.database,
-                repair.stage,
-                repair.tables_done,
-                repair.tables_total,
-                repair.rows_compared,
-                repair.differences
-            ),
-        );
+        line(text, pending(repair));
     }
     if status.pending_repairs.is_empty() {
         let due = pair.alarms.contains(&Alarm::RepairDue);
@@ -122,6 +114,36 @@ fn troubles(text: &mut String, status: &Status) {
             format!("Pending repairs: {}", if due { "none running, one is due" } else { "none" }),
         );
     }
+}
+
+/// A comparison or repair under way.
+pub(crate) fn pending(repair: &PendingRepair) -> String {
+    let mut text = format!("Repair {} of {}: {}", repair.run, repair.database, repair.stage);
+    if repair.tables_total > 0 {
+        text += &format!(", {} of {} tables", repair.tables_done, repair.tables_total);
+        text += &match repair.rows_total {
+            Some(total) => format!(", {} of {total} rows", repair.rows_done.min(total)),
+            None => format!(", {} rows", repair.rows_done),
+        };
+        text += &format!(", {} differences", repair.differences);
+    }
+    if let Some(rate) = repair.rows_per_second {
+        text += &format!(", {rate} rows/s");
+    }
+    if let Some(left) = repair.seconds_left {
+        text += &format!(", about {} left", span(left as f64));
+    }
+    text
+}
+
+/// A queue that shrinks; nothing while records are as fast as ever.
+fn catching_up(row: &DatabaseRow) -> Option<String> {
+    let rate = row.queue_records_per_second.filter(|_| row.lag_seconds >= LAGS_SECONDS)?;
+    let left = match row.queue_seconds_left {
+        Some(left) => format!("about {} left", span(left as f64)),
+        None => "not getting shorter".into(),
+    };
+    Some(format!("    catching up: {} queued, {rate} records/s, {left}", row.queue_records))
 }
 
 fn line(text: &mut String, line: String) {
@@ -178,6 +200,9 @@ fn databases(text: &mut String, rows: &[DatabaseRow]) {
                 row.conflicts_total
             ),
         );
+        if let Some(catching_up) = catching_up(row) {
+            line(text, catching_up);
+        }
         if let Some(hold) = &row.hold {
             line(text, format!("    HELD: {hold}"));
         }
@@ -212,4 +237,38 @@ pub(crate) fn history(entry: &HistoryEntry) -> String {
     };
     written.expect("writing to a string cannot fail");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repair() -> PendingRepair {
+        PendingRepair {
+            run: 123_456,
+            database: "app".into(),
+            stage: "comparing".into(),
+            table: None,
+            tables_done: 1,
+            tables_total: 3,
+            rows_compared: 500,
+            differences: 2,
+            paused: false,
+            rows_done: 500,
+            rows_total: Some(2000),
+            rows_per_second: None,
+            seconds_left: None,
+        }
+    }
+
+    #[test]
+    fn a_repair_shows_a_rate_and_the_time_left_only_when_they_are_known() {
+        let text =
+            "Repair 123456 of app: comparing, 1 of 3 tables, 500 of 2000 rows, 2 differences";
+        assert_eq!(pending(&repair()), text);
+        let known = PendingRepair { rows_per_second: Some(50), seconds_left: Some(30), ..repair() };
+        assert_eq!(pending(&known), format!("{text}, 50 rows/s, about 30.0 s left"));
+        let large = PendingRepair { rows_total: None, ..repair() };
+        assert!(pending(&large).contains(", 500 rows, "));
+    }
 }

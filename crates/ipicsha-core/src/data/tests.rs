@@ -148,6 +148,10 @@ fn fillings() -> Vec<(Data, &'static str)> {
             compare(CompareStep::Fetched { base: Seq(2), rows: vec![columns], more: true }),
             "050164050c0401020001d80401",
         ),
+        (
+            compare(CompareStep::Progress { pass: 2, rows: 300, total: Some(1) }),
+            "050164050d02ac020101",
+        ),
     ]
 }
 

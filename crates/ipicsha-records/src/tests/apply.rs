@@ -178,13 +178,9 @@ fn a_loser_is_restored_as_an_ordinary_write_and_reaches_the_other_server() {
     exchange(&mut a, &mut b);
     assert_eq!(v(&a), "1=b");
     let id = b.losers()[0].id;
-    b.database
-        .set_fence(true, crate::database::Unshipped::Nothing, crate::database::PATIENT)
-        .unwrap();
+    b.database.set_fence(true, crate::database::Unshipped::Nothing, PATIENT).unwrap();
     assert!(matches!(b.journal.restore(id, b.path()), Err(Error::Fenced { .. })));
-    b.database
-        .set_fence(false, crate::database::Unshipped::Nothing, crate::database::PATIENT)
-        .unwrap();
+    b.database.set_fence(false, crate::database::Unshipped::Nothing, PATIENT).unwrap();
     b.journal.restore(id, b.path()).unwrap();
     exchange(&mut a, &mut b);
     assert_eq!((v(&a).as_str(), v(&b).as_str()), ("1=a", "1=a"));

@@ -49,6 +49,41 @@ pub(crate) fn a_cut_link_is_resumed_without_another_comparison() {
 }
 
 #[test]
+fn catching_up_after_a_cut_is_shown_with_its_speed_and_the_time_left() {
+    let pair = Pair::running(CALLS);
+    pair.cut();
+    sql(
+        &pair.a.path,
+        "INSERT INTO calls WITH RECURSIVE s(v) AS (VALUES(1) UNION ALL SELECT v+1 FROM s WHERE v<90000) SELECT v,'x',v FROM s",
+    );
+    wait("the queue is shown", || pair.a.is(|s| s.queue_records == 90_000));
+    assert!(pair.a.is(|s| s.queue_per_second.is_none() && s.queue_seconds_left.is_none()));
+    // A busy standby: between two batches somebody else has its database for a while.
+    let busy = application(&pair.b.path);
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    pair.connect();
+    let started = std::time::Instant::now();
+    wait("it is watched for a while", || started.elapsed().as_millis() > 1200);
+    assert!(pair.a.is(|s| s.queue_seconds_left.is_none()), "no estimate while it stands still");
+    busy.execute_batch("ROLLBACK").unwrap();
+    wait("some of it arrives", || one::<i64>(&pair.b.path, "SELECT count(*) FROM calls") > 0);
+    // Without sleeping in between: SQLite's own waiting would see only the end.
+    busy.busy_timeout(std::time::Duration::ZERO).unwrap();
+    while busy.execute_batch("BEGIN IMMEDIATE").is_err() {}
+    let mut shown = None;
+    wait("it is shown", || {
+        let status = pair.a.status.lock().unwrap().clone().unwrap();
+        shown = status.queue_per_second.zip(status.queue_seconds_left);
+        shown.is_some()
+    });
+    busy.execute_batch("ROLLBACK").unwrap();
+    let (rate, left) = shown.expect("a rate was shown");
+    assert!(rate > 0 && left <= 90_000 / rate + 1, "{rate} per second, {left} s left");
+    pair.wait_equal();
+    wait("nothing is shown any more", || pair.a.is(|s| s.queue_per_second.is_none()));
+}
+
+#[test]
 pub(crate) fn a_restart_of_either_daemon_resumes_without_another_comparison() {
     let mut pair = Pair::running(CALLS);
     for round in 0..3 {

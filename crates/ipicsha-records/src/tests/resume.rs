@@ -63,7 +63,15 @@ fn an_initial_comparison_goes_on_after_cuts_and_restarts_of_either_side() {
     pair.wait_cut();
     let first = rows_asked(&pair.a);
     assert!((QUESTION..=3 * QUESTION).contains(&first), "{first}");
-    assert!(pair.a.is(|s| s.repair.as_ref().is_some_and(|repair| repair.paused)));
+    for side in [&pair.a, &pair.b] {
+        let paused = |s: &crate::DatabaseStatus| s.repair.clone().filter(|repair| repair.paused);
+        wait("it is shown", || side.is(|s| paused(s).is_some()));
+        let shown = side.status.lock().unwrap().as_ref().and_then(paused).unwrap();
+        assert_eq!(shown.rows_total, Some(ALL_ROWS));
+        assert_eq!(shown.seconds_left, None, "no estimate while nothing goes on");
+    }
+    let done = pair.a.status.lock().unwrap().as_ref().unwrap().repair.as_ref().unwrap().rows_done;
+    assert!((QUESTION..ALL_ROWS).contains(&done), "{done}");
     for restarted in ["neither", "a", "b"] {
         match restarted {
             "a" => {

@@ -6,6 +6,7 @@ mod password;
 mod render;
 mod repairs;
 mod verbs;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 

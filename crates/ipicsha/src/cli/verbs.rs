@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     ConfigVerb, ConflictsVerb, LicenseVerb, PastVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb,
-    client, confirm, password, render, repairs,
+    client, confirm, password, render, repairs, watch,
 };
 use crate::{
     api::{Conflicts, Look, Request, Work},
@@ -43,7 +43,10 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
     let Some(request) = request(verb, yes)? else {
         return Err(Failure::new(Kind::Usage, "this verb needs no daemon"));
     };
-    let value = client::ask(&config.file.server.socket, &request)?;
+    let socket = &config.file.server.socket;
+    let takes_its_time = matches!(verb, Verb::Repair { past: None, .. } | Verb::Verify { .. });
+    let value =
+        if takes_its_time { watch::ask(socket, request)? } else { client::ask(socket, &request)? };
     if let Verb::Repair { dry_run, past, .. } = verb {
         return match past {
             None => repairs::outcomes(value, json, *dry_run),
