@@ -267,9 +267,10 @@ impl Leader {
                     self.spans.push((span, mine, theirs));
                     return Ok(Next::Wait);
                 }
-                if let Some(question) =
-                    self.descend(database, &captured.table, span, mine, theirs)?
-                {
+                let descended = self.descend(database, &captured.table, span.clone(), mine, theirs);
+                // What could not be read, as the file was locked, is read the next time.
+                let question = descended.inspect_err(|_| self.spans.push((span, mine, theirs)))?;
+                if let Some(question) = question {
                     return Ok(Next::Ask(question));
                 }
                 continue;
@@ -279,7 +280,8 @@ impl Leader {
                 self.level = Some(Span::default());
                 continue;
             };
-            return self.ask_large(database, &captured.table, span).map(Next::Ask);
+            let asked = self.ask_large(database, &captured.table, span.clone());
+            return asked.inspect_err(|_| self.level = Some(span)).map(Next::Ask);
         }
     }
 

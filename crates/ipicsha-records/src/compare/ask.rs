@@ -153,14 +153,16 @@ impl Leader {
         let captured = database.table(&table.name);
         let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
         let authority = self.authorities.get(&table.name).copied();
-        let (keys, apply) = (&mut self.keys, self.apply);
+        let apply = self.apply;
         let rows = database.snapshot(|db| {
             let mut rows = Vec::new();
             let mut bytes = 0;
-            while rows.len() < FIX_ROWS && bytes < BATCH_BYTES {
-                let Some((key, refused)) = keys.pop_front() else { break };
-                let version = match read_row(db, captured, &key).at(&database.path)? {
-                    _ if refused => PrimaryVersion::Refused,
+            for (key, refused) in self.keys.iter().take(FIX_ROWS) {
+                if bytes >= BATCH_BYTES {
+                    break;
+                }
+                let version = match read_row(db, captured, key).at(&database.path)? {
+                    _ if *refused => PrimaryVersion::Refused,
                     // The partner tells what it has.
                     _ if authority == Some(Authority::Theirs) => PrimaryVersion::Absent,
                     None if authority == Some(Authority::Mine) => PrimaryVersion::Refused,
@@ -171,10 +173,11 @@ impl Leader {
                 if let PrimaryVersion::Contents(columns) = &version {
                     bytes += scan::size(columns);
                 }
-                rows.push((key, version));
+                rows.push((key.clone(), version));
             }
             Ok(rows)
         })?;
+        self.keys.drain(..rows.len());
         self.asked = Asked::Fix;
         let base = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
         Ok(Next::Ask(CompareStep::Fix { table: self.current as u32, base, rows }))

@@ -38,6 +38,7 @@ pub(crate) fn a_cut_link_is_resumed_without_another_comparison() {
     let pair = Pair::running(CALLS);
     sql(&pair.a.path, "INSERT INTO calls VALUES(1,'x',1)");
     pair.wait_equal();
+    wait("it is acknowledged", || pair.a.is(|s| s.queue_records == 0 && s.acked.0 == 1));
     pair.cut();
     sql(&pair.a.path, "INSERT INTO calls VALUES(2,'y',2); UPDATE calls SET n=9 WHERE id=1");
     wait("the queue is shown", || pair.a.is(|s| s.queue_records == 2 && s.lag_seconds > 0.0));

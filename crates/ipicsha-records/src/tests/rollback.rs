@@ -190,3 +190,36 @@ fn a_kept_database_goes_on_when_the_application_switches_to_wal() {
         wait("the mode is shown", || pair.a.is(|s| s.journal_mode.as_deref() == Some("wal")));
     });
 }
+
+#[test]
+fn a_comparison_that_meets_locks_leaves_nothing_out() {
+    keeping_rollback(|| {
+        let many = format!(
+            "{T}; INSERT INTO t WITH RECURSIVE s(v) AS (VALUES(1) UNION ALL SELECT v+1 FROM s WHERE v<12000) SELECT v,'x' FROM s"
+        );
+        let pair = Pair::start(
+            &many,
+            &format!("{T}; INSERT INTO t VALUES(7,'other')"),
+            Writes::Open,
+            Writes::Closed,
+        );
+        let path = pair.a.path.clone();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let holder = application(&path);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Longer than a reader waits.
+                    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(230));
+                    holder.execute_batch("COMMIT").unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(3));
+                }
+            });
+            pair.wait_synced();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        pair.wait_equal();
+        assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 12_000);
+    });
+}
