@@ -47,6 +47,18 @@ impl Application {
         Ok(())
     }
 
+    /// Runs statements that nothing captures, as a fault of the disk or of an administrator would.
+    ///
+    /// # Errors
+    /// SQLite refuses.
+    pub fn fault(&self, sql: &str) -> Result<()> {
+        use rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER as TRIGGERS;
+        self.db.set_db_config(TRIGGERS, false)?;
+        let done = self.db.execute_batch(sql);
+        self.db.set_db_config(TRIGGERS, true)?;
+        Ok(done?)
+    }
+
     /// Writes one call.
     ///
     /// # Errors

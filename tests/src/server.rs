@@ -205,10 +205,18 @@ impl Server {
     /// # Errors
     /// It cannot be started or hangs. A verb that fails is no error here.
     pub fn cli(&self, arguments: &[&str]) -> Result<Ran> {
+        run(&mut self.command_line(arguments)?, VERB_LIMIT)
+    }
+
+    /// A verb of the command line, to be run.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn command_line(&self, arguments: &[&str]) -> Result<Command> {
         // The command line needs the daemon's socket, not the network.
         let mut command = Command::new(binary::ipicsha()?);
         command.arg("--config").arg(self.config_path()).args(arguments);
-        run(&mut command, VERB_LIMIT)
+        Ok(command)
     }
 
     /// Runs a verb that must succeed, and gives its answer.

@@ -27,8 +27,8 @@ impl Engine {
     pub(crate) fn compare(&mut self, apply: bool, run: u64, done: Done<RepairReport>) {
         let refusal = match &self.session {
             _ if self.config.rank == LicensedRole::Secondary => Some(Error::NotLeader),
-            _ if self.wanted.is_some() => Some(Error::Comparing("another one of it")),
-            _ if self.leading.is_some() => Some(Error::Comparing("the initial comparison")),
+            _ if self.wanted.is_some() => Some(Error::Comparing("a comparison or repair of it")),
+            _ if self.leading.is_some() => Some(Error::Comparing("the initial comparison of it")),
             _ if self.switchover.is_some() => {
                 Some(Error::NotReady("a switchover is being prepared".into()))
             }

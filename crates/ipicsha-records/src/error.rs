@@ -4,6 +4,9 @@
 
 use std::{io, path::PathBuf};
 
+/// How the refusal of a second comparison ends; the partner gets it as text.
+pub const RUNNING: &str = "is running already, and only one comparison of a database can";
+
 /// Errors of the record engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -99,7 +102,7 @@ pub enum Error {
     #[error("{0}")]
     NotReady(String),
     /// One at a time.
-    #[error("{0} is running, and only one comparison of a database can")]
+    #[error("{0} {RUNNING}")]
     Comparing(&'static str),
     /// Comparisons are led by the primary.
     #[error("a comparison is led by the primary")]

@@ -47,7 +47,7 @@ mod watch;
 mod worker;
 
 pub use damage::set_aside_if_damaged;
-pub use error::Error;
+pub use error::{Error, RUNNING};
 pub use fence::REFUSAL;
 pub use identity::Identity;
 pub use inspect::{Inspection, TableInfo, inspect, inspect_as};

@@ -112,7 +112,7 @@ impl Engine {
             return Err(Error::NotReady("a repair of it is being undone already".into()));
         }
         if self.leading.is_some() || self.follower.is_some() || self.wanted.is_some() {
-            return Err(Error::Comparing("a comparison"));
+            return Err(Error::Comparing("a comparison or repair of it"));
         }
         let past = journal.repairs(Some(&self.config.name.0), 0)?;
         let past = past.into_iter().find(|past| past.run == run).ok_or(Error::NoRepair(run))?;

@@ -3,11 +3,12 @@
 
 use std::process::ExitCode;
 
+use ipicsha_core::data::Differences;
 use serde_json::Value;
 
 use super::render::{parse, raw};
 use crate::{
-    daemon::RepairOutcome,
+    daemon::{RepairOutcome, Sides},
     exit::{Failure, Kind},
     wording,
 };
@@ -35,7 +36,8 @@ pub(crate) fn outcomes(value: Value, json: bool, dry_run: bool) -> Result<ExitCo
     }
     if !json && dry_run {
         println!(
-            "Nothing was changed. Where both have a record the primary's is kept and the other goes to the journal. Run: ipicsha repair"
+            "Nothing was changed. A repair copies what only one server has to the other; where both have a record {}'s is kept, as it is the primary, and the other goes to the journal. Run: ipicsha repair",
+            outcomes.first().map_or("the primary", |outcome| outcome.sides.winner())
         );
     }
     Ok(if left { ExitCode::from(Kind::Attention.code()) } else { ExitCode::SUCCESS })
@@ -76,15 +78,21 @@ fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
         report.rows_compared,
         report.found()
     );
-    for table in &report.tables {
-        let d = &table.differences;
-        if d.only_primary + d.only_secondary + d.differing + d.remaining == 0 {
-            continue;
-        }
+    let Sides { here, there, .. } = &outcome.sides;
+    if !outcome.plan.is_empty() {
+        println!("  here is {here}, there is {there}");
+    }
+    for row in &outcome.plan {
         println!(
-            "  {}: {} only on the primary, {} only on the secondary, {} different; {} kept in the journal, {} left",
-            table.table, d.only_primary, d.only_secondary, d.differing, d.journaled, d.remaining
+            "  {}: {} only here, {} only there, {} different ({}'s kept)",
+            row.table, row.only_here, row.only_there, row.differing, row.kept_of
         );
+    }
+    let sum = |count: fn(&Differences) -> u64| -> u64 {
+        report.tables.iter().map(|table| count(&table.differences)).sum()
+    };
+    if report.applied && report.found() > 0 {
+        println!("  {} kept in the journal, {} left", sum(|d| d.journaled), sum(|d| d.remaining));
     }
 }
 

@@ -65,6 +65,70 @@ pub(crate) struct RepairOutcome {
     /// Number of the repair, for `repair undo`.
     pub(crate) run: u64,
     pub(crate) database: String,
+    /// Where the command was given, and who the partner is.
+    pub(crate) sides: Sides,
+    /// The tables that differ, seen from here.
+    pub(crate) plan: Vec<PlanRow>,
     pub(crate) report: Option<RepairReport>,
     pub(crate) error: Option<String>,
+}
+
+/// The two servers of a plan.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Sides {
+    /// Name of this server.
+    pub(crate) here: String,
+    /// Name of its partner.
+    pub(crate) there: String,
+    /// This server is the primary: where both have a record, its version is kept.
+    pub(crate) here_is_primary: bool,
+}
+
+impl Sides {
+    /// Name of the server whose version is kept.
+    pub(crate) fn winner(&self) -> &str {
+        if self.here_is_primary { &self.here } else { &self.there }
+    }
+}
+
+/// What differs in one table.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct PlanRow {
+    pub(crate) table: String,
+    /// Records that are copied to the partner.
+    pub(crate) only_here: u64,
+    /// Records that are copied to this server.
+    pub(crate) only_there: u64,
+    /// Records both have with different contents.
+    pub(crate) differing: u64,
+    /// Name of the server whose versions of these are kept: the primary.
+    pub(crate) kept_of: String,
+}
+
+impl RepairOutcome {
+    /// How a run ended for one database, as seen from this server.
+    pub(crate) fn new(
+        run: u64,
+        database: String,
+        sides: Sides,
+        result: Result<RepairReport, String>,
+    ) -> Self {
+        let (report, error) = match result {
+            Ok(report) => (Some(report), None),
+            Err(error) => (None, Some(error)),
+        };
+        let tables = report.iter().flat_map(|report| &report.tables);
+        let rows = tables.map(|table| {
+            let d = &table.differences;
+            let (only_here, only_there) = if sides.here_is_primary {
+                (d.only_primary, d.only_secondary)
+            } else {
+                (d.only_secondary, d.only_primary)
+            };
+            let (table, kept_of) = (table.table.clone(), sides.winner().to_owned());
+            PlanRow { table, only_here, only_there, differing: d.differing, kept_of }
+        });
+        let plan = rows.filter(|row| row.only_here + row.only_there + row.differing > 0).collect();
+        Self { run, database, sides, plan, report, error }
+    }
 }

@@ -190,6 +190,7 @@ impl Daemon {
                 );
             }
             ipicsha_records::Event::RepairFinished { run, initial, result } => {
+                self.note_ended(run, database);
                 if let Ok(report) = &result {
                     tracing::info!(
                         database = %report.database,

@@ -40,7 +40,7 @@ use event::Event;
 use event_loop::Daemon;
 use link::{DataQueue, LinkContext};
 
-pub(crate) use event::RepairOutcome;
+pub(crate) use event::{RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
 
 /// Version told to the partner; both servers must run the same (spec A6).

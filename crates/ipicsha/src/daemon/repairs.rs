@@ -1,7 +1,7 @@
 //! Comparisons that somebody waits for: collected over all databases, on either server.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -11,9 +11,13 @@ use ipicsha_core::{
     license::LicensedRole,
     message::{Control, RepairRequest},
 };
+use ipicsha_records::RUNNING;
 use tokio::sync::oneshot;
 
-use super::{event::RepairOutcome, event_loop::Daemon};
+use super::{
+    event::{RepairOutcome, Sides},
+    event_loop::Daemon,
+};
 use crate::{
     api::PendingRepair,
     exit::{Failure, Kind},
@@ -21,6 +25,8 @@ use crate::{
 
 /// A run without any progress for this long has ended without a word.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
+/// Runs that are known to have ended.
+const ENDED: usize = 256;
 /// For so long a lost connection is waited for before whoever waits is told that it takes longer.
 const AWAY_LIMIT: Duration = Duration::from_secs(600);
 
@@ -44,6 +50,8 @@ pub(crate) struct Repairs {
     waited: BTreeMap<u64, Run>,
     /// Databases that ended equal since a repair became due: all of them end what a split left.
     repaired: BTreeSet<String>,
+    /// The last runs that ended; the status that no longer shows them may come a moment later.
+    ended: VecDeque<(String, u64)>,
 }
 
 impl Daemon {
@@ -65,6 +73,10 @@ impl Daemon {
             let _ = waiter.send(result); // the command line went away
             return;
         }
+        if let Some(failure) = self.compared_already(&missing) {
+            let _ = waiter.send(Err(failure)); // the command line went away
+            return;
+        }
         self.repairs.waited.insert(
             request.run,
             Run { missing, outcomes: Vec::new(), waiter, seen: Instant::now() },
@@ -77,6 +89,12 @@ impl Daemon {
             }
             Some(LicensedRole::Secondary) | None => self.send(Control::RepairRequest(request)),
         }
+    }
+
+    /// A comparison of one database has ended here, whoever asked for it.
+    pub(crate) fn note_ended(&mut self, run: u64, database: &str) {
+        self.repairs.ended.push_front((database.to_owned(), run));
+        self.repairs.ended.truncate(ENDED);
     }
 
     /// One database is done.
@@ -94,18 +112,11 @@ impl Daemon {
                 self.input(Input::Repaired);
             }
         }
+        let sides = self.sides();
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         if waited.missing.remove(database) {
-            let (report, error) = match result {
-                Ok(report) => (Some(report), None),
-                Err(error) => (None, Some(error)),
-            };
-            waited.outcomes.push(RepairOutcome {
-                run,
-                database: database.to_owned(),
-                report,
-                error,
-            });
+            let outcome = RepairOutcome::new(run, database.to_owned(), sides, result);
+            waited.outcomes.push(outcome);
         }
         self.answer_if_done(run);
     }
@@ -134,19 +145,67 @@ impl Daemon {
 
     /// What is not done will not be.
     pub(crate) fn repair_interrupted(&mut self, run: u64, cause: &str) {
+        let sides = self.sides();
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         for database in std::mem::take(&mut waited.missing) {
-            let error = Some(cause.to_owned());
-            waited.outcomes.push(RepairOutcome { run, database, report: None, error });
+            let result = Err(cause.to_owned());
+            waited.outcomes.push(RepairOutcome::new(run, database, sides.clone(), result));
         }
         self.answer_if_done(run);
+    }
+
+    /// Who is meant by here and there.
+    fn sides(&self) -> Sides {
+        let state = self.node.persisted();
+        let there = state.partner.as_ref().map(|partner| partner.name.clone());
+        Sides {
+            here: self.config.file.server.name.clone(),
+            there: there.unwrap_or_else(|| "the partner".into()),
+            here_is_primary: state.configured_as == Some(LicensedRole::Primary),
+        }
+    }
+
+    /// Databases of a request that are compared already; only one comparison of each can run.
+    fn compared_already(&self, wanted: &BTreeSet<String>) -> Option<Failure> {
+        let waited = self.repairs.waited.values().flat_map(|run| &run.missing);
+        let pending = self.databases.pending_repairs();
+        let ended = |p: &&PendingRepair| {
+            self.repairs.ended.iter().any(|(name, run)| *name == p.database && *run == p.run)
+        };
+        let pending = pending.iter().filter(|p| !ended(p)).map(|pending| &pending.database);
+        let busy: BTreeSet<&str> = waited
+            .chain(pending)
+            .filter(|name| wanted.contains(*name))
+            .map(String::as_str)
+            .collect();
+        if busy.is_empty() {
+            return None;
+        }
+        Some(running(busy))
     }
 
     fn answer_if_done(&mut self, run: u64) {
         if self.repairs.waited.get(&run).is_some_and(|waited| waited.missing.is_empty())
             && let Some(waited) = self.repairs.waited.remove(&run)
         {
-            let _ = waited.waiter.send(Ok(waited.outcomes)); // the command line went away
+            let refused = |outcome: &RepairOutcome| {
+                outcome.error.as_ref().is_some_and(|error| error.contains(RUNNING))
+            };
+            let result = if waited.outcomes.iter().all(refused) {
+                Err(running(waited.outcomes.iter().map(|outcome| outcome.database.as_str())))
+            } else {
+                Ok(waited.outcomes)
+            };
+            let _ = waited.waiter.send(result); // the command line went away
         }
     }
+}
+
+/// Nothing was begun, as these are being compared.
+fn running<'a>(databases: impl IntoIterator<Item = &'a str>) -> Failure {
+    let names = databases.into_iter().collect::<Vec<_>>().join(", ");
+    let message = format!("a comparison or repair of {names} is running already");
+    Failure::new(Kind::Refused, message).hinted(
+        "`ipicsha ha-status` shows how far it is; other databases can be compared meanwhile with --db",
+    )
 }
