@@ -255,6 +255,13 @@ pub enum PrimaryVersion {
     Contents(Columns),
     /// The primary cannot take the secondary's version (UNIQUE): it is to be deleted.
     Refused,
+    /// The primary has this, and its log says when it was written: a newer one stays.
+    Dated {
+        /// The contents.
+        columns: Columns,
+        /// When the primary's application wrote them.
+        wall: WallTime,
+    },
 }
 
 /// What was found about one table.
@@ -406,6 +413,19 @@ pub enum CompareStep {
         rows: u64,
         /// Of so many, where they were counted.
         total: Option<u64>,
+    },
+    /// Secondary: like `Fixed`, and these of my versions are newer than yours.
+    FixedNewer {
+        /// The primary's log position applied when they were read.
+        base: Seq,
+        /// What this step found.
+        found: Differences,
+        /// Rows for the primary.
+        copies: Vec<Columns>,
+        /// Keys I do not have, where my contents count.
+        gone: Vec<Key>,
+        /// Rows that replace the primary's.
+        newer: Vec<Columns>,
     },
 }
 

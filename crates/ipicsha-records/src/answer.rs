@@ -19,6 +19,7 @@ use crate::{
     scan::{self, Span},
     schema::Table,
     session::Authorities,
+    stamps::Stamps,
     status::RepairProgress,
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Follower {
     pace: Pace,
     /// The last question moved whole rows.
     filling: bool,
+    /// When records were written, in a first comparison.
+    stamps: Option<Arc<Stamps>>,
 }
 
 impl Follower {
@@ -71,7 +74,16 @@ impl Follower {
             total: None,
             pace: Pace::default(),
             filling: false,
+            stamps: None,
         }
+    }
+
+    /// When records of this server were written, where that decides.
+    pub(crate) fn stamps(&mut self, database: &Database) -> Result<Option<Arc<Stamps>>, Error> {
+        if self.initial && self.stamps.is_none() {
+            self.stamps = Some(Arc::new(Stamps::read(database)?));
+        }
+        Ok(self.stamps.clone())
     }
 
     /// The primary tells how far it is.

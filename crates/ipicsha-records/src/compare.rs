@@ -26,6 +26,7 @@ use crate::{
     scan::{self, Span},
     schema::Table,
     session::{Authorities, Authority},
+    stamps::Stamps,
     status::RepairProgress,
 };
 
@@ -101,6 +102,8 @@ pub(crate) struct Leader {
     /// The last question moved whole rows.
     filling: bool,
     told_at: Option<Instant>,
+    /// When records were written, in a first comparison.
+    stamps: Option<Stamps>,
     /// Rows compared since a place was last remembered, and when that was.
     rows_since: u64,
     saved_at: Instant,
@@ -173,6 +176,7 @@ impl Leader {
             pace: Pace::default(),
             filling: false,
             told_at: None,
+            stamps: None,
             rows_since: 0,
             saved_at: Instant::now(),
             tables,

@@ -219,8 +219,12 @@ impl Engine {
 fn carries_rows(step: &CompareStep) -> bool {
     match step {
         CompareStep::Fix { rows, .. } => {
-            rows.iter().any(|(_, version)| matches!(version, PrimaryVersion::Contents(_)))
+            let carried = |version: &PrimaryVersion| {
+                matches!(version, PrimaryVersion::Contents(_) | PrimaryVersion::Dated { .. })
+            };
+            rows.iter().any(|(_, version)| carried(version))
         }
+        CompareStep::FixedNewer { .. } => true,
         CompareStep::Fixed { copies: rows, .. }
         | CompareStep::Fill { rows, .. }
         | CompareStep::Fetched { rows, .. } => !rows.is_empty(),

@@ -406,6 +406,7 @@ pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>)
             step:
                 CompareStep::Fix { base, .. }
                 | CompareStep::Fixed { base, .. }
+                | CompareStep::FixedNewer { base, .. }
                 | CompareStep::Fill { base, .. }
                 | CompareStep::Fetched { base, .. },
             ..

@@ -30,7 +30,7 @@ pub(crate) fn fill(
     setting: &mut Setting<'_>,
     table: &str,
     rows: &[Columns],
-    terms: &Terms,
+    terms: &Terms<'_>,
 ) -> Result<Fixed, Error> {
     let mut all = Fixed::default();
     in_pieces(database, rows, |database, piece| {

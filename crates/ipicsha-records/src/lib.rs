@@ -36,6 +36,7 @@ mod schema;
 mod seed;
 mod sequence;
 mod session;
+mod stamps;
 mod status;
 mod steps;
 mod switchover;

@@ -31,8 +31,8 @@ pub(crate) const BATCH_ROWS: usize = 1000;
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 
 /// Entry kinds of the log (the others are 1 insert, 2 update, 3 delete).
-const SUPERSEDED: i64 = 0;
-const SUSPECT: i64 = 4;
+pub(crate) const SUPERSEDED: i64 = 0;
+pub(crate) const SUSPECT: i64 = 4;
 
 /// A record: the number of its table and the bytes of its identity.
 pub(crate) type Record = (u32, Arc<[u8]>);

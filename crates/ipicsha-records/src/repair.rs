@@ -18,6 +18,7 @@ use crate::{
     log::{Record, read_row},
     place::{self, Rule, Write},
     session::Authority,
+    stamps::Stamps,
     value,
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Fixed {
     pub(crate) copies: Vec<Columns>,
     /// Keys nobody has here, where our contents count.
     pub(crate) gone: Vec<Key>,
+    /// Rows newer than the primary's.
+    pub(crate) newer: Vec<Columns>,
     pub(crate) losers: Vec<Loser>,
 }
 
@@ -41,19 +44,22 @@ impl Fixed {
         self.found.journaled += other.found.journaled;
         self.copies.extend(other.copies);
         self.gone.extend(other.gone);
+        self.newer.extend(other.newer);
         self.losers.extend(other.losers);
     }
 }
 
 /// How a step is to be taken.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
     /// What the primary had applied of our log when it read its versions.
     pub(crate) base: Seq,
     pub(crate) run: u64,
     pub(crate) apply: bool,
     /// One side's contents count as a whole.
     pub(crate) authority: Option<Authority>,
+    /// When records were written here, where the newest of both versions stays.
+    pub(crate) stamps: Option<&'a Stamps>,
 }
 
 /// What the side whose contents count has, and has not.
@@ -68,7 +74,7 @@ pub(crate) fn fix(
     setting: &mut Setting<'_>,
     table: &str,
     versions: &[(Key, PrimaryVersion)],
-    terms: &Terms,
+    terms: &Terms<'_>,
 ) -> Result<Fixed, Error> {
     let mut seen = Vec::new();
     let fixed = database.transaction(SHORT, |database| {
@@ -120,14 +126,14 @@ fn keep(
     Ok(())
 }
 
-/// Takes the partner's versions of a table where its contents count, on the primary.
+/// Takes the partner's versions on the primary: of a table where its contents count, or newer ones.
 pub(crate) fn yield_to(
     database: &mut Database,
     setting: &mut Setting<'_>,
     table: &str,
     base: Seq,
     versions: &Versions<'_>,
-    run: u64,
+    (run, authority): (u64, Option<Authority>),
 ) -> Result<Vec<Loser>, Error> {
     let mut seen = Vec::new();
     let losers = database.transaction(SHORT, |database| {
@@ -164,7 +170,7 @@ pub(crate) fn yield_to(
         }
         let placed = place::execute(database, &writes, &Rule::IncomingWins(number))?;
         losers.extend(placed.losers);
-        keep(database, setting, &mut losers, (table, Some(Authority::Theirs), run))?;
+        keep(database, setting, &mut losers, (table, authority, run))?;
         seen = writes.into_iter().map(|write| write.record).collect();
         Ok(losers)
     })?;
@@ -173,7 +179,7 @@ pub(crate) fn yield_to(
 }
 
 struct Step<'a> {
-    terms: &'a Terms,
+    terms: &'a Terms<'a>,
     fixed: Fixed,
     writes: Vec<Write<'a>>,
     absent: Vec<&'a Key>,
@@ -191,7 +197,9 @@ impl<'a> Step<'a> {
         let Terms { base, run, authority, .. } = *self.terms;
         let captured = captured(database, table)?;
         let columns = match version {
-            PrimaryVersion::Contents(columns) => Some(columns.as_slice()),
+            PrimaryVersion::Contents(columns) | PrimaryVersion::Dated { columns, .. } => {
+                Some(columns.as_slice())
+            }
             PrimaryVersion::Absent | PrimaryVersion::Hash(_) | PrimaryVersion::Refused => None,
         };
         if key.len() != captured.table.key.len()
@@ -221,11 +229,24 @@ impl<'a> Step<'a> {
             (PrimaryVersion::Hash(hash), Some(local)) => {
                 found.differing += u64::from(value::hash_row(&local) != *hash);
             }
-            (PrimaryVersion::Contents(_), None) => {
+            (PrimaryVersion::Contents(_) | PrimaryVersion::Dated { .. }, None) => {
                 found.only_primary += 1;
                 self.writes.push(write);
             }
-            (PrimaryVersion::Contents(columns), Some(local)) if local == *columns => {}
+            (
+                PrimaryVersion::Contents(columns) | PrimaryVersion::Dated { columns, .. },
+                Some(local),
+            ) if local == *columns => {}
+            (PrimaryVersion::Dated { wall, .. }, Some(local)) => {
+                found.differing += 1;
+                let own = self.terms.stamps.and_then(|stamps| stamps.of(&write.record));
+                // The primary's wins where both are of the same moment, or nobody knows.
+                if own.is_some_and(|own| own > *wall) {
+                    self.fixed.newer.push(local);
+                } else {
+                    self.lose(database, write, number, local);
+                }
+            }
             (PrimaryVersion::Contents(_), Some(local)) => {
                 found.differing += 1;
                 self.lose(database, write, number, local);

@@ -16,6 +16,7 @@ use crate::{
     fill,
     repair::{self, Terms, Versions},
     scan::Span,
+    session::Authority,
 };
 
 /// What the primary wants to know or to be done.
@@ -32,8 +33,18 @@ enum Answer<'a> {
     Ready,
     Ranges(&'a [(u32, u64)]),
     Keys(&'a [Key]),
-    Fixed { base: Seq, found: &'a Differences, copies: &'a [Columns], gone: &'a [Key] },
-    Fetched { base: Seq, rows: &'a [Columns], more: bool },
+    Fixed {
+        base: Seq,
+        found: &'a Differences,
+        copies: &'a [Columns],
+        gone: &'a [Key],
+        newer: &'a [Columns],
+    },
+    Fetched {
+        base: Seq,
+        rows: &'a [Columns],
+        more: bool,
+    },
 }
 
 /// A step by what it is.
@@ -72,7 +83,10 @@ fn sort(step: &CompareStep) -> Sorted<'_> {
         CompareStep::DifferingRanges(ranges) => Sorted::Answer(Answer::Ranges(ranges)),
         CompareStep::DifferingKeys(keys) => Sorted::Answer(Answer::Keys(keys)),
         CompareStep::Fixed { base, found, copies, gone } => {
-            Sorted::Answer(Answer::Fixed { base: *base, found, copies, gone })
+            Sorted::Answer(Answer::Fixed { base: *base, found, copies, gone, newer: &[] })
+        }
+        CompareStep::FixedNewer { base, found, copies, gone, newer } => {
+            Sorted::Answer(Answer::Fixed { base: *base, found, copies, gone, newer })
         }
         CompareStep::Fetched { base, rows, more } => {
             Sorted::Answer(Answer::Fetched { base: *base, rows, more: *more })
@@ -83,6 +97,10 @@ fn sort(step: &CompareStep) -> Sorted<'_> {
             Sorted::Progress { pass: *pass, rows: *rows, total: *total }
         }
     }
+}
+
+fn is_dated((_, version): &(Key, PrimaryVersion)) -> bool {
+    matches!(version, PrimaryVersion::Dated { .. })
 }
 
 impl Engine {
@@ -132,21 +150,24 @@ impl Engine {
                 let table = database.and_then(|(database, name)| database.table(&name));
                 leader.take_keys(keys.to_vec(), &table.ok_or(unknown)?.table)?;
             }
-            Answer::Fixed { base, found, copies, gone } => {
+            Answer::Fixed { base, found, copies, gone, newer } => {
                 let table = name.ok_or(unknown)?;
-                let theirs = leader.yields(&table);
+                let authority = leader.yields(&table).then_some(Authority::Theirs);
                 let (database, mut setting) = self.parts()?;
-                let refused = if theirs {
-                    let versions = Versions { copies, gone };
-                    let losers =
-                        repair::yield_to(database, &mut setting, &table, base, &versions, run)?;
-                    self.note_losers(&losers);
-                    Vec::new()
-                } else {
-                    repair::copy(database, &mut setting, &table, base, copies)?.refused
+                let refused = match authority {
+                    Some(_) => Vec::new(),
+                    None => repair::copy(database, &mut setting, &table, base, copies)?.refused,
                 };
+                let copies = if authority.is_some() { copies } else { newer };
+                let versions = Versions { copies, gone };
+                let terms = (run, authority);
+                let losers =
+                    repair::yield_to(database, &mut setting, &table, base, &versions, terms)?;
+                self.note_losers(&losers);
+                let kept = if authority.is_some() { 0 } else { losers.len() as u64 };
+                let found = Differences { journaled: found.journaled + kept, ..found.clone() };
                 if let Some(leading) = &mut self.leading {
-                    leading.leader.take_fixed(found, refused);
+                    leading.leader.take_fixed(&found, refused);
                 }
             }
             Answer::Fetched { base, rows, more } => {
@@ -181,7 +202,10 @@ impl Engine {
             .ok_or(Error::Mismatch("a comparison of a table that is not here"))?
             .table;
         let authority = follower.authorities.get(&name).copied();
-        let terms = |base| Terms { base, run, apply, authority };
+        let dated = matches!(&question, Question::Fix(_, rows) if rows.iter().any(is_dated));
+        let stamps = if dated { follower.stamps(database)? } else { None };
+        let stamps = stamps.as_deref();
+        let terms = |base| Terms { base, run, apply, authority, stamps };
         let fixed = match question {
             Question::Ranges(after, ranges) => {
                 return follower.ranges(database, table, after.clone(), ranges.to_vec());
@@ -204,8 +228,11 @@ impl Engine {
         if let Some(follower) = &mut self.follower {
             follower.note(&fixed.found);
         }
-        let repair::Fixed { found, copies, gone, .. } = fixed;
-        Ok(CompareStep::Fixed { base, found, copies, gone })
+        let repair::Fixed { found, copies, gone, newer, .. } = fixed;
+        if newer.is_empty() {
+            return Ok(CompareStep::Fixed { base, found, copies, gone });
+        }
+        Ok(CompareStep::FixedNewer { base, found, copies, gone, newer })
     }
 
     /// The primary asks in the order of tables and keys: what lies before is done.

@@ -152,6 +152,27 @@ fn fillings() -> Vec<(Data, &'static str)> {
             compare(CompareStep::Progress { pass: 2, rows: 300, total: Some(1) }),
             "050164050d02ac020101",
         ),
+        (
+            compare(CompareStep::FixedNewer {
+                base: Seq(2),
+                found: Differences { differing: 1, ..Differences::default() },
+                copies: Vec::new(),
+                gone: Vec::new(),
+                newer: vec![vec![Value::Null]],
+            }),
+            "050164050e0400000100000000010100",
+        ),
+        (
+            compare(CompareStep::Fix {
+                table: 0,
+                base: Seq(2),
+                rows: vec![(
+                    vec![Value::Null],
+                    PrimaryVersion::Dated { columns: vec![Value::Null], wall: WallTime(-5) },
+                )],
+            }),
+            "0501640506000401010004010009",
+        ),
     ]
 }
 

@@ -18,6 +18,7 @@ use crate::{
     scan::{self, Span},
     schema::Table,
     session::Authority,
+    stamps::Stamps,
     value,
 };
 
@@ -153,6 +154,10 @@ impl Leader {
         let captured = database.table(&table.name);
         let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
         let authority = self.authorities.get(&table.name).copied();
+        if self.initial && authority.is_none() && self.stamps.is_none() {
+            self.stamps = Some(Stamps::read(database)?);
+        }
+        let stamps = self.stamps.as_ref().filter(|_| authority.is_none());
         let apply = self.apply;
         let rows = database.snapshot(|db| {
             let mut rows = Vec::new();
@@ -167,10 +172,18 @@ impl Leader {
                     _ if authority == Some(Authority::Theirs) => PrimaryVersion::Absent,
                     None if authority == Some(Authority::Mine) => PrimaryVersion::Refused,
                     None => PrimaryVersion::Absent,
-                    Some(columns) if apply => PrimaryVersion::Contents(columns),
+                    Some(columns) if apply => {
+                        let record = (captured.t, table.identity_of(key));
+                        match stamps.and_then(|stamps| stamps.of(&record)) {
+                            Some(wall) => PrimaryVersion::Dated { columns, wall },
+                            None => PrimaryVersion::Contents(columns),
+                        }
+                    }
                     Some(columns) => PrimaryVersion::Hash(value::hash_row(&columns)),
                 };
-                if let PrimaryVersion::Contents(columns) = &version {
+                if let PrimaryVersion::Contents(columns) | PrimaryVersion::Dated { columns, .. } =
+                    &version
+                {
                     bytes += scan::size(columns);
                 }
                 rows.push((key.clone(), version));

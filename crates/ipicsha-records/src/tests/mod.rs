@@ -6,6 +6,7 @@ mod capture;
 mod follow;
 mod identity;
 mod lifecycle;
+mod merge;
 mod model;
 mod pair;
 mod repair;
