@@ -292,7 +292,8 @@ impl Leader {
     /// Rows of all tables. Counting reads the whole file, so not where that takes noticeable time.
     fn count(&self, database: &Database) -> Result<Option<u64>, Error> {
         let length = std::fs::metadata(&database.path).at(&database.path)?.len();
-        if length > COUNTED_BYTES {
+        // Nor where the reading would hold up the application's commits.
+        if length > COUNTED_BYTES || database.keeps_rollback {
             return Ok(None);
         }
         let tables = self.tables.iter().filter_map(|name| database.table(name));

@@ -239,13 +239,7 @@ impl<'a> Step<'a> {
             ) if local == *columns => {}
             (PrimaryVersion::Dated { wall, .. }, Some(local)) => {
                 found.differing += 1;
-                let own = self.terms.stamps.and_then(|stamps| stamps.of(&write.record));
-                // The primary's wins where both are of the same moment, or nobody knows.
-                if own.is_some_and(|own| own > *wall) {
-                    self.fixed.newer.push(local);
-                } else {
-                    self.lose(database, write, number, local);
-                }
+                self.keep_newest(database, write, *wall, local);
             }
             (PrimaryVersion::Contents(_), Some(local)) => {
                 found.differing += 1;
@@ -258,6 +252,23 @@ impl<'a> Step<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The primary's wins where both are of the same moment, or nobody knows.
+    fn keep_newest(
+        &mut self,
+        database: &Database,
+        write: Write<'a>,
+        theirs: WallTime,
+        local: Columns,
+    ) {
+        let own = self.terms.stamps.and_then(|stamps| stamps.of(&write.record));
+        if own.is_some_and(|own| own > theirs) {
+            self.fixed.newer.push(local);
+        } else {
+            let number = Seq(self.terms.run.cast_signed());
+            self.lose(database, write, number, local);
+        }
     }
 
     fn lose(&mut self, database: &Database, write: Write<'a>, number: Seq, local: Columns) {

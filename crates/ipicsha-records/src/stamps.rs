@@ -17,6 +17,9 @@ use crate::{
     value,
 };
 
+/// Entries read in one go.
+const AT_ONCE: usize = 10_000;
+
 /// By a hash of the record: a log of a million changes takes some 20 MB.
 pub(crate) struct Stamps {
     hasher: RandomState,
@@ -32,11 +35,24 @@ impl Stamps {
     }
 
     fn scan(&mut self, database: &Database) -> rusqlite::Result<()> {
+        let mut behind = i64::MIN;
+        while let Some(last) = self.scan_some(database, behind)? {
+            behind = last;
+        }
+        Ok(())
+    }
+
+    /// The next entries, briefly: without a WAL reading holds up the application's commits.
+    fn scan_some(&mut self, database: &Database, behind: i64) -> rusqlite::Result<Option<i64>> {
         let columns: String = (1..=database.key_columns).map(|n| format!(",k{n}")).collect();
-        let sql = format!("SELECT t,op,ms{columns} FROM _ipicsha_log ORDER BY seq");
+        let sql = format!(
+            "SELECT t,op,ms{columns},seq FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT {AT_ONCE}"
+        );
         let mut statement = database.reader.prepare_cached(&sql)?;
-        let mut rows = statement.query([])?;
+        let mut rows = statement.query([behind])?;
+        let mut last = None;
         while let Some(row) = rows.next()? {
+            last = Some(row.get(3 + database.key_columns)?);
             let (t, op, ms): (u32, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let Some(captured) = database.tables.get(&t).filter(|_| op != SUSPECT) else {
                 continue;
@@ -53,7 +69,7 @@ impl Stamps {
                 self.walls.insert(hash, ms);
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// When the record was last written here, if the log says so.

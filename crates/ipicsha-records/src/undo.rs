@@ -232,6 +232,7 @@ impl Engine {
             return Ok(Vec::new());
         };
         let path = &database.path;
+        let _beside = crate::rollback::beside();
         begin(&undoing.db, path, PATIENT)?;
         let work = PutBack::new(&undoing.db).and_then(|mut work| {
             work.all(entries)?;
