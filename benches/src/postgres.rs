@@ -108,6 +108,21 @@ impl Postgres {
         Ok(cost)
     }
 
+    /// Whether the subscriber shows a change only once it is on its disk; its default is `off`.
+    pub(crate) fn set_durable(&mut self, on: bool) -> Result<()> {
+        let value = if on { "on" } else { "off" };
+        self.subscriber
+            .client
+            .query(&format!("ALTER SUBSCRIPTION s SET (synchronous_commit = {value})"))?;
+        let record = Record::new(if on { 3 } else { 5 }, 0);
+        // The worker starts anew: until it replicates again nothing is timed.
+        self.publisher.client.query(&format!("DELETE FROM rec WHERE id={}", record.id))?;
+        self.publisher.client.query(&insert([record.clone()].into_iter()))?;
+        self.wait_for(record.id)?;
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    }
+
     /// Single inserts, each watched until it is visible at the subscriber.
     pub(crate) fn latency(&mut self, first: i64, samples: u64) -> Result<Latency> {
         let subscriber = &mut self.subscriber.client;

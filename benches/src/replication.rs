@@ -124,13 +124,16 @@ fn replicate(
     mut other: Option<&mut Postgres>,
 ) -> Result<()> {
     let samples = plan.scaled(300, 100);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut durable) = (Vec::new(), Vec::new(), Vec::new());
     let (mut caught_up, mut they_caught_up) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
         let first = TIMED + round.cast_signed() * 1000;
         ours.push(daemons::latency(pair, first, samples)?);
         if let Some(other) = &mut other {
             theirs.push(other.latency(first, samples)?);
+            other.set_durable(true)?;
+            durable.push(other.latency(first + 500, samples)?);
+            other.set_durable(false)?;
         }
     }
     for round in 0..plan.rounds {
@@ -140,13 +143,13 @@ fn replicate(
             they_caught_up.push(other.catch_up(&changes)?);
         }
     }
-    table.add(latency_row(&ours, &theirs));
+    table.add(latency_row(&ours, &theirs, &durable));
     table.add(catch_up_row(plan.rows, &caught_up, &they_caught_up));
     table.add(memory_row(plan.rows, &caught_up));
     Ok(())
 }
 
-fn latency_row(ours: &[Latency], theirs: &[Latency]) -> Row {
+fn latency_row(ours: &[Latency], theirs: &[Latency], durable: &[Latency]) -> Row {
     let median_of = |all: &[Latency]| median(all.iter().map(Latency::median));
     let worst = |all: &[Latency]| median(all.iter().map(Latency::p99));
     let text =
@@ -162,7 +165,10 @@ fn latency_row(ours: &[Latency], theirs: &[Latency]) -> Row {
     let beside = if theirs.is_empty() {
         Default::default()
     } else {
-        [format!("{} PostgreSQL", text(theirs)), cpu(theirs)]
+        [
+            format!("{} PostgreSQL; {} with a durable subscriber", text(theirs), text(durable)),
+            cpu(theirs),
+        ]
     };
     Row {
         what: "commit to visible on the standby".into(),
@@ -173,7 +179,9 @@ fn latency_row(ours: &[Latency], theirs: &[Latency]) -> Row {
             "median below 2 ms, p99 below 15 ms, ahead of PostgreSQL",
             mine < 2e-3 && mine_worst < 15e-3 && ahead,
         )),
-        rounds: json!({ "ours": raw(ours), "postgresql": raw(theirs) }),
+        rounds: json!({
+            "ours": raw(ours), "postgresql": raw(theirs), "postgresql_durable": raw(durable),
+        }),
     }
 }
 

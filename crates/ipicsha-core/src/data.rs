@@ -233,6 +233,9 @@ pub struct Schema {
 /// Hash over typed values.
 pub type RowHash = [u8; 16];
 
+/// The beginning of a row's hash: enough to find the rows that differ in a range that does.
+pub type BriefHash = [u8; 8];
+
 /// Hash over the rows between the end of the range before and `upto`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
@@ -350,7 +353,7 @@ pub enum CompareStep {
         /// End with this key.
         upto: Option<Key>,
         /// Key and hash of each row.
-        rows: Vec<(Key, RowHash)>,
+        rows: Vec<(Key, BriefHash)>,
     },
     /// Secondary: the keys that seem to differ, be it one-sided or in contents.
     DifferingKeys(Vec<Key>),

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use ipicsha_core::{
-    data::{CompareStep, Differences, Key, Range, RowHash},
+    data::{BriefHash, CompareStep, Differences, Key, Range},
     id::Seq,
 };
 
@@ -153,11 +153,11 @@ impl Follower {
         database: &Database,
         table: &Table,
         span: &Span,
-        theirs: Vec<(Key, RowHash)>,
+        theirs: Vec<(Key, BriefHash)>,
     ) -> Result<CompareStep, Error> {
         let captured = database.table(&table.name);
         let captured = captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
-        let mut theirs: HashMap<Arc<[u8]>, (Key, RowHash)> =
+        let mut theirs: HashMap<Arc<[u8]>, (Key, BriefHash)> =
             theirs.into_iter().map(|row| (table.identity_of(&row.0), row)).collect();
         database.snapshot(|db| {
             let own = scan::rows(db, table, span, ANSWER_KEYS).at(&database.path)?;

@@ -259,7 +259,9 @@ impl Leader {
             let captured = database
                 .table(&name)
                 .ok_or_else(|| Error::Interrupted(format!("table {name} has gone")))?;
-            if !self.keys.is_empty() {
+            // Gathered over the spans of a question: one step and one transaction for many of them.
+            let gathered = self.spans.is_empty() || self.keys.len() >= FIX_ROWS;
+            if gathered && !self.keys.is_empty() {
                 return if flushed {
                     self.ask_fix(database, &captured.table)
                 } else {

@@ -31,8 +31,8 @@ use crate::{
 };
 
 /// Batches and bytes that may be unacknowledged: enough for the partner to apply many at once.
-const WINDOW: usize = 64;
-const WINDOW_BYTES: usize = 16 << 20;
+const WINDOW: usize = 128;
+const WINDOW_BYTES: usize = 32 << 20;
 /// Rows applied at a time while the application writes here, too.
 const SHARED_ROWS: usize = 20;
 /// How long received messages are worked off before commands are looked at again.
@@ -183,9 +183,11 @@ impl Engine {
     fn apply(&mut self, batch: &Batch) -> Result<bool, Error> {
         let started = Instant::now();
         let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
+        let rollback = self.database.as_ref().is_some_and(|db| db.keeps_rollback);
         let limit = if shared { SHARED_ROWS } else { usize::MAX };
-        // After a failure one at a time, so that a bad one does not hold up those before it.
-        let alone = shared || std::mem::take(&mut self.apply_alone);
+        // Without a WAL a long transaction locks readers out. After a failure one at a time, so that
+        // a bad one does not hold up those before it.
+        let alone = shared || rollback || std::mem::take(&mut self.apply_alone);
         let waiting = std::mem::take(&mut self.inbox);
         let following = waiting.iter().map_while(|data| match data {
             Data::Batch(batch) if !alone => Some(batch),

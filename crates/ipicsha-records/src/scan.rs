@@ -3,7 +3,7 @@
 //! Decides how a range is cut into smaller ones. Must not know the partner. SQLite evaluates the
 //! ranges, so that its collations and affinities count, not ours.
 
-use ipicsha_core::data::{Columns, Key, Range, RowHash, Value};
+use ipicsha_core::data::{BriefHash, Columns, Key, Range, RowHash, Value};
 use rusqlite::{Connection, Row};
 
 use crate::{
@@ -219,13 +219,13 @@ pub(crate) fn rows(
     table: &Table,
     span: &Span,
     limit: usize,
-) -> rusqlite::Result<Vec<(Key, RowHash)>> {
+) -> rusqlite::Result<Vec<(Key, BriefHash)>> {
     let mut rows = Vec::new();
     let mut encoded = Vec::new();
     visit(db, table, span, |row| {
         encoded.clear();
         encode_row(row, table, &mut encoded)?;
-        rows.push((read_key(row, table)?, value::hash(&encoded)));
+        rows.push((read_key(row, table)?, value::brief(&encoded)));
         Ok(rows.len() < limit)
     })?;
     Ok(rows)

@@ -5,7 +5,9 @@
 //! `repair` and `fill`.
 
 use ipicsha_core::{
-    data::{Columns, CompareStep, Differences, Key, PrimaryVersion, Range, RepairReport, RowHash},
+    data::{
+        BriefHash, Columns, CompareStep, Differences, Key, PrimaryVersion, Range, RepairReport,
+    },
     id::Seq,
 };
 
@@ -22,7 +24,7 @@ use crate::{
 /// What the primary wants to know or to be done.
 enum Question<'a> {
     Ranges(&'a Option<Key>, &'a [Range]),
-    Rows(Span, &'a [(Key, RowHash)]),
+    Rows(Span, &'a [(Key, BriefHash)]),
     Fix(Seq, &'a [(Key, PrimaryVersion)]),
     Fill(Seq, &'a [Columns]),
     Fetch(Span),

@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use ipicsha_core::data::{RowHash, Value};
+use ipicsha_core::data::{BriefHash, RowHash, Value};
 use rusqlite::{
     Row, Statement, ToSql,
     types::{ToSqlOutput, ValueRef},
@@ -61,22 +61,21 @@ pub(crate) fn read_columns(
 pub(crate) fn encode(to: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Null => to.push(0),
-        ValueRef::Integer(integer) => {
-            to.push(1);
-            to.extend_from_slice(&integer.to_le_bytes());
-        }
-        ValueRef::Real(real) => {
-            to.push(2);
-            to.extend_from_slice(&real.to_bits().to_le_bytes());
-        }
+        ValueRef::Integer(integer) => encode_word(to, 1, integer.to_le_bytes()),
+        ValueRef::Real(real) => encode_word(to, 2, real.to_bits().to_le_bytes()),
         ValueRef::Text(bytes) => encode_bytes(to, 3, bytes),
         ValueRef::Blob(bytes) => encode_bytes(to, 4, bytes),
     }
 }
 
+/// In one piece, for this is most of what a comparison does.
+fn encode_word(to: &mut Vec<u8>, tag: u8, word: [u8; 8]) {
+    let [a, b, c, d, e, f, g, h] = word;
+    to.extend_from_slice(&[tag, a, b, c, d, e, f, g, h]);
+}
+
 fn encode_bytes(to: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    to.push(tag);
-    to.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    encode_word(to, tag, (bytes.len() as u64).to_le_bytes());
     to.extend_from_slice(bytes);
 }
 
@@ -106,6 +105,13 @@ pub(crate) fn is_same(a: &Value, b: ValueRef<'_>) -> bool {
 /// Hash over the encoding of a row.
 pub(crate) fn hash(encoded: &[u8]) -> RowHash {
     short(&blake3::hash(encoded))
+}
+
+/// The beginning of the same hash.
+pub(crate) fn brief(encoded: &[u8]) -> BriefHash {
+    let mut brief = [0; 8];
+    brief.copy_from_slice(&hash(encoded)[..8]);
+    brief
 }
 
 /// The part of a hash that travels.

@@ -111,9 +111,9 @@ fn questions() -> Vec<(Data, &'static str)> {
                 table: 0,
                 after: None,
                 upto: Some(key.clone()),
-                rows: vec![(key.clone(), [4; 16])],
+                rows: vec![(key.clone(), [4; 8])],
             }),
-            "050164050400000102010103016b0102010103016b04040404040404040404040404040404",
+            "050164050400000102010103016b0102010103016b0404040404040404",
         ),
         (compare(CompareStep::DifferingKeys(vec![key.clone()])), "05016405050102010103016b"),
         (
