@@ -152,7 +152,7 @@ pub(crate) fn spawn(
     let config = WorkerConfig {
         name: DatabaseName(NAME.into()),
         path: path.into(),
-        capacity_entries: 1_000_000,
+        capacity: ipicsha_records::LogCapacity { entries: 1_000_000, bytes: 1 << 30 },
         journal_path: folder.join("journal"),
         rank,
         create_if_missing: false,

@@ -46,6 +46,21 @@ impl Writers {
         Self::start_script(server, database, prefix, count, SCRIPT)
     }
 
+    /// The same with so many calls in each transaction.
+    ///
+    /// # Errors
+    /// Python cannot be started.
+    pub fn start_bulk(
+        server: &Server,
+        database: &str,
+        prefix: &str,
+        count: usize,
+        calls: usize,
+    ) -> Result<Self> {
+        let script = SCRIPT.replace("calls = 1\n", &format!("calls = {calls}\n"));
+        Self::start_script(server, database, prefix, count, &script)
+    }
+
     /// Starts `count` writers of another kind: the script takes the arguments that `writer.py` does.
     ///
     /// # Errors

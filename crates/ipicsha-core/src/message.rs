@@ -11,6 +11,7 @@ use crate::{
     id::{DatabaseName, ServerId},
     license::LicensedRole,
     state::{NodeState, NotReady, Reason, Role},
+    status::LogForecast,
     time::{MonoTime, WallTime},
 };
 
@@ -174,7 +175,7 @@ pub struct Report {
 }
 
 /// All databases of one server in a few numbers; the bytes never pass through the core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataReport {
     /// Every database was readable when this was measured.
     pub measured: bool,
@@ -192,6 +193,20 @@ pub struct DataReport {
     pub log_used_percent: u8,
     /// Databases that cannot follow and wait for an administrator.
     pub held: u32,
+    /// More about the transaction logs, for this server only: it does not travel.
+    #[serde(skip)]
+    pub log: LogReport,
+}
+
+/// What a server knows of its transaction logs beyond how full they are (spec C4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogReport {
+    /// Name of the database whose log has overflowed, else of the one whose log is fullest.
+    pub database: String,
+    /// When the first of all logs reaches 90 %.
+    pub forecast: LogForecast,
+    /// That log has overwritten changes the partner never had.
+    pub overflowed: bool,
 }
 
 #[cfg(test)]

@@ -274,10 +274,11 @@ impl Node {
             self.shown = shown;
         }
         let alarms = self.current_alarms(now.mono);
-        for alarm in alarms.iter().filter(|alarm| !self.alarms.contains(alarm)) {
+        let has = |all: &[Alarm], alarm: &Alarm| all.iter().any(|other| other.is_still(alarm));
+        for alarm in alarms.iter().filter(|alarm| !has(&self.alarms, alarm)) {
             self.outputs.push_back(Output::Record(Event::Raised { alarm: alarm.clone() }));
         }
-        for alarm in self.alarms.iter().filter(|alarm| !alarms.contains(alarm)) {
+        for alarm in self.alarms.iter().filter(|alarm| !has(&alarms, alarm)) {
             self.outputs.push_back(Output::Record(Event::Cleared { alarm: alarm.clone() }));
         }
         self.alarms = alarms;

@@ -131,6 +131,15 @@ pub struct SplitBrain {
     pub noticed: WallTime,
 }
 
+/// Why HA was unconfigured because of a transaction log (spec C4).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFullCause {
+    /// Name of the database whose log it was.
+    pub database: String,
+    /// It had overwritten changes the partner never had.
+    pub overflowed: bool,
+}
+
 /// What a server must remember over a crash. Written before anything that follows from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersistedState {
@@ -153,6 +162,9 @@ pub struct PersistedState {
     /// When HA was unconfigured because a transaction log was nearly full; until HA is configured
     /// anew (spec C4).
     pub log_full: Option<WallTime>,
+    /// Which log that was, and whether it had overflowed.
+    #[serde(default)]
+    pub log_full_cause: LogFullCause,
     /// Last time the partner was heard, by this server's wall clock.
     pub last_contact: Option<WallTime>,
 }
@@ -169,6 +181,7 @@ impl Default for PersistedState {
             split_brain: None,
             repair_due: false,
             log_full: None,
+            log_full_cause: LogFullCause::default(),
             last_contact: None,
         }
     }

@@ -24,10 +24,27 @@ pub enum Alarm {
     TimeNotSynced,
     /// The servers run different software (spec A6).
     VersionDiffers,
-    /// Transaction log at 75 % or more (spec C4).
-    LogFilling,
-    /// A transaction log reached 90 % and HA was unconfigured (spec C4).
-    LogFull,
+    /// Transaction log at 75 % or more (spec C4); over when it is below 70 %.
+    LogFilling {
+        /// The database whose log is fullest.
+        #[serde(default)]
+        database: String,
+        /// How full it is.
+        #[serde(default)]
+        percent: u8,
+        /// When the first log reaches 90 %.
+        #[serde(default)]
+        forecast: LogForecast,
+    },
+    /// A transaction log reached 90 %, or overflowed, and HA was unconfigured (spec C4).
+    LogFull {
+        /// The database whose log it was.
+        #[serde(default)]
+        database: String,
+        /// Changes were overwritten that the partner never had.
+        #[serde(default)]
+        overflowed: bool,
+    },
     /// A database cannot follow.
     DatabaseHeld,
     /// Writes or services could not be opened or closed.
@@ -63,11 +80,18 @@ impl Alarm {
             }
             Self::TimeNotSynced => "this server has no time synchronisation".into(),
             Self::VersionDiffers => "the servers run different versions".into(),
-            Self::LogFilling => "a transaction log is filled to 75 % or more".into(),
-            Self::LogFull => {
-                "a transaction log reached 90 %: HA unconfigured itself so that applications go on"
-                    .into()
+            Self::LogFilling { database, percent, forecast } => {
+                let whose = whose(database);
+                format!("the transaction log{whose} is filled to {percent} %: {}", forecast.text())
             }
+            Self::LogFull { database, overflowed: false } => format!(
+                "the transaction log{} reached 90 %: HA unconfigured itself so that applications go on",
+                whose(database)
+            ),
+            Self::LogFull { database, overflowed: true } => format!(
+                "the transaction log{} overflowed, the partner does not have all changes: HA unconfigured itself so that applications go on",
+                whose(database)
+            ),
             Self::DatabaseHeld => "a database cannot be replicated".into(),
             Self::RoleChangeFailed { cause } => format!("a role change went wrong: {cause}"),
             Self::TakeoverNeeded { cause } => {
@@ -76,6 +100,77 @@ impl Alarm {
             Self::RepairDue => "databases were not repaired since the split brain".into(),
             Self::License { cause } => cause.clone(),
         }
+    }
+}
+
+fn whose(database: &str) -> String {
+    if database.is_empty() { String::new() } else { format!(" of {database}") }
+}
+
+/// Where a transaction log is heading (spec C4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "growth")]
+pub enum LogForecast {
+    /// It was not watched for long enough.
+    #[default]
+    Unknown,
+    /// It does not grow.
+    None,
+    /// At the present rate it reaches 90 %.
+    Full {
+        /// So many seconds from now.
+        seconds: u64,
+    },
+}
+
+impl LogForecast {
+    /// What is expected of a log that fills by `percent_per_second` and is at `percent` now.
+    pub fn new(percent: f64, percent_per_second: f64) -> Self {
+        const FULL: f64 = 90.0;
+        // Less than a percent in a month is no growth.
+        const LEAST: f64 = 1.0 / (30.0 * 86_400.0);
+        if percent >= FULL {
+            Self::Full { seconds: 0 }
+        } else if percent_per_second < LEAST {
+            Self::None
+        } else {
+            Self::Full { seconds: ((FULL - percent) / percent_per_second) as u64 }
+        }
+    }
+
+    /// Of two logs the one that is full first; what is not known does not hide what is.
+    #[must_use]
+    pub fn soonest(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Full { seconds: a }, Self::Full { seconds: b }) => {
+                Self::Full { seconds: a.min(b) }
+            }
+            (full @ Self::Full { .. }, _) | (_, full @ Self::Full { .. }) => full,
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::Unknown, Self::Unknown) => Self::Unknown,
+        }
+    }
+
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Self::Unknown => "its rate is not known yet".into(),
+            Self::None => "not growing".into(),
+            Self::Full { seconds } => {
+                format!("90 % in about {} at the present rate", rounded(seconds))
+            }
+        }
+    }
+}
+
+/// A span with the unit that fits.
+fn rounded(seconds: u64) -> String {
+    let nearest = |unit: u64| (seconds + unit / 2) / unit;
+    match seconds {
+        0..100 => format!("{seconds} s"),
+        100..6_000 => format!("{} min", nearest(60)),
+        6_000..180_000 => format!("{} h", nearest(3_600)),
+        _ => format!("{} days", nearest(86_400)),
     }
 }
 
@@ -147,6 +242,11 @@ pub struct PairStatus {
 }
 
 impl Alarm {
+    /// The same alarm: its figures may have changed since it was raised.
+    pub(crate) fn is_still(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::LogFilling { .. }, Self::LogFilling { .. })) || self == other
+    }
+
     /// What to do about it, when the alarm alone says it; `PARTNER` stands for the partner's name.
     pub(crate) fn action(&self) -> Option<&'static str> {
         match self {
@@ -160,11 +260,11 @@ impl Alarm {
                 "correct the clock that is wrong and enable NTP on both servers; records are queued until then",
             ),
             Self::DatabaseHeld => Some("see the hold in the list of databases and do what it says"),
-            Self::LogFull => Some(
+            Self::LogFull { .. } => Some(
                 "bring PARTNER back, then configure HA anew: `ipicsha configure`; the databases are compared then",
             ),
-            Self::LogFilling => Some(
-                "bring PARTNER back so that the transaction log can drain before it reaches 90 %",
+            Self::LogFilling { .. } => Some(
+                "bring PARTNER back so that the transaction log can drain before it reaches 90 %, or give it more room: `ipicsha protect db PATH --log-entries N --log-bytes SIZE`",
             ),
             Self::VersionDiffers => Some("install the same version on both servers"),
             Self::TimeNotSynced => {
@@ -181,5 +281,31 @@ impl Alarm {
             ),
             Self::SplitBrain | Self::PartnerDown => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forecast_is_the_time_to_90_percent_at_the_present_rate() {
+        let text = |percent, rate| LogForecast::new(percent, rate).text();
+        assert_eq!(text(78.0, 1.0 / 60.0), "90 % in about 12 min at the present rate");
+        assert_eq!(text(80.0, 0.5), "90 % in about 20 s at the present rate");
+        assert_eq!(text(75.0, 15.0 / 36_000.0), "90 % in about 10 h at the present rate");
+        assert_eq!(text(75.0, 5.0 / 86_400.0), "90 % in about 3 days at the present rate");
+        assert_eq!(text(80.0, 0.0), "not growing");
+        assert_eq!(text(80.0, -3.0), "not growing");
+        assert_eq!(LogForecast::new(93.0, 0.0), LogForecast::Full { seconds: 0 });
+    }
+
+    #[test]
+    fn the_soonest_of_all_forecasts_counts() {
+        let (unknown, none) = (LogForecast::Unknown, LogForecast::None);
+        let full = |seconds| LogForecast::Full { seconds };
+        assert_eq!(full(7).soonest(full(3)).soonest(none).soonest(unknown), full(3));
+        assert_eq!(unknown.soonest(full(9)), full(9));
+        assert_eq!(unknown.soonest(none), none);
     }
 }

@@ -175,6 +175,9 @@ impl Engine {
             mark_compared(database, report)?;
         }
         self.received = None;
+        if let Session::Attached(attached) = &mut self.session {
+            attached.uncompared = false;
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use ipicsha_core::data::Standing;
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
+    capacity,
     capture::{self, Captured, Installed, Meta},
     error::{AtPath as _, Error, is_busy},
     fence,
@@ -59,7 +60,7 @@ pub(crate) struct Database {
     pub(crate) fence_closed: bool,
     /// It stays in a rollback mode, where a reader holds up the application's commit.
     pub(crate) keeps_rollback: bool,
-    capacity: u64,
+    pub(crate) capacity: u64,
 }
 
 /// Whether the partner may have changes that never came here.
@@ -105,6 +106,7 @@ impl Database {
         }
         let reader = open_connection(path)?;
         reader.execute_batch("PRAGMA query_only=ON").at(path)?;
+        capacity::trim(&writer, path, capacity)?;
         let seen = install(&writer, path, capacity)?;
         let mut database = Self {
             path: path.into(),
@@ -243,6 +245,11 @@ impl Database {
         if same {
             return Ok(SchemaCheck::Same);
         }
+        self.reinstall()
+    }
+
+    /// Brings capture up to date, whatever was seen before.
+    pub(crate) fn reinstall(&mut self) -> Result<SchemaCheck, Error> {
         let before = self.fingerprint();
         let seen = install(&self.writer, &self.path, self.capacity)?;
         self.take(seen);
@@ -436,7 +443,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     in_transaction(&db, path, capture::drop_tables)
 }
 
-fn in_transaction<T>(
+/// One transaction of its own.
+pub(crate) fn in_transaction<T>(
     db: &Connection,
     path: &Path,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,

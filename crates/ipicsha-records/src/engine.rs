@@ -17,12 +17,14 @@ use ipicsha_core::{
 use crate::{
     answer::Follower,
     apply::Setting,
+    barrier::Barrier,
     database::{self, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
     error::{AtPath as _, Error},
     follow::Extra,
     journal::Journal,
     log::Dirty,
+    overflow::Position,
     received::Received,
     report::Reporter,
     resume::{Leading, Paused, Wanted},
@@ -72,6 +74,8 @@ pub(crate) struct Attached {
     pub(crate) following: Option<Extra>,
     /// Both have the same schema.
     pub(crate) alike: bool,
+    /// The comparison this exchange begins with has not ended.
+    pub(crate) uncompared: bool,
 }
 
 /// What can fail and be tried again.
@@ -97,14 +101,14 @@ pub(crate) struct Engine {
     pub(crate) database: Option<Database>,
     pub(crate) wal: Wal,
     /// Install was asked for.
-    installing: bool,
+    pub(crate) installing: bool,
     /// The file was never there: the partner's is taken.
     pub(crate) missing: bool,
     /// Inode of the file that was served and has gone from its path.
     replaced: Option<u64>,
     pub(crate) writes: Option<Writes>,
-    link: bool,
-    gate: Gate,
+    pub(crate) link: bool,
+    pub(crate) gate: Gate,
     pub(crate) turn: u64,
     pub(crate) session: Session,
     pub(crate) inbox: VecDeque<Data>,
@@ -114,6 +118,8 @@ pub(crate) struct Engine {
     pub(crate) dirty: Dirty,
     pub(crate) received: Option<Received>,
     pub(crate) acked: Seq,
+    pub(crate) position: Position,
+    pub(crate) barriers: Vec<Barrier>,
     /// The log may hold entries that were not read.
     pub(crate) unread: bool,
     pub(crate) leading: Option<Leading>,
@@ -132,7 +138,7 @@ pub(crate) struct Engine {
     pub(crate) reporter: Reporter,
     data_version: i64,
     alarm_until: Instant,
-    look_at: Instant,
+    pub(crate) look_at: Instant,
     retry_at: Option<Instant>,
     attach_at: Option<Instant>,
     attached_last: Option<Instant>,
@@ -169,6 +175,8 @@ impl Engine {
             dirty: Dirty::default(),
             received: None,
             acked: Seq(0),
+            position: Position::default(),
+            barriers: Vec::new(),
             unread: false,
             leading: None,
             follower: None,
@@ -212,6 +220,7 @@ impl Engine {
             self.pump_after,
             self.switchover.as_ref().map(Switchover::deadline),
             self.reporter.due(),
+            self.barrier_due(),
         ];
         at = dues.into_iter().flatten().fold(at, Instant::min);
         at.saturating_duration_since(now)
@@ -255,6 +264,8 @@ impl Engine {
             Command::Abort => self.abandon("it was aborted"),
             Command::Compare { apply, run, done } => self.compare(apply, run, done),
             Command::Undo { run, done } => self.start_undo(run, done),
+            Command::Barrier { deadline, done } => self.barrier(deadline, done),
+            Command::SetCapacity { capacity, done } => done(self.set_capacity(capacity)),
             Command::Shutdown => {}
         }
         self.reporter.touch();
@@ -279,6 +290,7 @@ impl Engine {
         self.drive();
         self.drive_undo();
         self.check_switchover(Instant::now());
+        self.check_barriers(Instant::now());
         self.report(Instant::now());
     }
 
@@ -289,6 +301,7 @@ impl Engine {
         if let Some(done) = self.wanted.take().and_then(|wanted| wanted.done) {
             done(Err(Error::Stopped));
         }
+        self.refuse_barriers();
         self.save_acked();
         self.database = None;
     }
@@ -298,6 +311,7 @@ impl Engine {
         self.link
             && self.gate == Gate::Open
             && self.installing
+            && !self.position.overflowed
             && (self.database.is_some() || self.missing)
     }
 
@@ -342,7 +356,7 @@ impl Engine {
             self.journal = Some(Journal::open(&self.config.journal_path)?);
         }
         self.wal.release();
-        let (path, capacity) = (&self.config.path, self.config.capacity_entries);
+        let (path, capacity) = (&self.config.path, self.config.capacity.entries);
         let mut database = Database::open_as(path, capacity, self.config.journaling)?;
         if database.keeps_rollback {
             self.wal.keep(path)?;
@@ -354,8 +368,6 @@ impl Engine {
             None => self.writes = database.fence_closed.then_some(Writes::Closed),
         }
         if let Some(journal) = &self.journal {
-            let saved = journal.load_acked(&self.config.name, database.meta.origin)?;
-            self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);
             self.reporter.conflicts_total = journal.count(&self.config.name)?;
         }
         self.recall_wanted()?;
@@ -369,7 +381,7 @@ impl Engine {
             .ok();
         self.database = Some(database);
         self.unread = true;
-        Ok(())
+        self.recall_position().inspect_err(|_| self.database = None)
     }
 
     fn remove(&mut self) -> Result<(), Error> {
@@ -379,6 +391,7 @@ impl Engine {
         (self.paused, self.untold) = (None, None);
         (self.database, self.watch, self.retry_at) = (None, None, None);
         self.wal.release();
+        self.position = Position::default();
         self.clear_hold();
         (self.missing, self.replaced, self.attach_at) = (false, None, None);
         match database::remove(&self.config.path) {
@@ -415,7 +428,7 @@ impl Engine {
     }
 
     /// Looks for commits, schema changes, and whether the file is still the one that is open.
-    fn look(&mut self, now: Instant) {
+    pub(crate) fn look(&mut self, now: Instant) {
         let alarmed = now < self.alarm_until;
         let safety = now >= self.look_at;
         if !alarmed && !safety {
@@ -478,7 +491,9 @@ impl Engine {
         if busy {
             return;
         }
-        if error.needs_attach() {
+        if matches!(error, Error::Overflow) {
+            self.overflow(&error);
+        } else if error.needs_attach() {
             tracing::warn!(database = %self.config.name, %error, "attaching again");
             self.work_after = Instant::now();
             self.reattach("the databases attach again");
@@ -505,6 +520,9 @@ impl Engine {
     }
 
     pub(crate) fn clear_hold(&mut self) {
+        if self.position.overflowed {
+            return; // until HA is configured anew
+        }
         (self.hold, self.held_by) = (None, None);
         self.reporter.touch();
     }

@@ -89,6 +89,29 @@ pub enum Error {
     /// The ring has overwritten entries nobody had received.
     #[error("the transaction log has overwritten entries the partner never received")]
     Overflow,
+    /// A smaller log would be an alarm at once.
+    #[error(
+        "{entries} changes (about {bytes} bytes) wait for the partner: they would fill such a log to {percent} %"
+    )]
+    CapacityTooSmall {
+        /// What waits.
+        entries: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// How full the log would be.
+        percent: u64,
+    },
+    /// A barrier cannot be waited for.
+    #[error("not connected to the partner: {0}")]
+    NotConnected(String),
+    /// A barrier was waited for in vain.
+    #[error("{}", unconfirmed(*.missing, .reason.as_deref()))]
+    Unconfirmed {
+        /// Changes the partner has not acknowledged.
+        missing: u64,
+        /// What else has to end first.
+        reason: Option<String>,
+    },
     /// The write fence refused.
     #[error("{path}: this server is standby, it does not write")]
     Fenced {
@@ -158,8 +181,18 @@ impl Error {
             Self::Unplaceable { .. } => {
                 "remove the record that is in its way on this server; it is tried again by itself"
             }
-            Self::Mismatch(_) | Self::Overflow | Self::Collision => {
+            Self::Mismatch(_) | Self::Collision => {
                 "nothing: the databases are compared again by themselves"
+            }
+            Self::Overflow => {
+                "HA is unconfigured by itself; give the log more room (`ipicsha protect db PATH --log-entries N`), then `ipicsha configure`"
+            }
+            Self::CapacityTooSmall { .. } => {
+                "bring the partner back so that they are shipped, or choose a larger log"
+            }
+            Self::NotConnected(_) => "see `ipicsha ha-status`; the data is safe on this server",
+            Self::Unconfirmed { .. } => {
+                "ask again: the changes are on their way; `ipicsha ha-status` shows the queue"
             }
             Self::Fenced { .. } => "run this on the active server",
             Self::NotPrepared(_) => "nothing has changed: try the switchover again",
@@ -192,6 +225,9 @@ impl Error {
             | Self::Collision
             | Self::Mismatch(_)
             | Self::Overflow
+            | Self::CapacityTooSmall { .. }
+            | Self::NotConnected(_)
+            | Self::Unconfirmed { .. }
             | Self::Fenced { .. }
             | Self::NotPrepared(_)
             | Self::NotReady(_)
@@ -207,7 +243,15 @@ impl Error {
 
     /// Whether the pair finds together again by attaching anew.
     pub(crate) fn needs_attach(&self) -> bool {
-        matches!(self, Self::Mismatch(_) | Self::Overflow)
+        matches!(self, Self::Mismatch(_))
+    }
+}
+
+/// What a barrier waited for in vain.
+fn unconfirmed(missing: u64, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("not confirmed in time: {reason}"),
+        None => format!("not confirmed in time: {missing} changes are not acknowledged yet"),
     }
 }
 

@@ -63,6 +63,7 @@ impl Engine {
             schema: [0; 16],
             open: false,
         };
+        self.check_overflow()?;
         if let Some(database) = &self.database {
             let extent = log::extent(&database.reader).at(&database.path)?;
             let origin = database.meta.origin;
@@ -130,6 +131,7 @@ impl Engine {
             return Err(Error::Mismatch("an acknowledgement of what was not sent"));
         }
         self.acked = self.acked.max(to);
+        self.reporter.unsaved = true;
         while attached.in_flight.front().is_some_and(|(end, _)| *end <= to) {
             attached.in_flight.pop_front();
         }
@@ -230,6 +232,7 @@ impl Engine {
                 Session::Attaching(_) | Session::Detached | Session::Attached(_) => return Ok(()),
             },
         };
+        self.check_overflow_by(&mine, theirs)?;
         let agreement = session::agree(&mine, theirs);
         if let (Some(agreement), Some(database), Some(journal)) =
             (&agreement, &mut self.database, &self.journal)
@@ -262,8 +265,8 @@ impl Engine {
 
     fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
         self.dirty = Dirty::behind(agreement.send_from);
-        self.acked = agreement.send_from;
         self.received = agreement.journaled.then(Received::default);
+        self.note_position(agreement.send_from);
         let tables: Vec<String> = agreement.tables.iter().cloned().collect();
         let extra = if agreement.compare { Extra::Keep } else { Extra::Drop };
         self.attached(Attached {
@@ -274,6 +277,7 @@ impl Engine {
             authorities: agreement.authorities,
             following: (agreement.follows == Some(Authority::Theirs)).then_some(extra),
             alike: agreement.alike,
+            uncompared: agreement.compare || !agreement.partial.is_empty(),
         });
         if agreement.follows == Some(Authority::Mine) {
             self.send_schema()?;
@@ -304,7 +308,7 @@ impl Engine {
             return self.follow(schema);
         }
         let closed = self.writes != Some(Writes::Open);
-        let (capacity, journaling) = (self.config.capacity_entries, self.config.journaling);
+        let (capacity, journaling) = (self.config.capacity.entries, self.config.journaling);
         seed::build(&self.config.path, schema, capacity, closed, journaling)?;
         tracing::info!(database = %self.config.name, path = %self.config.path.display(),
             "the missing database was built from the partner's schema");

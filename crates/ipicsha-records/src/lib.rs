@@ -6,6 +6,8 @@
 
 mod answer;
 mod apply;
+mod barrier;
+mod capacity;
 mod capture;
 mod compare;
 mod comparing;
@@ -19,10 +21,12 @@ mod fault;
 mod fence;
 mod fill;
 mod follow;
+mod gauge;
 mod identity;
 mod inspect;
 mod journal;
 mod log;
+mod overflow;
 mod pace;
 mod place;
 mod received;
@@ -47,9 +51,12 @@ mod value;
 mod watch;
 mod worker;
 
+pub use barrier::Confirmed;
+pub use capacity::LogCapacity;
 pub use damage::set_aside_if_damaged;
 pub use error::{Error, RUNNING};
 pub use fence::REFUSAL;
+pub use gauge::LogUse;
 pub use identity::Identity;
 pub use inspect::{Inspection, TableInfo, inspect, inspect_as};
 pub use journal::{Journal, JournalEntry, JournalFilter, JournalKind, Version};

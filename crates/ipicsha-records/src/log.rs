@@ -128,7 +128,15 @@ impl Dirty {
     /// Reads entries written since the last call, in the caller's transaction.
     pub(crate) fn refresh(&mut self, db: &Connection, database: &Database) -> Result<(), Error> {
         // Entries are numbered without gaps; a gap is what the ring has overwritten.
-        if self.scan(db, database).at(&database.path)? { Ok(()) } else { Err(Error::Overflow) }
+        if self.scan(db, database).at(&database.path)? {
+            Ok(())
+        } else if !database.meta.synced {
+            Err(Error::Mismatch("changes were overwritten before the first comparison has ended"))
+        } else if self.is_continued(db).at(&database.path)? {
+            Err(Error::Overflow)
+        } else {
+            Err(Error::Mismatch("the log is that of a restored backup"))
+        }
     }
 
     fn scan(&mut self, db: &Connection, database: &Database) -> rusqlite::Result<bool> {

@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ipicsha_core::id::Seq;
+use ipicsha_core::{data::Origin, id::Seq};
 
 use crate::{
-    database::Database,
     engine::{Engine, Session},
     error::{AtPath as _, Error},
+    gauge::Gauge,
     log,
     pace::{self, Pace},
     schema::null_key_warning,
@@ -30,10 +30,13 @@ const SAVE: Duration = Duration::from_secs(2);
 /// When the next status is due.
 pub(crate) struct Reporter {
     pub(crate) conflicts_total: u64,
+    pub(crate) gauge: Gauge,
     touched: bool,
     sent_at: Instant,
     last: Option<DatabaseStatus>,
-    saved: Seq,
+    saved: Option<(Origin, Seq)>,
+    /// The acknowledged position is not remembered yet.
+    pub(crate) unsaved: bool,
     saved_at: Instant,
     /// Of the partner's acknowledgements, and of what is written, while something is queued.
     acked: Pace,
@@ -44,10 +47,12 @@ impl Reporter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             conflicts_total: 0,
+            gauge: Gauge::default(),
             touched: true,
             sent_at: now.checked_sub(SOONEST).unwrap_or(now),
             last: None,
-            saved: Seq(0),
+            saved: None,
+            unsaved: false,
             saved_at: now,
             acked: Pace::default(),
             written: Pace::default(),
@@ -65,7 +70,8 @@ impl Reporter {
         match (self.touched, moving) {
             (true, _) => Some(self.sent_at + SOONEST),
             (false, true) => Some(self.sent_at + LATEST),
-            (false, false) => None,
+            // The last of a burst, before a long silence.
+            (false, false) => self.unsaved.then(|| self.saved_at + SAVE),
         }
     }
 }
@@ -112,7 +118,7 @@ impl Engine {
             }
         };
         if self.reporter.last.as_ref() != Some(&status) {
-            (self.events)(Event::Status(status.clone()));
+            (self.events)(Event::Status(Box::new(status.clone())));
             self.reporter.last = Some(status);
         }
     }
@@ -120,11 +126,14 @@ impl Engine {
     /// Remembers how far the partner is, for the queue shown after a restart.
     pub(crate) fn save_acked(&mut self) {
         let (Some(database), Some(journal)) = (&self.database, &self.journal) else { return };
-        if self.acked == self.reporter.saved {
+        let position = (database.meta.origin, self.acked);
+        self.reporter.unsaved = false;
+        // What was not learned from the partner must not be taken for its word later.
+        if !self.position.known || self.reporter.saved == Some(position) {
             return;
         }
-        match journal.save_acked(&self.config.name, database.meta.origin, self.acked) {
-            Ok(()) => self.reporter.saved = self.acked,
+        match journal.save_acked(&self.config.name, position.0, position.1) {
+            Ok(()) => self.reporter.saved = Some(position),
             Err(error) => {
                 tracing::warn!(database = %self.config.name, %error,
                     "the acknowledged position could not be remembered");
@@ -132,7 +141,11 @@ impl Engine {
         }
     }
 
-    fn status(&self) -> Result<DatabaseStatus, Error> {
+    fn status(&mut self) -> Result<DatabaseStatus, Error> {
+        if matches!(self.check_overflow(), Err(Error::Overflow)) {
+            self.overflow(&Error::Overflow);
+        }
+        let log = self.log_use()?;
         let attached = match &self.session {
             Session::Attached(attached) => Some(attached),
             Session::Detached | Session::Attaching(_) => None,
@@ -153,6 +166,7 @@ impl Engine {
             queue_seconds_left: None,
             lag_seconds: 0.0,
             log_used_percent: 0.0,
+            log,
             synced: false,
             seeding: self.missing,
             hold: self.hold.clone(),
@@ -195,26 +209,29 @@ impl Engine {
         status.writes = if database.fence_closed { Writes::Closed } else { Writes::Open };
         status.synced = database.meta.synced;
         status.applied = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
-        self.queue(database, &mut status)?;
+        self.note_log(&mut status)?;
         Ok(status)
     }
 
-    fn queue(&self, database: &Database, status: &mut DatabaseStatus) -> Result<(), Error> {
-        let db = &database.reader;
-        status.last_seq = log::extent(db).at(&database.path)?.last;
+    /// What the log holds, and where that goes.
+    fn note_log(&mut self, status: &mut DatabaseStatus) -> Result<(), Error> {
+        let Some(database) = &self.database else { return Ok(()) };
+        status.log_used_percent = status.log.percent();
+        status.log.forecast = self.reporter.gauge.forecast(Instant::now(), status.log_used_percent);
+        status.last_seq = log::extent(&database.reader).at(&database.path)?.last;
         let queued = (status.last_seq.0 - self.acked.0).max(0);
         status.queue_records = queued.cast_unsigned();
-        // What the partner has applied is free for the ring, whether or not it said so.
-        let base = self.acked.max(database.meta.partner_base);
-        let used = (status.last_seq.0 - base.0).max(0);
-        status.log_used_percent = used as f64 / database.capacity() as f64 * 100.0;
-        if queued > 0
-            && let Some(oldest) = log::oldest_behind(db, self.acked).at(&database.path)?
-        {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let oldest = Duration::from_millis(oldest.0.max(0).cast_unsigned());
-            status.lag_seconds = now.saturating_sub(oldest).as_secs_f64();
-        }
+        status.lag_seconds = if queued > 0 { self.lag()? } else { 0.0 };
         Ok(())
+    }
+
+    /// Age of the oldest change the partner has not acknowledged, in seconds.
+    fn lag(&self) -> Result<f64, Error> {
+        let Some(database) = &self.database else { return Ok(0.0) };
+        let oldest = log::oldest_behind(&database.reader, self.acked).at(&database.path)?;
+        let Some(oldest) = oldest else { return Ok(0.0) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let oldest = Duration::from_millis(oldest.0.max(0).cast_unsigned());
+        Ok(now.saturating_sub(oldest).as_secs_f64())
     }
 }

@@ -10,7 +10,9 @@ use ipicsha_core::{
 };
 use serde::Serialize;
 
-use crate::{identity::Identity, journal::JournalKind, schema::SkippedTable, worker::Writes};
+use crate::{
+    gauge::LogUse, identity::Identity, journal::JournalKind, schema::SkippedTable, worker::Writes,
+};
 
 /// The state of one database.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -43,8 +45,10 @@ pub struct DatabaseStatus {
     pub queue_seconds_left: Option<u64>,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
-    /// Share of the log's capacity they take.
+    /// Share of the log's capacity they take: the worse of entries and bytes.
     pub log_used_percent: f64,
+    /// The same in numbers.
+    pub log: LogUse,
     /// The initial comparison with this partner has finished; changes flow while `attached`, too.
     pub synced: bool,
     /// The file was never here: it is built from the partner's.
@@ -153,7 +157,7 @@ pub enum Event {
     /// To go on the data connection, in order.
     Send(Data),
     /// The state has changed.
-    Status(DatabaseStatus),
+    Status(Box<DatabaseStatus>),
     /// Something was put into the conflict journal.
     ConflictJournaled(ConflictSummary),
     /// A comparison has ended; reported on both servers.

@@ -19,8 +19,8 @@ use ipicsha_core::{
 use serde::Serialize;
 
 use crate::{
-    engine::Engine, error::Error, rollback::Journaling, status::Event, undo::UndoReport,
-    watch::Alarm,
+    barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, rollback::Journaling,
+    status::Event, undo::UndoReport, watch::Alarm,
 };
 
 /// Commands that may wait; more make the sender wait.
@@ -36,8 +36,8 @@ pub struct WorkerConfig {
     pub name: DatabaseName,
     /// Where it lies here.
     pub path: PathBuf,
-    /// Entries the transaction log holds.
-    pub capacity_entries: u64,
+    /// What the transaction log holds.
+    pub capacity: LogCapacity,
     /// The daemon's conflict journal.
     pub journal_path: PathBuf,
     /// This server's licensed role.
@@ -130,6 +130,20 @@ pub enum Command {
         /// With what was done.
         done: Done<UndoReport>,
     },
+    /// Wait until the partner durably has everything committed before this.
+    Barrier {
+        /// After this it is not waited any longer.
+        deadline: Instant,
+        /// When it has, or why that is not known.
+        done: Done<Confirmed>,
+    },
+    /// Give the transaction log another room.
+    SetCapacity {
+        /// Which.
+        capacity: LogCapacity,
+        /// When it is in force.
+        done: Done<()>,
+    },
     /// End the thread.
     Shutdown,
 }
@@ -138,12 +152,16 @@ impl Command {
     /// Answers a command nobody will carry out.
     fn refuse(self) {
         match self {
-            Self::Remove { done } | Self::SetWrites { done, .. } | Self::Commit { done } => {
+            Self::Remove { done }
+            | Self::SetWrites { done, .. }
+            | Self::SetCapacity { done, .. }
+            | Self::Commit { done } => {
                 done(Err(Error::Stopped));
             }
             Self::Prepare { done, .. } => done(Err(Error::Stopped)),
             Self::Compare { done, .. } => done(Err(Error::Stopped)),
             Self::Undo { done, .. } => done(Err(Error::Stopped)),
+            Self::Barrier { done, .. } => done(Err(Error::Stopped)),
             Self::Install
             | Self::LinkUp
             | Self::LinkDown
@@ -172,6 +190,8 @@ impl fmt::Debug for Command {
             Self::Abort => "Abort",
             Self::Compare { .. } => "Compare",
             Self::Undo { .. } => "Undo",
+            Self::Barrier { .. } => "Barrier",
+            Self::SetCapacity { .. } => "SetCapacity",
             Self::Shutdown => "Shutdown",
         })
     }

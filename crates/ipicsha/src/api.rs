@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use ipicsha_core::{admin::AdminReply, status::PairStatus};
-use ipicsha_records::DatabaseStatus;
+use ipicsha_core::{
+    admin::AdminReply,
+    status::{LogForecast, PairStatus},
+};
+use ipicsha_records::{DatabaseStatus, LogCapacity};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
+use crate::{exit::Failure, size::ByteSize};
 
 /// A request of an administrator.
 #[derive(Clone, Serialize, Deserialize)]
@@ -18,9 +21,31 @@ pub(crate) enum Request {
     /// Done in a task of its own, as it waits for somebody.
     Work(Work),
     /// Protect a database.
-    Protect { path: PathBuf, name: Option<String>, seed: bool, keep_journal_mode: bool },
+    Protect {
+        path: PathBuf,
+        name: Option<String>,
+        seed: bool,
+        keep_journal_mode: bool,
+        #[serde(default)]
+        log_entries: Option<u64>,
+        #[serde(default)]
+        log_bytes: Option<ByteSize>,
+    },
     /// Remove every trace of protection.
     Unprotect { name: String },
+    /// Answered when the partner durably has everything committed before in this database, or in
+    /// all; applications ask, too: the line is documented in README.md.
+    Barrier {
+        #[serde(default)]
+        database: Option<String>,
+        #[serde(default = "barrier_timeout")]
+        timeout_seconds: f64,
+    },
+}
+
+/// How long a barrier waits unless it is told.
+pub(crate) fn barrier_timeout() -> f64 {
+    5.0
 }
 
 /// What can be looked at.
@@ -98,6 +123,35 @@ pub(crate) struct SkippedRow {
     pub(crate) reason: String,
 }
 
+/// The transaction log of one database.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LogRow {
+    /// Changes the partner does not have.
+    pub(crate) used_entries: u64,
+    pub(crate) capacity_entries: u64,
+    /// Estimated from a sample of the entries.
+    pub(crate) used_bytes: u64,
+    pub(crate) capacity_bytes: u64,
+    /// When 90 % is reached at the present rate.
+    pub(crate) forecast: LogForecast,
+    /// It has overwritten changes the partner never had.
+    pub(crate) overflowed: bool,
+}
+
+impl LogRow {
+    /// Of a database that is not replicated now.
+    pub(crate) fn empty(capacity: LogCapacity) -> Self {
+        Self {
+            used_entries: 0,
+            capacity_entries: capacity.entries,
+            used_bytes: 0,
+            capacity_bytes: capacity.bytes,
+            forecast: LogForecast::Unknown,
+            overflowed: false,
+        }
+    }
+}
+
 /// One protected database.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DatabaseRow {
@@ -121,7 +175,9 @@ pub(crate) struct DatabaseRow {
     #[serde(default)]
     pub(crate) queue_seconds_left: Option<u64>,
     pub(crate) lag_seconds: f64,
+    /// The worse of entries and bytes.
     pub(crate) log_used_percent: f64,
+    pub(crate) log: LogRow,
     pub(crate) conflicts_total: u64,
     pub(crate) hold: Option<String>,
     pub(crate) warnings: Vec<String>,
@@ -175,6 +231,14 @@ impl From<&DatabaseStatus> for DatabaseRow {
             queue_seconds_left: status.queue_seconds_left,
             lag_seconds: status.lag_seconds,
             log_used_percent: status.log_used_percent,
+            log: LogRow {
+                used_entries: status.log.entries,
+                capacity_entries: status.log.capacity.entries,
+                used_bytes: status.log.bytes,
+                capacity_bytes: status.log.capacity.bytes,
+                forecast: status.log.forecast,
+                overflowed: status.log.overflowed,
+            },
             conflicts_total: status.conflicts_total,
             hold: status.hold.clone(),
             warnings: status.warnings.clone(),

@@ -10,7 +10,10 @@ use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Failure, Kind};
+use crate::{
+    exit::{Failure, Kind},
+    size::ByteSize,
+};
 
 /// Where the daemon looks when no `--config` is given.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ipicsha/ipicsha.toml";
@@ -88,6 +91,7 @@ pub(crate) struct TimeFile {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogFile {
     pub(crate) capacity_entries: u64,
+    pub(crate) capacity_bytes: ByteSize,
 }
 
 /// A protected database.
@@ -101,6 +105,11 @@ pub(crate) struct DatabaseFile {
     /// It stays in its rollback-journal mode instead of being switched to WAL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) keep_journal_mode: bool,
+    /// Room of its transaction log, where it differs from `[log]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_entries: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_bytes: Option<ByteSize>,
 }
 
 impl DatabaseFile {
@@ -180,7 +189,7 @@ impl Default for HeartbeatFile {
 
 impl Default for LogFile {
     fn default() -> Self {
-        Self { capacity_entries: 1_000_000 }
+        Self { capacity_entries: 1_000_000, capacity_bytes: ByteSize(256 << 20) }
     }
 }
 
@@ -228,8 +237,15 @@ impl Config {
         if file.server.name.is_empty() || file.server.name.len() > 63 {
             return Err(wrong("server.name", "1 to 63 characters".into(), "choose another name"));
         }
-        if !(4096..=1_000_000_000).contains(&file.log.capacity_entries) {
-            return Err(wrong("log.capacity_entries", "4096 to 1000000000".into(), range));
+        let log = (Some(file.log.capacity_entries), Some(file.log.capacity_bytes));
+        if let Some((which, why)) = log_problem(log.0, log.1) {
+            return Err(wrong(&format!("log.capacity_{which}"), why.into(), range));
+        }
+        for database in &file.databases {
+            if let Some((which, why)) = log_problem(database.log_entries, database.log_bytes) {
+                let key = format!("database {}: log_{which}", database.common_name());
+                return Err(wrong(&key, why.into(), range));
+            }
         }
         check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
@@ -254,6 +270,18 @@ impl Config {
     pub(crate) fn state_file(&self, name: &str) -> PathBuf {
         self.file.server.state_directory.join(name)
     }
+}
+
+/// Which size of a transaction log is out of range (`entries` or `bytes`), and the range.
+pub(crate) fn log_problem(
+    entries: Option<u64>,
+    bytes: Option<ByteSize>,
+) -> Option<(&'static str, &'static str)> {
+    const BYTES: std::ops::RangeInclusive<ByteSize> = ByteSize(1 << 20)..=ByteSize(1 << 40);
+    if entries.is_some_and(|entries| !(4096..=1_000_000_000).contains(&entries)) {
+        return Some(("entries", "4096 to 1000000000 changes"));
+    }
+    bytes.is_some_and(|bytes| !BYTES.contains(&bytes)).then_some(("bytes", "1 MiB to 1 TiB"))
 }
 
 /// What cannot be said by types: names, programs and limits of services.
@@ -342,6 +370,8 @@ mod tests {
             "unit",
             "stop =",
             "keep_journal_mode",
+            "log_entries",
+            "log_bytes",
         ] {
             assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
         }
@@ -354,6 +384,28 @@ mod tests {
         assert!(failure.message.starts_with("/etc/x.toml:4:"), "{}", failure.message);
         assert_eq!(failure.next_step.as_deref(), Some("did you mean `interval_seconds`?"));
         assert_eq!(failure.kind.code(), 78);
+    }
+
+    #[test]
+    fn the_size_of_a_log_is_checked_where_it_is_written() {
+        let parse = |text: &str| Config::parse(&format!("{SMALL}{text}"), "x");
+        let config = parse(
+            "[log]\ncapacity_bytes = \"64 MiB\"\n[[database]]\npath = \"/a\"\nlog_entries = 5000\n",
+        )
+        .unwrap();
+        assert_eq!(config.file.log.capacity_bytes, ByteSize(64 << 20));
+        assert_eq!(config.file.databases[0].log_entries, Some(5000));
+        for (text, word) in [
+            ("[log]\ncapacity_entries = 4095\n", "log.capacity_entries: 4096 to"),
+            ("[log]\ncapacity_bytes = 1048575\n", "log.capacity_bytes: 1 MiB to"),
+            ("[log]\ncapacity_bytes = \"much\"\n", "no size"),
+            ("[[database]]\npath = \"/a\"\nlog_bytes = \"2 TiB\"\n", "database /a: log_bytes"),
+            ("[[database]]\npath = \"/a\"\nlog_entries = 7\n", "database /a: log_entries"),
+        ] {
+            let failure = parse(text).unwrap_err();
+            assert!(failure.message.contains(word), "{}", failure.message);
+            assert_eq!(failure.kind.code(), 78);
+        }
     }
 
     #[test]

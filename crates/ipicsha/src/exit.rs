@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     NotPermitted,
     /// Done, with items to look at.
     Attention,
+    /// The partner has not confirmed what was committed.
+    NotConfirmed,
     /// The configuration is wrong.
     Config,
 }
@@ -37,6 +39,7 @@ impl Kind {
             Self::TimedOut => 5,
             Self::NotPermitted => 6,
             Self::Attention => 7,
+            Self::NotConfirmed => 8,
             Self::Config => 78,
         }
     }
@@ -48,11 +51,14 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
     pub(crate) next_step: Option<String>,
+    /// The same for programs, where there is more to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) details: Option<serde_json::Value>,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), next_step: None }
+        Self { kind, message: message.into(), next_step: None, details: None }
     }
 
     /// Adds what to do next.

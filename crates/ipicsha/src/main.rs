@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod exit;
 mod pattern;
+mod size;
 mod wording;
 
 use std::process::ExitCode;

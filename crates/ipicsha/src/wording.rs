@@ -11,12 +11,15 @@ use ipicsha_core::{
 };
 
 use crate::{
-    api::{DatabaseRow, PendingRepair, Status},
+    api::{DatabaseRow, LogRow, PendingRepair, Status},
     daemon::HistoryEntry,
+    size::ByteSize,
 };
 
 /// From this lag on a queue is worth a line of its own.
 const LAGS_SECONDS: f64 = 2.0;
+/// A transaction log as full as this has a line of its own.
+const LOG_SHOWN_PERCENT: f64 = 50.0;
 
 /// Milliseconds since 1970 as local time.
 pub(crate) fn time(unix_ms: i64) -> String {
@@ -203,6 +206,9 @@ fn databases(text: &mut String, rows: &[DatabaseRow]) {
         if let Some(catching_up) = catching_up(row) {
             line(text, catching_up);
         }
+        if row.log_used_percent >= LOG_SHOWN_PERCENT {
+            line(text, log(&row.log));
+        }
         if let Some(hold) = &row.hold {
             line(text, format!("    HELD: {hold}"));
         }
@@ -213,6 +219,18 @@ fn databases(text: &mut String, rows: &[DatabaseRow]) {
             line(text, format!("    warning: {warning}"));
         }
     }
+}
+
+/// How full a transaction log is, and where it is heading.
+fn log(log: &LogRow) -> String {
+    format!(
+        "    transaction log: {} of {} changes, about {} of {}; {}",
+        log.used_entries,
+        log.capacity_entries,
+        ByteSize(log.used_bytes),
+        ByteSize(log.capacity_bytes),
+        log.forecast.text()
+    )
 }
 
 /// One line of the history.

@@ -3,16 +3,18 @@
 Arguments: database, prefix of the ids, file for the acknowledged ids, file that ends it.
 """
 import os, sqlite3, sys, time
+calls = 1
 path, prefix, acked_path, stop_path = sys.argv[1:]
 acked = open(acked_path, 'a', buffering=1)
 db = sqlite3.connect(path, timeout=5, isolation_level=None)
 number = fenced = 0
 while not os.path.exists(stop_path):
     number += 1
-    name = f'{prefix}-{number}'
+    names = [f'{prefix}-{number}'] if calls == 1 else [f'{prefix}-{number}-{n}' for n in range(calls)]
     try:
         db.execute('BEGIN IMMEDIATE')
-        db.execute('INSERT INTO calls(id, what) VALUES(?, ?)', (name, 'call ' + name))
+        rows = [(name, 'call ' + name) for name in names]
+        db.executemany('INSERT INTO calls(id, what) VALUES(?, ?)', rows)
         db.execute('COMMIT')
     except sqlite3.Error as error:
         if db.in_transaction:
@@ -22,6 +24,6 @@ while not os.path.exists(stop_path):
         fenced += 1
         time.sleep(0.01)
         continue
-    acked.write(name + '\n')
+    acked.write(''.join(name + '\n' for name in names))
     time.sleep(0.001)
 print(fenced)

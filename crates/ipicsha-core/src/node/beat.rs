@@ -118,7 +118,7 @@ impl Node {
             reason,
             not_ready: self.not_ready(now.mono),
             time_synced: self.is_time_synced(),
-            data: self.data,
+            data: self.data.clone(),
             hears_you: self.partner.heard.map(|heard| now.mono.since(heard)),
         }
     }

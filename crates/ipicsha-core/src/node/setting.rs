@@ -10,7 +10,7 @@ use crate::{
     io::Output,
     license::LicensedRole,
     message::{DataReport, Report},
-    state::{Reason, Role},
+    state::{LogFullCause, Reason, Role},
     time::Now,
 };
 
@@ -18,11 +18,16 @@ use crate::{
 const LOG_FULL_PERCENT: u8 = 90;
 
 impl Node {
-    /// At 90 % of a transaction log HA ends by itself: the application is never blocked (spec C4).
+    /// At 90 % of a transaction log, or when one has overflowed (while the daemon did not run, or by
+    /// one large transaction), HA ends by itself: the application is never blocked (spec C4).
     pub(super) fn consider_log(&mut self, now: Now) {
         let full = self.data.measured && self.data.log_used_percent >= LOG_FULL_PERCENT;
-        if full && self.state.ha.config.is_some() {
+        // What was overwritten cannot be shipped any more: it must not be compared in silence.
+        let overflowed = self.data.log.overflowed;
+        if (full || overflowed) && self.state.ha.config.is_some() {
             self.state.log_full = Some(now.wall);
+            let database = self.data.log.database.clone();
+            self.state.log_full_cause = LogFullCause { database, overflowed };
             self.put_setting(now, None);
         }
     }

@@ -51,9 +51,9 @@ impl Node {
 
     /// Changes on both sides since the split; unknown counts as yes.
     fn both_wrote(&self) -> bool {
-        let idle = |data: DataReport| data.measured && data.unacknowledged == 0;
-        let partner = self.partner.report.as_ref().map(|report| report.data).unwrap_or_default();
-        !idle(self.data) && !idle(partner)
+        let idle = |data: &DataReport| data.measured && data.unacknowledged == 0;
+        let partner = self.partner.report.as_ref().map(|report| &report.data);
+        !idle(&self.data) && !partner.is_some_and(idle)
     }
 
     pub(super) fn handle_repaired(&mut self) {
@@ -84,7 +84,7 @@ impl Node {
         let settled = noticed + self.interval() * 2;
         let measured_here = self.data.measured && self.data_at.is_some_and(|at| at > noticed);
         let heard_since = self.partner.heard.is_some_and(|heard| heard >= settled);
-        let Some(partner) = self.partner.report.as_ref().map(|report| report.data) else { return };
+        let Some(partner) = self.partner.report.as_ref().map(|report| &report.data) else { return };
         if now.mono < settled || !measured_here || !heard_since || !partner.measured {
             return;
         }

@@ -98,8 +98,8 @@ impl Node {
         raise(self.clock.verdict() == Clocks::Apart, Alarm::ClocksApart);
         raise(configured && self.time_synced == Some(false), Alarm::TimeNotSynced);
         raise(configured && self.version_differs(), Alarm::VersionDiffers);
-        raise(configured && self.data.log_used_percent >= 75, Alarm::LogFilling);
-        raise(self.state.log_full.is_some(), Alarm::LogFull);
+        raise(configured && self.is_log_filling(), self.log_filling());
+        raise(self.state.log_full.is_some(), self.log_full());
         raise(configured && self.data.held > 0, Alarm::DatabaseHeld);
         raise(self.state.repair_due, Alarm::RepairDue);
         if let Some(cause) = &self.failure {
@@ -112,6 +112,25 @@ impl Node {
             raise(configured, Alarm::License { cause: error.to_string() });
         }
         alarms
+    }
+
+    /// Raised at 75 %, and over below 70 %, so that a log at the limit is one alarm and not many.
+    fn is_log_filling(&self) -> bool {
+        let raised = self.alarms.iter().any(|alarm| matches!(alarm, Alarm::LogFilling { .. }));
+        self.data.log_used_percent >= if raised { 70 } else { 75 }
+    }
+
+    fn log_filling(&self) -> Alarm {
+        Alarm::LogFilling {
+            database: self.data.log.database.clone(),
+            percent: self.data.log_used_percent,
+            forecast: self.data.log.forecast,
+        }
+    }
+
+    fn log_full(&self) -> Alarm {
+        let cause = self.state.log_full_cause.clone();
+        Alarm::LogFull { database: cause.database, overflowed: cause.overflowed }
     }
 
     /// The partner's last report says that it has not heard this server for most of D.

@@ -7,7 +7,7 @@ use ipicsha_core::{
     admin::{AdminCommand, AdminReply, Refusal},
     config::{HaConfig, PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
-    status::Alarm,
+    status::{Alarm, LogForecast},
 };
 
 use crate::world::{PRIMARY, SECONDARY, World, fast, micros, pair_name};
@@ -286,12 +286,11 @@ fn spec_c4_at_90_percent_ha_unconfigures_itself_and_the_application_goes_on() {
     world.servers[PRIMARY].capacity = 100;
     world.crash(SECONDARY);
     world.run(2 * SECOND);
-    let alarmed = |world: &World, alarm: &Alarm| world.alarms(PRIMARY).contains(alarm);
     for written in 1..=95 {
         assert!(world.write(PRIMARY), "write {written} was refused");
         world.run(SECOND / 2);
-        assert_eq!(alarmed(&world, &Alarm::LogFilling), (75..90).contains(&written), "{written}");
-        assert_eq!(alarmed(&world, &Alarm::LogFull), written >= 90, "{written}");
+        assert_eq!(filling(&world).is_some(), (75..90).contains(&written), "{written}");
+        assert_eq!(full(&world).is_some(), written >= 90, "{written}");
         assert_eq!(world.role(PRIMARY).is_none(), written >= 90, "{written}");
     }
     world.start(SECONDARY);
@@ -301,7 +300,82 @@ fn spec_c4_at_90_percent_ha_unconfigures_itself_and_the_application_goes_on() {
     world.ask(PRIMARY, AdminCommand::Configure(config()));
     world.run(3 * SECOND);
     assert_eq!(world.status_line(PRIMARY), "Ready");
-    assert!(!alarmed(&world, &Alarm::LogFull));
+    assert_eq!(full(&world), None);
+}
+
+/// Text of the alarm about a log that fills.
+fn filling(world: &World) -> Option<String> {
+    let alarms = world.alarms(PRIMARY);
+    alarms.iter().find(|alarm| matches!(alarm, Alarm::LogFilling { .. })).map(Alarm::text)
+}
+
+/// Whether the log that ended HA had overflowed.
+fn full(world: &World) -> Option<bool> {
+    world.alarms(PRIMARY).iter().find_map(|alarm| {
+        if let Alarm::LogFull { overflowed, .. } = alarm { Some(*overflowed) } else { None }
+    })
+}
+
+#[test]
+fn spec_c4_the_alarm_follows_the_forecast_and_is_raised_once() {
+    let mut world = pair();
+    world.servers[PRIMARY].capacity = 100;
+    world.crash(SECONDARY);
+    world.run(2 * SECOND);
+    for _ in 0..80 {
+        assert!(world.write(PRIMARY));
+    }
+    let expected = [
+        (LogForecast::Unknown, "its rate is not known yet"),
+        (LogForecast::Full { seconds: 720 }, "90 % in about 12 min at the present rate"),
+        (LogForecast::Full { seconds: 30 }, "90 % in about 30 s at the present rate"),
+        (LogForecast::None, "not growing"),
+    ];
+    for (forecast, text) in expected {
+        world.servers[PRIMARY].forecast = forecast;
+        world.run(SECOND);
+        let shown = filling(&world).expect("80 % is an alarm");
+        assert_eq!(shown, format!("the transaction log of board is filled to 80 %: {text}"));
+    }
+    // 72 %: still the same alarm; 66 %: it is over.
+    for (capacity, raised) in [(111, true), (120, false), (111, false), (105, true)] {
+        world.servers[PRIMARY].capacity = capacity;
+        world.run(SECOND);
+        assert_eq!(filling(&world).is_some(), raised, "capacity {capacity}");
+    }
+    let raised = &world.servers[PRIMARY].raised;
+    let times = raised.iter().filter(|alarm| matches!(alarm, Alarm::LogFilling { .. })).count();
+    assert_eq!(times, 2, "once, and once more after it was over: {raised:?}");
+}
+
+#[test]
+fn spec_c4_an_overflow_while_the_daemon_was_dead_ends_ha_when_it_starts() {
+    for partner_lives in [false, true] {
+        let mut world = World::ready(2, fast(), PartitionPolicy::Manual);
+        world.servers[PRIMARY].capacity = 100;
+        if !partner_lives {
+            world.crash(SECONDARY);
+        }
+        world.crash(PRIMARY);
+        world.write_orphaned(PRIMARY, 300);
+        world.start(PRIMARY);
+        world.run(SECOND);
+        assert_eq!(world.role(PRIMARY), None, "it is not compared in silence");
+        assert_eq!(full(&world), Some(true), "the alarm says that it overflowed");
+        let raised = |alarm: &Alarm| matches!(alarm, Alarm::LogFull { overflowed: true, .. });
+        assert!(world.servers[PRIMARY].raised.iter().any(raised), "the history has it");
+        assert!(world.servers[PRIMARY].disk.log_full.is_some(), "a restart does not forget it");
+        if !partner_lives {
+            world.start(SECONDARY);
+        }
+        world.run(3 * SECOND);
+        assert_eq!(world.role(SECONDARY), None, "the partner learns of it");
+        world.servers[PRIMARY].capacity = 1_000_000;
+        world.ask(PRIMARY, AdminCommand::Configure(config()));
+        world.run(3 * SECOND);
+        assert_eq!(world.status_line(PRIMARY), "Ready");
+        assert_eq!(full(&world), None);
+    }
 }
 
 #[test]

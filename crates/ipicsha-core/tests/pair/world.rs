@@ -8,9 +8,9 @@ use ipicsha_core::{
     config::{HaConfig, NodeConfig, PairName, PartitionPolicy, Profile, Timing},
     id::{RequestId, ServerId},
     license::{Feature, License},
-    message::{Control, DataReport},
+    message::{Control, DataReport, LogReport},
     state::{NodeState, PersistedState, Role},
-    status::Alarm,
+    status::{Alarm, LogForecast},
     time::{MonoTime, Now, WallTime},
     trust::Partner,
 };
@@ -74,6 +74,10 @@ pub(crate) struct Server {
     pub(crate) time_synced: bool,
     /// Changes the transaction log holds.
     pub(crate) capacity: u64,
+    /// What its logs are expected to do, as the shell measures it.
+    pub(crate) forecast: LogForecast,
+    /// Alarms that its history shows as raised.
+    pub(crate) raised: Vec<Alarm>,
     /// Opening and closing of writes fails.
     pub(crate) stuck: bool,
 }
@@ -140,6 +144,8 @@ impl World {
             replies: BTreeMap::new(),
             time_synced: true,
             capacity: 1_000_000,
+            forecast: LogForecast::Unknown,
+            raised: Vec::new(),
             stuck: false,
         };
         let servers = [server(0), server(1)];
@@ -323,7 +329,12 @@ impl World {
             Output::Record(Event::State { from, to, reason, epoch, .. }) => {
                 self.note(at, &format!("{from} -> {to} ({reason}) epoch {epoch}"));
             }
-            Output::Record(event) => self.note(at, &format!("{event:?}")),
+            Output::Record(event) => {
+                self.note(at, &format!("{event:?}"));
+                if let Event::Raised { alarm } = event {
+                    self.servers[at].raised.push(alarm);
+                }
+            }
             Output::Capture(_) | Output::TrustChanged | Output::Compare(_) => {}
             Output::Exit => {
                 self.note(at, "exits");
@@ -410,16 +421,22 @@ impl World {
         if !self.awake(at) {
             return;
         }
+        let queued = self.servers[at].store.unacknowledged();
         let report = DataReport {
             measured: true,
             writes_open: u32::from(!self.servers[at].fenced),
             writes_closed: u32::from(self.servers[at].fenced),
             synced: true,
             attached: true,
-            unacknowledged: self.servers[at].store.unacknowledged(),
-            log_used_percent: (self.servers[at].store.unacknowledged() * 100
-                / self.servers[at].capacity) as u8,
+            unacknowledged: queued,
+            log_used_percent: (queued * 100 / self.servers[at].capacity).min(255) as u8,
             held: 0,
+            log: LogReport {
+                database: "board".into(),
+                forecast: self.servers[at].forecast,
+                // The ring has gone over what the partner never had.
+                overflowed: queued > self.servers[at].capacity,
+            },
         };
         self.input(at, Input::Data(report));
     }
@@ -438,6 +455,16 @@ impl World {
         let replaced = server.store.write(key, version);
         self.parent.insert(id, replaced);
         true
+    }
+
+    /// An application that nobody stopped writes on while its daemon is dead.
+    pub(crate) fn write_orphaned(&mut self, at: usize, count: u64) {
+        assert!(!self.up(at) && !self.servers[at].fenced, "nothing is orphaned");
+        self.servers[at].serving = true;
+        for _ in 0..count {
+            assert!(self.write(at), "an orphaned write was refused");
+        }
+        self.servers[at].serving = false;
     }
 
     /// Runs for `span` microseconds of true time.

@@ -94,7 +94,7 @@ fn a_file_that_cannot_be_opened_is_held_and_taken_when_it_is_mended() {
     let config = crate::WorkerConfig {
         name: ipicsha_core::id::DatabaseName("app".into()),
         path: side.path.clone(),
-        capacity_entries: 5000,
+        capacity: crate::LogCapacity { entries: 5000, bytes: 1 << 30 },
         journal_path: side.journal(),
         rank: LicensedRole::Primary,
         create_if_missing: false,
@@ -105,7 +105,7 @@ fn a_file_that_cannot_be_opened_is_held_and_taken_when_it_is_mended() {
         config,
         Box::new(move |event| {
             if let crate::Event::Status(now) = event {
-                *status.lock().unwrap() = Some(now);
+                *status.lock().unwrap() = Some(*now);
             }
         }),
     )

@@ -2,8 +2,10 @@
 
 mod apply;
 mod bad_input;
+mod barrier;
 mod capture;
 mod follow;
+mod full_log;
 mod identity;
 mod lifecycle;
 mod merge;

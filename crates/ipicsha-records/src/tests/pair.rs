@@ -299,25 +299,6 @@ pub(crate) fn after_a_split_both_sides_agree_and_losers_can_be_put_back() {
 }
 
 #[test]
-fn an_overflow_of_the_ring_while_the_link_is_cut_leads_to_a_comparison() {
-    let mut pair = Pair::stopped(CALLS, CALLS);
-    pair.a.capacity = 4096;
-    pair.a.start(Writes::Open);
-    pair.b.start(Writes::Closed);
-    pair.connect();
-    pair.wait_synced();
-    pair.cut();
-    let many = "WITH RECURSIVE s(v) AS (VALUES(1) UNION ALL SELECT v+1 FROM s WHERE v<20000)
-        INSERT INTO calls SELECT v,'a',v FROM s";
-    sql(&pair.a.path, many);
-    wait("the level is shown", || pair.a.is(|s| s.log_used_percent > 100.0));
-    pair.connect();
-    pair.wait_equal();
-    pair.wait_synced();
-    assert_eq!(pair.a.finished.lock().unwrap().iter().filter(|f| f.2.is_ok()).count(), 2);
-}
-
-#[test]
 pub(crate) fn a_program_of_another_language_writes_until_it_is_killed() {
     let pair = Pair::running(CALLS);
     let program = "

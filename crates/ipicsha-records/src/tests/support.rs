@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{
     Command, CommandSender, ConflictSummary, DatabaseStatus, Error, Event, Gate, Journal,
-    JournalEntry, JournalFilter, Journaling, Worker, WorkerConfig, Writes,
+    JournalEntry, JournalFilter, Journaling, LogCapacity, Worker, WorkerConfig, Writes,
     apply::{Setting, apply_batches},
     database::Database,
     log::{BATCH_ROWS, Dirty},
@@ -131,6 +131,7 @@ pub(crate) struct Side {
     cut: Arc<AtomicBool>,
     pub(crate) capacity: u64,
     journaling: Journaling,
+    pub(crate) capacity_bytes: u64,
     pub(crate) status: Arc<Mutex<Option<DatabaseStatus>>>,
     pub(crate) finished: Arc<Mutex<Vec<Finished>>>,
     pub(crate) conflicts: Arc<Mutex<Vec<ConflictSummary>>>,
@@ -158,6 +159,7 @@ impl Side {
             cut,
             capacity: 100_000,
             journaling: JOURNALING.get(),
+            capacity_bytes: 1 << 30,
             status: Arc::default(),
             finished: Arc::default(),
             conflicts: Arc::default(),
@@ -186,7 +188,7 @@ impl Side {
         let config = WorkerConfig {
             name: DatabaseName("app".into()),
             path: self.path.clone(),
-            capacity_entries: self.capacity,
+            capacity: LogCapacity { entries: self.capacity, bytes: self.capacity_bytes },
             journal_path: self.journal(),
             rank: self.rank,
             create_if_missing: true,
@@ -216,7 +218,7 @@ impl Side {
                     }
                 }
             }
-            Event::Status(now) => *status.lock().unwrap() = Some(now),
+            Event::Status(now) => *status.lock().unwrap() = Some(*now),
             Event::ConflictJournaled(summary) => conflicts.lock().unwrap().push(summary),
             Event::RepairFinished { run, initial, result } => {
                 finished.lock().unwrap().push((run, initial, result));
@@ -314,6 +316,13 @@ impl Pair {
         self.b.send(Command::LinkDown);
         let down = |side: &Side| side.is(|status| !status.attached);
         wait("both see the cut", || down(&self.a) && down(&self.b));
+    }
+
+    /// The same while the worker of `a` does not run.
+    pub(crate) fn cut_from_b(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        self.b.send(Command::LinkDown);
+        wait("b sees the cut", || self.b.is(|status| !status.attached));
     }
 
     pub(crate) fn wait_synced(&self) {

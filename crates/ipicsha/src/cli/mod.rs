@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{Config, DEFAULT_PATH},
     exit::{Failure, Kind},
+    size::ByteSize,
 };
 
 /// Two Linux servers as one high availability pair
@@ -56,6 +57,15 @@ enum Verb {
     /// Stop protecting a database and remove every trace from it
     #[command(subcommand)]
     Unprotect(UnprotectVerb),
+    /// Wait until the partner durably has everything that was committed before: exit 0, or 8
+    Barrier {
+        /// Only this database, by name or path
+        #[arg(long)]
+        db: Option<String>,
+        /// How long to wait, for example 5s or 500ms
+        #[arg(long, default_value = "5s", value_parser = seconds_of)]
+        timeout: f64,
+    },
     /// Swap active and standby in a planned way, with nothing lost
     Failover {
         /// Show the checks and change nothing
@@ -185,6 +195,12 @@ enum ProtectVerb {
         /// application without a busy timeout can see `SQLITE_BUSY` then
         #[arg(long)]
         keep_journal_mode: bool,
+        /// Changes its transaction log holds: 4096 to 1000000000; also for a protected database
+        #[arg(long, value_name = "N")]
+        log_entries: Option<u64>,
+        /// Size its transaction log may have, for example 256MiB; also for a protected database
+        #[arg(long, value_name = "SIZE")]
+        log_bytes: Option<ByteSize>,
     },
 }
 
@@ -249,6 +265,22 @@ enum ConfigVerb {
     Show,
 }
 
+/// A span of time as people write it, in seconds.
+fn seconds_of(text: &str) -> Result<f64, String> {
+    let at = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        _ => return Err("write it as 5s, 500ms or 2m".into()),
+    };
+    let number: f64 =
+        number.trim().parse().map_err(|_| "write it as 5s, 500ms or 2m".to_owned())?;
+    let seconds = number * factor;
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("0 to 3600 seconds".into()) }
+}
+
 /// Parses the arguments, runs the verb and gives the exit code.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -278,6 +310,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         | Verb::Unconfigure
         | Verb::Protect(_)
         | Verb::Unprotect(_)
+        | Verb::Barrier { .. }
         | Verb::Failover { .. }
         | Verb::GoStandby
         | Verb::Repair { .. }

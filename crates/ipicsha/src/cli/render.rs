@@ -13,6 +13,7 @@ use crate::{
     api::{DatabaseRow, PatternRow, Status, TrustRow},
     daemon::HistoryEntry,
     exit::{Failure, Kind},
+    size::ByteSize,
     wording,
 };
 
@@ -215,7 +216,24 @@ pub(crate) fn protected(row: &Value) {
     for warning in row["warnings"].as_array().into_iter().flatten() {
         println!("  warning: {}", warning.as_str().unwrap_or(""));
     }
+    println!(
+        "  transaction log: {} changes, {}",
+        row["log"]["capacity_entries"],
+        ByteSize(row["log"]["capacity_bytes"].as_u64().unwrap_or_default())
+    );
     println!("Protect the same database on the partner, with the same name.");
+}
+
+/// `barrier`.
+pub(crate) fn barrier(value: &Value) {
+    let took = wording::span(value["took_seconds"].as_f64().unwrap_or_default());
+    for row in value["confirmed"].as_array().into_iter().flatten() {
+        let name = row["database"].as_str().unwrap_or("");
+        println!("{name}: the partner has everything that was committed ({took})");
+        for note in row["not_covered"].as_array().into_iter().flatten() {
+            println!("  not replicated: {}", note.as_str().unwrap_or(""));
+        }
+    }
 }
 
 /// Anything that is simply done.

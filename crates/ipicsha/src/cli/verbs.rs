@@ -70,6 +70,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         Verb::Conflicts(ConflictsVerb::Show { .. }) => render::conflict(&value),
         Verb::Protect(_) if value["pattern"].is_object() => render::pattern(&value)?,
         Verb::Protect(_) => render::protected(&value),
+        Verb::Barrier { .. } => render::barrier(&value),
         Verb::Daemon
         | Verb::Trust(_)
         | Verb::License(_)
@@ -109,13 +110,23 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             missed_count: heartbeat.count,
         }),
         Verb::Unconfigure => Request::Work(Work::Unconfigure),
-        Verb::Protect(ProtectVerb::Db { path, name, seed, keep_journal_mode }) => {
-            Request::Protect {
-                path: path.clone(),
-                name: name.clone(),
-                seed: *seed,
-                keep_journal_mode: *keep_journal_mode,
-            }
+        Verb::Protect(ProtectVerb::Db {
+            path,
+            name,
+            seed,
+            keep_journal_mode,
+            log_entries,
+            log_bytes,
+        }) => Request::Protect {
+            path: path.clone(),
+            name: name.clone(),
+            seed: *seed,
+            keep_journal_mode: *keep_journal_mode,
+            log_entries: *log_entries,
+            log_bytes: *log_bytes,
+        },
+        Verb::Barrier { db, timeout } => {
+            Request::Barrier { database: db.clone(), timeout_seconds: *timeout }
         }
         Verb::Unprotect(UnprotectVerb::Db { name }) => Request::Unprotect { name: name.clone() },
         Verb::Failover { dry_run, accept_data_loss } => {
@@ -174,6 +185,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Update(_)
         | Verb::Protect(_)
         | Verb::Unprotect(_)
+        | Verb::Barrier { .. }
         | Verb::Verify { .. }
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }

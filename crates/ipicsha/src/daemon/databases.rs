@@ -19,15 +19,16 @@ use tokio::sync::mpsc;
 
 use super::{
     event::Event,
+    limits,
     patterns::{Member, Patterns},
 };
-use crate::config::DatabaseFile;
+use crate::config::{DatabaseFile, LogFile};
 use partner::{PartnerDatabases, Told};
 
 /// What every worker needs.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
-    pub(crate) capacity_entries: u64,
+    pub(crate) log: LogFile,
     pub(crate) journal: PathBuf,
     pub(crate) data: mpsc::Sender<Data>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -77,7 +78,7 @@ impl Surroundings {
         WorkerConfig {
             name: DatabaseName(name.to_owned()),
             path: file.path.clone(),
-            capacity_entries: self.capacity_entries,
+            capacity: limits::capacity_of(file, &self.log),
             journal_path: self.journal.clone(),
             rank,
             // What was here and is gone was deleted by the application.
@@ -137,6 +138,33 @@ impl Databases {
     pub(crate) fn knows(&self, file: &DatabaseFile) -> bool {
         let same = |p: &Protected| p.file.path == file.path;
         self.all.contains_key(&file.common_name()) || self.all.values().any(same)
+    }
+
+    /// The one that is meant when `file` is protected again.
+    pub(crate) fn same(&self, file: &DatabaseFile) -> Option<DatabaseFile> {
+        let same = |p: &&Protected| {
+            p.file.path == file.path
+                && file.name.as_ref().is_none_or(|name| *name == p.file.common_name())
+        };
+        self.all.values().find(same).map(|p| p.file.clone())
+    }
+
+    /// Other settings of one that is protected already.
+    pub(crate) fn replace(&mut self, file: DatabaseFile) {
+        let capacity = limits::capacity_of(&file, &self.surroundings.log);
+        if let Some(protected) = self.all.get_mut(&file.common_name()) {
+            protected.file = file;
+            // The worker's next status says the same.
+            if let Some(status) = &mut protected.status {
+                status.log.capacity = capacity;
+                status.log_used_percent = status.log.percent();
+            }
+        }
+    }
+
+    /// Commands for one worker.
+    pub(crate) fn sender(&self, name: &str) -> Option<CommandSender> {
+        self.all.get(name)?.worker.as_ref().map(|(_, worker)| worker.sender())
     }
 
     /// All that were protected one by one.

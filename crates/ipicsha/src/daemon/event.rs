@@ -53,6 +53,8 @@ pub(crate) enum Event {
     ProtectPattern(PatternFile, Box<Outcome>, oneshot::Sender<Answer>),
     /// Patterns were searched for new databases.
     Searched(Box<Outcome>),
+    /// The transaction log of this database has another size now.
+    LimitsSet(DatabaseFile, oneshot::Sender<Answer>),
     /// New licenses were installed.
     LicensesChanged,
     /// The daemon is asked to end.

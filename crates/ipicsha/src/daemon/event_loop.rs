@@ -159,6 +159,10 @@ impl Daemon {
                 let _ = answer.send(result); // the command line went away
             }
             Event::Searched(outcome) => self.searched(*outcome),
+            Event::LimitsSet(file, answer) => {
+                let result = self.keep_limits(file);
+                let _ = answer.send(result); // the command line went away
+            }
             Event::LicensesChanged => {
                 environment(&self.config).into_iter().for_each(|input| self.input(input));
             }
@@ -175,7 +179,7 @@ impl Daemon {
             // `databases::callback` puts these into the data queue itself.
             ipicsha_records::Event::Send(_) => {}
             ipicsha_records::Event::Status(status) => {
-                if self.databases.update(status) {
+                if self.databases.update(*status) {
                     self.save_or_log();
                 }
                 self.input(Input::Data(self.databases.report()));

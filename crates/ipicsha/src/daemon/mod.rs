@@ -1,6 +1,7 @@
 //! The daemon: start-up and shutdown in reading order. Everything that knows tokio and all of the
 //! parts is here; what is decided is decided by the core.
 
+mod barrier;
 mod clock;
 mod databases;
 mod event;
@@ -8,6 +9,7 @@ mod event_loop;
 mod execute;
 mod history;
 mod licenses;
+mod limits;
 mod link;
 mod past;
 mod patterns;
@@ -113,7 +115,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let data_queue = DataQueue::new();
     let journal = config.state_file("journal.db");
     let surroundings = Surroundings {
-        capacity_entries: config.file.log.capacity_entries,
+        log: config.file.log.clone(),
         journal_notice: journal_notice(&journal),
         journal,
         data: data_queue.sender.clone(),

@@ -20,6 +20,7 @@ use crate::{
     config::DatabaseFile,
     exit::{Failure, Kind},
     pattern::{DATABASES_MAX, Pattern},
+    size::ByteSize,
 };
 pub(crate) use scan::Outcome;
 use scan::{Found, Memory, Search, Wanted};
@@ -39,6 +40,14 @@ pub(crate) struct PatternFile {
     pub(crate) name: Option<String>,
     #[serde(default)]
     pub(crate) keep_journal_mode: bool,
+    /// Room of the transaction log of each of its databases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_entries: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_bytes: Option<ByteSize>,
+    /// Where one has another.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) limits: BTreeMap<String, (Option<u64>, Option<ByteSize>)>,
     /// Its databases, as paths below its directory, and whether each has ever been here.
     #[serde(default)]
     pub(crate) members: BTreeMap<String, bool>,
@@ -54,6 +63,9 @@ impl PatternFile {
             pattern: file.path.display().to_string(),
             name: file.name.clone(),
             keep_journal_mode: file.keep_journal_mode,
+            log_entries: file.log_entries,
+            log_bytes: file.log_bytes,
+            limits: BTreeMap::new(),
             members: BTreeMap::new(),
             excluded: BTreeSet::new(),
         }
@@ -145,6 +157,14 @@ impl Patterns {
     /// To be remembered.
     pub(crate) fn files(&self) -> Vec<PatternFile> {
         self.all.iter().map(|entry| entry.file.clone()).collect()
+    }
+
+    /// One of its databases gets another transaction log.
+    pub(crate) fn set_limits(&mut self, member: &Member, file: &DatabaseFile) {
+        let limits = (file.log_entries, file.log_bytes);
+        for entry in self.all.iter_mut().filter(|entry| entry.pattern.text == member.pattern) {
+            entry.file.limits.insert(member.relative.clone(), limits);
+        }
     }
 
     /// The databases that all patterns have.
@@ -315,10 +335,13 @@ impl Entry {
         let path = self.pattern.root.join(&relative);
         let name = self.pattern.name_of(&relative);
         let same = path.to_str() == Some(name.as_str());
+        let own = self.file.limits.get(&relative).copied().unwrap_or_default();
         let file = DatabaseFile {
             path,
             name: (!same).then_some(name),
             keep_journal_mode: self.file.keep_journal_mode,
+            log_entries: own.0.or(self.file.log_entries),
+            log_bytes: own.1.or(self.file.log_bytes),
         };
         (file, Member { pattern: self.pattern.text.clone(), relative, seen, late })
     }

@@ -11,7 +11,7 @@ use super::{
     clock,
     event::Event,
     event_loop::{Daemon, Waiter},
-    licenses,
+    licenses, limits,
     patterns::{PatternFile, verbs::means_pattern},
     persist,
     services::Running,
@@ -54,8 +54,7 @@ pub(crate) fn protected_files(
             return Err(Failure::new(Kind::Failed, format!("{}: {error}", path.display())));
         }
     };
-    let mut files = configured.clone();
-    files.extend(remembered.added.into_iter().filter(|file| !configured.contains(file)));
+    let mut files = limits::newest(&configured, remembered.added, &remembered.configured);
     // Taken out of the file: it keeps its triggers, and maybe its fence, until it is unprotected.
     let same =
         |a: &DatabaseFile, b: &DatabaseFile| a.common_name() == b.common_name() || a.path == b.path;
@@ -88,7 +87,9 @@ pub(crate) fn protected_files(
             None => patterns.push(pattern),
             Some(known)
                 if known.name == pattern.name
-                    && known.keep_journal_mode == pattern.keep_journal_mode => {}
+                    && known.keep_journal_mode == pattern.keep_journal_mode
+                    && (known.log_entries, known.log_bytes)
+                        == (pattern.log_entries, pattern.log_bytes) => {}
             Some(_) => tracing::warn!(
                 pattern = pattern.pattern,
                 "it stays as it was protected first; `ipicsha unprotect db` it to take over the configuration file"
@@ -99,13 +100,15 @@ pub(crate) fn protected_files(
     Ok((files, patterns))
 }
 
-fn save_protected(
+pub(crate) fn save_protected(
     config: &Config,
     files: &[DatabaseFile],
     patterns: &[PatternFile],
 ) -> Result<(), Failure> {
-    let (configured, added) =
-        files.iter().cloned().partition(|file| config.file.databases.contains(file));
+    let blocks = &config.file.databases;
+    let added = files.iter().filter(|file| !blocks.contains(file)).cloned().collect();
+    let kept = |block: &&DatabaseFile| files.iter().any(|file| file.path == block.path);
+    let configured = blocks.iter().filter(kept).cloned().collect();
     let bytes =
         serde_json::to_vec_pretty(&Remembered { added, configured, patterns: patterns.to_vec() });
     let path = config.state_file("databases.json");
@@ -118,12 +121,15 @@ impl Daemon {
         let result = match request {
             Request::Look(look) => self.look(look),
             Request::Unprotect { name } => return self.unprotect(&name, answer),
-            Request::Protect { path, name, seed, keep_journal_mode } => {
-                let file = DatabaseFile { path, name, keep_journal_mode };
+            Request::Protect { path, name, seed, keep_journal_mode, log_entries, log_bytes } => {
+                let file = DatabaseFile { path, name, keep_journal_mode, log_entries, log_bytes };
                 if means_pattern(&file.path) {
                     return self.check_pattern(&file, answer);
                 }
                 return self.check_and_protect(file, seed, answer);
+            }
+            Request::Barrier { database, timeout_seconds } => {
+                return self.barrier(database.as_deref(), timeout_seconds, answer);
             }
             Request::Work(work) => return self.spawn_work(work, answer),
         };
@@ -227,6 +233,13 @@ impl Daemon {
             let failure = Failure::new(Kind::Usage, "the path of a database must be absolute");
             let _ = answer.send(Err(failure.hinted("give the whole path, from /")));
             return;
+        }
+        if let Err(failure) = limits::check(&file) {
+            let _ = answer.send(Err(failure)); // the command line went away
+            return;
+        }
+        if self.databases.knows(&file) && (file.log_entries, file.log_bytes) != (None, None) {
+            return self.change_limits(&file, answer);
         }
         if self.databases.knows(&file) {
             let message = format!("{} is already protected", file.common_name());

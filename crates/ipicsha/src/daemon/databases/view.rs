@@ -2,11 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use ipicsha_core::message::DataReport;
-use ipicsha_records::{DatabaseStatus, TableInfo, Writes};
+use ipicsha_core::{
+    message::{DataReport, LogReport},
+    status::LogForecast,
+};
+use ipicsha_records::{DatabaseStatus, LogCapacity, TableInfo, Writes};
 
-use super::{Databases, Protected};
-use crate::api::{DatabaseRow, PendingRepair, SkippedRow};
+use super::{Databases, Protected, Surroundings};
+use crate::{
+    api::{DatabaseRow, LogRow, PendingRepair, SkippedRow},
+    config::DatabaseFile,
+    daemon::limits,
+};
 
 impl Databases {
     /// All of it in a few numbers for the core.
@@ -21,7 +28,12 @@ impl Databases {
             + self.all.values().filter(|p| p.failure.is_some()).count()
             + self.patterns.problems()
             + self.unknown.len();
-        let fullest = statuses.iter().map(|s| s.log_used_percent).fold(0.0, f64::max);
+        let order = |a: &&&DatabaseStatus, b: &&&DatabaseStatus| {
+            let overflowed = a.log.overflowed.cmp(&b.log.overflowed);
+            overflowed.then(a.log_used_percent.total_cmp(&b.log_used_percent))
+        };
+        let fullest = statuses.iter().max_by(order);
+        let forecasts = statuses.iter().map(|s| s.log.forecast);
         DataReport {
             measured: complete && self.all.values().all(Protected::is_measured),
             writes_open: count(&|s| s.installed && s.writes == Writes::Open),
@@ -29,8 +41,13 @@ impl Databases {
             synced: self.is_in_sync(),
             attached: statuses.iter().all(|s| s.attached),
             unacknowledged: statuses.iter().map(|s| s.queue_records).sum(),
-            log_used_percent: fullest.clamp(0.0, 255.0) as u8,
+            log_used_percent: fullest.map_or(0.0, |s| s.log_used_percent).clamp(0.0, 255.0) as u8,
             held: u32::try_from(held).unwrap_or(u32::MAX),
+            log: LogReport {
+                database: fullest.map_or_else(String::new, |s| s.name.to_string()),
+                forecast: forecasts.fold(LogForecast::Unknown, LogForecast::soonest),
+                overflowed: fullest.is_some_and(|s| s.log.overflowed),
+            },
         }
     }
 
@@ -49,7 +66,7 @@ impl Databases {
         let known = self.all.iter().map(|(name, protected)| {
             let mut row = match protected.status.as_ref().filter(|_| self.rank.is_some()) {
                 Some(status) => DatabaseRow::from(status),
-                None => row_without_worker(name, protected),
+                None => row_without_worker(name, protected, &self.surroundings),
             };
             let still_there = protected.not_removed.as_ref();
             let still_there = still_there.map(|cause| {
@@ -66,7 +83,8 @@ impl Databases {
         let unknown = self
             .unknown
             .keys()
-            .map(|name| DatabaseRow { hold: Some(self.only_there(name)), ..empty_row(name) });
+            .map(|name| (name, empty_row(name, None, &self.surroundings)))
+            .map(|(name, row)| DatabaseRow { hold: Some(self.only_there(name)), ..row });
         known.chain(unknown).collect()
     }
 
@@ -130,7 +148,12 @@ fn deleted(name: &str) -> String {
     )
 }
 
-fn empty_row(name: &str) -> DatabaseRow {
+fn empty_row(name: &str, file: Option<&DatabaseFile>, surroundings: &Surroundings) -> DatabaseRow {
+    let defaults = LogCapacity {
+        entries: surroundings.log.capacity_entries,
+        bytes: surroundings.log.capacity_bytes.0,
+    };
+    let capacity = file.map_or(defaults, |file| limits::capacity_of(file, &surroundings.log));
     DatabaseRow {
         name: name.to_owned(),
         path: String::new(),
@@ -145,6 +168,7 @@ fn empty_row(name: &str) -> DatabaseRow {
         queue_seconds_left: None,
         lag_seconds: 0.0,
         log_used_percent: 0.0,
+        log: LogRow::empty(capacity),
         conflicts_total: 0,
         hold: None,
         warnings: Vec::new(),
@@ -152,9 +176,13 @@ fn empty_row(name: &str) -> DatabaseRow {
     }
 }
 
-fn row_without_worker(name: &str, protected: &Protected) -> DatabaseRow {
-    let mut row =
-        DatabaseRow { path: protected.file.path.display().to_string(), ..empty_row(name) };
+fn row_without_worker(
+    name: &str,
+    protected: &Protected,
+    surroundings: &Surroundings,
+) -> DatabaseRow {
+    let path = protected.file.path.display().to_string();
+    let mut row = DatabaseRow { path, ..empty_row(name, Some(&protected.file), surroundings) };
     match &protected.inspection {
         None => {}
         Some(Ok(inspection)) => {

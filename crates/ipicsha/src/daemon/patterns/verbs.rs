@@ -20,6 +20,7 @@ use crate::{
         clock,
         event::Event,
         event_loop::Daemon,
+        limits,
         verbs::{records_failure, value},
     },
     exit::{Failure, Kind},
@@ -34,8 +35,9 @@ pub(crate) fn means_pattern(path: &Path) -> bool {
 impl Daemon {
     /// Looks at the directories first; the event loop does not wait for a slow disk.
     pub(crate) fn check_pattern(&mut self, file: &DatabaseFile, answer: oneshot::Sender<Answer>) {
+        let limits = limits::check(file);
         let file = PatternFile::of(file);
-        let checked = file.parse().and_then(|pattern| {
+        let checked = limits.and_then(|()| file.parse()).and_then(|pattern| {
             self.databases.patterns.check(&pattern)?;
             Ok(pattern)
         });

@@ -1,0 +1,198 @@
+//! A barrier is answered when the partner durably has everything that was committed before it, and
+//! not a moment earlier; where that cannot be known it says why.
+
+use std::{
+    sync::mpsc::{Receiver, TryRecvError, channel},
+    time::{Duration, Instant},
+};
+
+use ipicsha_core::{data::Data, id::Seq};
+
+use crate::{
+    Command, Confirmed, Error, Gate, Writes,
+    database::Database,
+    tests::support::{GENEROUS, Pair, Side, application, dump, one, sql, wait},
+};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+/// Asks for a barrier; the answer comes later.
+fn begin(side: &Side, within: Duration) -> Receiver<Result<Confirmed, Error>> {
+    let (to, answer) = channel();
+    let deadline = Instant::now() + within;
+    side.send(Command::Barrier {
+        deadline,
+        done: Box::new(move |result| to.send(result).unwrap()),
+    });
+    answer
+}
+
+fn ask(side: &Side) -> Result<Confirmed, Error> {
+    begin(side, GENEROUS).recv_timeout(GENEROUS).unwrap()
+}
+
+fn nothing_yet(answer: &Receiver<Result<Confirmed, Error>>) {
+    assert!(matches!(answer.try_recv(), Err(TryRecvError::Empty)), "answered too early");
+}
+
+/// The side has sent its log up to `seq`.
+fn sent(side: &Side, seq: Seq) -> bool {
+    let sent = side.sent.lock().unwrap();
+    sent.iter().any(|data| matches!(data, Data::Batch(batch) if batch.to >= seq))
+}
+
+#[test]
+fn what_was_committed_before_is_at_the_partner_when_it_returns() {
+    for primary in [true, false] {
+        let (a, b) =
+            if primary { (Writes::Open, Writes::Closed) } else { (Writes::Closed, Writes::Open) };
+        let pair = Pair::start(T, T, a, b);
+        pair.wait_synced();
+        let (active, standby) = if primary { (&pair.a, &pair.b) } else { (&pair.b, &pair.a) };
+        for round in 1..=20 {
+            sql(&active.path, &format!("INSERT INTO t VALUES({round},'x')"));
+            let confirmed = ask(active).unwrap();
+            assert_eq!(confirmed, Confirmed { seq: Seq(round), not_covered: vec![] });
+            assert_eq!(one::<i64>(&standby.path, "SELECT count(*) FROM t"), round);
+        }
+    }
+}
+
+#[test]
+fn it_waits_while_the_gate_is_closed_and_ends_when_it_is_acknowledged() {
+    let pair = Pair::running(T);
+    pair.a.send(Command::SetGate(Gate::Closed));
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
+    let answer = begin(&pair.a, GENEROUS);
+    wait("it queues", || pair.a.is(|s| !s.attached && s.queue_records == 1));
+    nothing_yet(&answer);
+    pair.a.send(Command::SetGate(Gate::Open));
+    assert_eq!(answer.recv_timeout(GENEROUS).unwrap().unwrap().seq, Seq(1));
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn sent_is_not_confirmed_until_the_partner_has_committed() {
+    let pair = Pair::running(T);
+    let holder = application(&pair.b.path);
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
+    let (patient, hasty) = (begin(&pair.a, GENEROUS), begin(&pair.a, Duration::from_millis(100)));
+    wait("it is sent", || sent(&pair.a, Seq(1)));
+    let error = hasty.recv_timeout(GENEROUS).unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unconfirmed { missing: 1, reason: None }), "{error}");
+    nothing_yet(&patient);
+    holder.execute_batch("ROLLBACK").unwrap();
+    patient.recv_timeout(GENEROUS).unwrap().unwrap();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn a_lost_connection_is_told_at_once() {
+    let pair = Pair::running(T);
+    let holder = application(&pair.b.path);
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
+    let answer = begin(&pair.a, GENEROUS);
+    wait("it is sent", || sent(&pair.a, Seq(1)));
+    pair.cut();
+    let error = answer.recv_timeout(GENEROUS).unwrap().unwrap_err();
+    assert!(matches!(error, Error::NotConnected(_)), "{error}");
+    let error = ask(&pair.a).unwrap_err();
+    assert!(matches!(error, Error::NotConnected(_)), "also without any connection: {error}");
+    drop(holder);
+    pair.connect();
+    ask(&pair.a).unwrap();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn the_standby_and_a_server_without_ha_refuse_it() {
+    let mut pair = Pair::running(T);
+    assert!(matches!(ask(&pair.b), Err(Error::Fenced { .. })));
+    pair.a.ask(|done| Command::Remove { done }).unwrap();
+    let error = ask(&pair.a).unwrap_err();
+    assert!(error.to_string().contains("HA is not configured"), "{error}");
+    pair.a.send(Command::Install);
+    pair.wait_synced();
+    ask(&pair.a).unwrap();
+    // The thread ends while somebody waits.
+    pair.a.send(Command::SetGate(Gate::Closed));
+    let answer = begin(&pair.a, GENEROUS);
+    pair.a.stop();
+    assert!(matches!(answer.recv_timeout(GENEROUS).unwrap(), Err(Error::Stopped)));
+}
+
+#[test]
+fn a_comparison_that_has_not_ended_confirms_nothing() {
+    let many = format!(
+        "{T}; WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n<30000)
+         INSERT INTO t SELECT n,'x' FROM s"
+    );
+    for (at_a, at_b, writes_a, writes_b) in [
+        (many.as_str(), T, Writes::Open, Writes::Closed),
+        (T, many.as_str(), Writes::Closed, Writes::Open),
+    ] {
+        let pair = Pair::start(at_a, at_b, writes_a, writes_b);
+        let active = if writes_a == Writes::Open { &pair.a } else { &pair.b };
+        ask(active).unwrap();
+        assert!(dump(&pair.a.path) == dump(&pair.b.path), "confirmed before it was there");
+    }
+}
+
+#[test]
+fn a_table_that_has_just_been_made_or_rebuilt_is_there_too() {
+    for primary in [true, false] {
+        let (a, b) =
+            if primary { (Writes::Open, Writes::Closed) } else { (Writes::Closed, Writes::Open) };
+        let pair = Pair::start(T, T, a, b);
+        pair.wait_synced();
+        let (active, standby) = if primary { (&pair.a, &pair.b) } else { (&pair.b, &pair.a) };
+        for round in 0..5 {
+            sql(
+                &active.path,
+                &format!(
+                    "CREATE TABLE new{round}(id INTEGER PRIMARY KEY, v);
+                     INSERT INTO new{round} VALUES(1,'without a trigger')"
+                ),
+            );
+            ask(active).unwrap();
+            assert_eq!(one::<i64>(&standby.path, &format!("SELECT count(*) FROM new{round}")), 1);
+            sql(
+                &active.path,
+                &format!(
+                    "BEGIN; CREATE TABLE other(id INTEGER PRIMARY KEY, v, w{round});
+                     INSERT INTO other(id,v) SELECT id,v FROM t; DROP TABLE t;
+                     ALTER TABLE other RENAME TO t;
+                     INSERT INTO t(id) VALUES({round}); COMMIT"
+                ),
+            );
+            ask(active).unwrap();
+            assert_eq!(one::<i64>(&standby.path, "SELECT count(*) FROM t"), round + 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_replicated_is_named() {
+    let pair =
+        Pair::running("CREATE TABLE t(id TEXT PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(x)");
+    sql(&pair.a.path, "INSERT INTO t VALUES(NULL); INSERT INTO t VALUES('x')");
+    let named = ask(&pair.a).unwrap().not_covered;
+    assert!(named.iter().any(|text| text.starts_with("f (")), "{named:?}");
+    assert!(named.iter().any(|text| text.contains("table t has records with NULL")), "{named:?}");
+}
+
+#[test]
+fn what_the_partner_acknowledges_it_has_synced() {
+    // The acknowledgement follows the commit (`work_one`); the commit is durable only with this.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sqlite");
+    sql(&path, T);
+    let database = Database::open(&path, 5000).unwrap();
+    let level: i64 = database.writer.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!(level, 2, "FULL");
+    let mode: String =
+        database.writer.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
