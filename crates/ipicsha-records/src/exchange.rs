@@ -210,10 +210,15 @@ impl Engine {
         self.apply_alone = applied.is_err();
         let (outcome, to) = applied?;
         self.note_losers(&outcome.losers);
-        self.inbox.drain(..outcome.finished.saturating_sub(1));
+        for data in self.inbox.drain(..outcome.finished.saturating_sub(1)) {
+            if let Data::Batch(batch) = &data {
+                self.reporter.note_applied(batch);
+            }
+        }
         // Readers here see the records already; the partner forgets them only once they are durable.
         self.wal.sync()?;
         if outcome.finished > 0 {
+            self.reporter.note_applied(batch);
             let (database, origin) = (batch.database.clone(), batch.origin);
             self.send(Data::Ack { database, origin, to });
         }

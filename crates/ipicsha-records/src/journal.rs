@@ -5,6 +5,7 @@
 //! files at once; a unique rule makes the repetition after a crash harmless.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -180,6 +181,20 @@ impl Journal {
             .query_row("SELECT count(*) FROM journal WHERE db=?1", [&name.0], |row| row.get(0))
             .at(&self.path)?;
         Ok(count.cast_unsigned())
+    }
+
+    /// Number of entries by table of one database.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn count_by_table(&self, database: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let mut statement = self
+            .db
+            .prepare("SELECT tbl, count(*) FROM journal WHERE db=?1 GROUP BY tbl")
+            .at(&self.path)?;
+        let rows = statement
+            .query_map([database], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())));
+        rows.and_then(Iterator::collect).at(&self.path)
     }
 
     /// Lists entries, newest first.

@@ -9,6 +9,7 @@ mod apply;
 mod barrier;
 mod capacity;
 mod capture;
+mod census;
 mod compare;
 mod comparing;
 mod damage;
@@ -53,6 +54,7 @@ mod worker;
 
 pub use barrier::Confirmed;
 pub use capacity::LogCapacity;
+pub use census::{Census, TableCensus, census};
 pub use damage::set_aside_if_damaged;
 pub use error::{Error, RUNNING};
 pub use fence::REFUSAL;

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ipicsha_core::{data::Origin, id::Seq};
+use ipicsha_core::{
+    data::{Batch, Origin},
+    id::Seq,
+};
 
 use crate::{
     engine::{Engine, Session},
@@ -31,6 +34,8 @@ const SAVE: Duration = Duration::from_secs(2);
 pub(crate) struct Reporter {
     pub(crate) conflicts_total: u64,
     pub(crate) gauge: Gauge,
+    /// When the newest change of each table was made that came from the partner.
+    applied_ms: BTreeMap<String, i64>,
     touched: bool,
     sent_at: Instant,
     last: Option<DatabaseStatus>,
@@ -48,6 +53,7 @@ impl Reporter {
         Self {
             conflicts_total: 0,
             gauge: Gauge::default(),
+            applied_ms: BTreeMap::new(),
             touched: true,
             sent_at: now.checked_sub(SOONEST).unwrap_or(now),
             last: None,
@@ -56,6 +62,17 @@ impl Reporter {
             saved_at: now,
             acked: Pace::default(),
             written: Pace::default(),
+        }
+    }
+
+    /// Changes of the partner's are in the database.
+    pub(crate) fn note_applied(&mut self, batch: &Batch) {
+        for row in &batch.rows {
+            let name = usize::try_from(row.table).ok().and_then(|index| batch.tables.get(index));
+            if let Some(name) = name {
+                let newest = self.applied_ms.entry(name.clone()).or_insert(row.wall.0);
+                *newest = row.wall.0.max(*newest);
+            }
         }
     }
 
@@ -176,6 +193,7 @@ impl Engine {
                 (None, None) => self.paused.as_ref().map(|p| Box::new(p.progress.clone())),
             },
             conflicts_total: self.reporter.conflicts_total,
+            applied_ms: self.reporter.applied_ms.clone(),
             last_seq: Seq(0),
             acked: self.acked,
             applied: Seq(0),

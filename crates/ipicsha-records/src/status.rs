@@ -59,6 +59,9 @@ pub struct DatabaseStatus {
     pub repair: Option<Box<RepairProgress>>,
     /// Entries of the conflict journal.
     pub conflicts_total: u64,
+    /// When the newest change of each table was made that came from the partner since the worker
+    /// began, in milliseconds since 1970.
+    pub applied_ms: BTreeMap<String, i64>,
     /// Newest own log entry.
     pub last_seq: Seq,
     /// Newest one the partner has durably.

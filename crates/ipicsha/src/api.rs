@@ -41,6 +41,10 @@ pub(crate) enum Request {
         #[serde(default = "barrier_timeout")]
         timeout_seconds: f64,
     },
+    /// Every table of all databases, or of one.
+    Replication { database: Option<String> },
+    /// The state number of every database on both servers.
+    RuntimeState,
 }
 
 /// How long a barrier waits unless it is told.

@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod exit;
 mod pattern;
+mod replication;
 mod size;
 mod wording;
 

@@ -1,6 +1,7 @@
 //! What people read: the status screen and the like. Nothing here decides.
 
 pub(crate) mod patterns;
+pub(crate) mod replication;
 
 use std::fmt::Write;
 

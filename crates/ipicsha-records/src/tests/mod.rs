@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod barrier;
 mod capture;
+mod census;
 mod follow;
 mod full_log;
 mod identity;

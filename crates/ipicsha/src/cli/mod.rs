@@ -5,6 +5,7 @@ pub(crate) use client::ask;
 mod password;
 mod render;
 mod repairs;
+mod replication;
 mod verbs;
 mod watch;
 
@@ -95,6 +96,9 @@ enum Verb {
         #[arg(long)]
         db: Option<String>,
     },
+    /// Replication of every database and table, and its state on both servers
+    #[command(subcommand)]
+    Dbreplication(replication::ReplicationVerb),
     /// Versions of records that lost against newer ones
     #[command(subcommand)]
     Conflicts(ConflictsVerb),
@@ -298,6 +302,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Daemon => crate::daemon::run(Config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
+        Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
         Verb::Config(verb) => verbs::config(verb, &cli.config),
         Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
             Err(Failure::new(Kind::Usage, "nothing to update")

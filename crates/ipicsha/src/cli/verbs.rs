@@ -84,6 +84,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
         | Verb::Config(_)
+        | Verb::Dbreplication(_)
         | Verb::Demo { .. } => render::done(&value),
     }
     Ok(ExitCode::SUCCESS)
@@ -145,7 +146,11 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         Verb::Verify { db } => Request::Work(Work::Repair { dry_run: true, database: db.clone() }),
         Verb::Conflicts(verb) => Request::Work(Work::Conflicts(conflicts(verb))),
         Verb::History { limit } => Request::Look(Look::History { limit: *limit }),
-        Verb::HaStatus { .. } | Verb::Daemon | Verb::Config(_) | Verb::Demo { .. } => {
+        Verb::HaStatus { .. }
+        | Verb::Daemon
+        | Verb::Dbreplication(_)
+        | Verb::Config(_)
+        | Verb::Demo { .. } => {
             return Ok(None);
         }
     }))
@@ -191,6 +196,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::HaStatus { .. }
         | Verb::History { .. }
         | Verb::Daemon
+        | Verb::Dbreplication(_)
         | Verb::Config(_)
         | Verb::Demo { .. } => None,
     }

@@ -18,6 +18,7 @@ use ipicsha_records::{
 use tokio::sync::mpsc;
 
 use super::{
+    compared::Comparisons,
     event::Event,
     limits,
     patterns::{Member, Patterns},
@@ -95,6 +96,8 @@ pub(crate) struct Databases {
     pub(crate) patterns: Patterns,
     /// What the partner says it protects.
     pub(crate) partner: PartnerDatabases,
+    /// What the last comparisons have found.
+    pub(crate) compared: Comparisons,
     /// What the partner was told last.
     told: Told,
     /// Names the partner sends and this server does not know, and when it last did.
@@ -110,6 +113,7 @@ impl Databases {
         surroundings: Surroundings,
         files: Vec<DatabaseFile>,
         patterns: Patterns,
+        compared: PathBuf,
     ) -> Self {
         let protected = |file: DatabaseFile| {
             let name = file.common_name();
@@ -126,6 +130,7 @@ impl Databases {
             all,
             patterns,
             partner: PartnerDatabases::default(),
+            compared: Comparisons::open(compared),
             told: Told::default(),
             unknown: BTreeMap::new(),
             ticks: 0,

@@ -203,6 +203,8 @@ impl Daemon {
                         remaining = report.remaining(),
                         "databases compared"
                     );
+                    let protected = self.databases.names(None);
+                    self.databases.compared.note(report, clock::wall(), &protected);
                     if report.applied && (!initial || report.found() > 0) {
                         let (found, left) = (report.found(), report.remaining());
                         let database = database.to_owned();

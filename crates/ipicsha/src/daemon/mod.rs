@@ -3,6 +3,7 @@
 
 mod barrier;
 mod clock;
+mod compared;
 mod databases;
 mod event;
 mod event_loop;
@@ -15,6 +16,7 @@ mod past;
 mod patterns;
 mod persist;
 mod repairs;
+mod replication;
 mod roles;
 mod services;
 mod socket;
@@ -178,7 +180,8 @@ fn journal_notice(journal: &std::path::Path) -> Option<String> {
 
 fn protected(config: &Config, surroundings: Surroundings) -> Result<Databases, Failure> {
     let (files, patterns) = verbs::protected_files(config)?;
-    Ok(Databases::new(surroundings, files, patterns::Patterns::new(patterns)?))
+    let patterns = patterns::Patterns::new(patterns)?;
+    Ok(Databases::new(surroundings, files, patterns, config.state_file("compared.json")))
 }
 
 fn hello(config: &Config, server: ServerId) -> Hello {

@@ -132,6 +132,10 @@ impl Daemon {
                 return self.barrier(database.as_deref(), timeout_seconds, answer);
             }
             Request::Work(work) => return self.spawn_work(work, answer),
+            Request::Replication { database } => {
+                return self.replication(database.as_deref(), answer);
+            }
+            Request::RuntimeState => self.runtime_state(),
         };
         let _ = answer.send(result); // the command line went away
     }

@@ -1,13 +1,20 @@
 //! What the partner says it protects, and what this server tells it.
+//!
+//! Decides the state number of each database (spec C5).
+
+use std::time::{Duration, Instant};
 
 use ipicsha_core::{
+    Gate,
     id::DatabaseName,
     message::{Control, DatabaseState, ReplicationState},
 };
 
 use super::{Databases, Protected};
-use crate::daemon::{VERSION, clock, event_loop::Daemon};
+use crate::daemon::{VERSION, clock, event_loop::Daemon, replication::Known};
 
+/// Without news for this long nothing is known about the partner's databases now.
+const FRESH: Duration = Duration::from_secs(15);
 /// Told anew this often, in ticks of a second, even when nothing has changed.
 const TELL_TICKS: u32 = 5;
 /// Bytes of names in one message; a frame holds 64 KiB.
@@ -17,14 +24,14 @@ const PART_BYTES: usize = 32 * 1024;
 #[derive(Default)]
 pub(crate) struct PartnerDatabases {
     parts: Vec<DatabaseState>,
-    list: Option<Vec<DatabaseState>>,
+    list: Option<(Vec<DatabaseState>, Instant)>,
 }
 
 impl PartnerDatabases {
     pub(crate) fn take(&mut self, part: Vec<DatabaseState>, more: bool) {
         self.parts.extend(part);
         if !more {
-            self.list = Some(std::mem::take(&mut self.parts));
+            self.list = Some((std::mem::take(&mut self.parts), Instant::now()));
         }
     }
 
@@ -34,8 +41,16 @@ impl PartnerDatabases {
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        let list = self.list.iter().flatten();
+        let list = self.list.iter().flat_map(|(list, _)| list);
         list.map(|database| database.name.0.clone()).collect()
+    }
+}
+
+impl PartnerDatabases {
+    /// The states as of now; `None` when they are not known.
+    pub(crate) fn states(&self) -> Option<&[DatabaseState]> {
+        let fresh = self.list.as_ref().filter(|(_, heard)| heard.elapsed() < FRESH);
+        fresh.map(|(list, _)| list.as_slice())
     }
 }
 
@@ -93,22 +108,42 @@ impl Databases {
     pub(crate) fn states(&self) -> Vec<DatabaseState> {
         let state = |(name, protected): (&String, &Protected)| DatabaseState {
             name: DatabaseName(name.clone()),
-            state: self.state(protected),
+            state: self.state(name, protected),
         };
         self.all.iter().map(state).collect()
     }
 
-    fn state(&self, protected: &Protected) -> ReplicationState {
-        use ReplicationState::{Dropped, Good, SettingUp, Suspect};
+    /// What is known of all databases, or of one, before anything is counted.
+    pub(crate) fn known(&self, only: Option<&str>) -> Vec<Known> {
+        let mut rows = self.rows();
+        rows.retain(|row| only.is_none_or(|only| only == row.name));
+        let known = rows.into_iter().filter_map(|row| {
+            let protected = self.all.get(&row.name)?;
+            let state = self.state(&row.name, protected);
+            let (path, worker) = (protected.file.path.clone(), protected.status.as_ref());
+            let worker = worker.filter(|_| self.rank.is_some());
+            let mut known = Known::new(&row.name, path, state, worker, self.compared.of(&row.name));
+            known.status.hold = row.hold;
+            Some(known)
+        });
+        known.collect()
+    }
+
+    fn state(&self, name: &str, protected: &Protected) -> ReplicationState {
+        use ReplicationState::{Dropped, Good, Incomplete, SettingUp, Suspect};
         let Some(status) = protected.status.as_ref().filter(|_| self.rank.is_some()) else {
             return if protected.failure.is_some() { Dropped } else { SettingUp };
         };
         let waits = status.hold.is_some() && !status.seeding;
-        if protected.failure.is_some() || waits || !self.link_up {
+        let list = self.partner.states();
+        let alone = list.is_some_and(|list| list.iter().all(|database| database.name.0 != name));
+        if protected.failure.is_some() || waits || !self.link_up || self.gate == Gate::Closed {
             Dropped
+        } else if !status.attached && alone {
+            Incomplete
         } else if !status.attached || !status.synced {
             SettingUp
-        } else if status.is_table_held() {
+        } else if status.is_table_held() || self.compared.left(name, &status.tables) {
             Suspect
         } else {
             Good
@@ -137,7 +172,7 @@ mod tests {
             assert!(!partner.is_known());
             partner.take(part, index < last);
         }
-        assert_eq!(partner.list.unwrap(), list);
+        assert_eq!(partner.states().unwrap(), list);
         assert_eq!(super::parts(&[]), [Vec::new()], "an empty list is told, too");
     }
 }
