@@ -13,6 +13,7 @@ use ipicsha_core::{
 };
 
 use crate::{
+    database::Database,
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     gauge::Gauge,
@@ -209,16 +210,9 @@ impl Engine {
             .filter(|name| held.iter().all(|held| held.table != *name))
             .collect();
         status.tables.sort();
-        status.warnings.clone_from(&database.warnings);
         let mode = database.journal_mode()?;
-        status.warnings.extend(self.config.journaling.warning(&mode));
+        status.warnings = self.warnings(database, &mode);
         status.journal_mode = Some(mode);
-        let nameless = self.dirty.nameless().filter_map(|t| database.tables.get(&t));
-        for warning in nameless.map(|captured| null_key_warning(&captured.table.name)) {
-            if !status.warnings.contains(&warning) {
-                status.warnings.push(warning);
-            }
-        }
         status.identities = database
             .tables
             .values()
@@ -229,6 +223,18 @@ impl Engine {
         status.applied = database.meta.applied.map_or(Seq(0), |applied| applied.seq);
         self.note_log(&mut status)?;
         Ok(status)
+    }
+
+    fn warnings(&self, database: &Database, mode: &str) -> Vec<String> {
+        let mut warnings = database.warnings.clone();
+        warnings.extend(self.config.journaling.warning(mode));
+        let nameless = self.dirty.nameless().filter_map(|t| database.tables.get(&t));
+        for warning in nameless.map(|captured| null_key_warning(&captured.table.name)) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        warnings
     }
 
     /// What the log holds, and where that goes.

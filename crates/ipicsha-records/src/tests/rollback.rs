@@ -213,7 +213,7 @@ fn a_comparison_that_meets_locks_leaves_nothing_out() {
                     holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
                     std::thread::sleep(std::time::Duration::from_millis(230));
                     holder.execute_batch("COMMIT").unwrap();
-                    std::thread::sleep(std::time::Duration::from_millis(3));
+                    std::thread::sleep(std::time::Duration::from_millis(8));
                 }
             });
             pair.wait_synced();
