@@ -27,6 +27,8 @@ fn writer(path: &Path, number: i64, stop: &Arc<AtomicBool>) -> JoinHandle<(Vec<i
         let mut id = number * 1_000_000;
         while !stop.load(Ordering::SeqCst) && refused.len() < 3 {
             id += 1;
+            // Without a WAL, and without any pause, SQLite's own back-off lets one writer starve.
+            std::thread::sleep(Duration::from_micros(500));
             match db.execute("INSERT INTO t VALUES(?1,?2)", [id, number]) {
                 Ok(_) => acknowledged.push(id),
                 Err(error) => refused.push(error.to_string()),
