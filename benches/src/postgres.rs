@@ -24,6 +24,7 @@ use crate::{
 
 /// Where Debian puts it.
 const BIN: &str = "/usr/lib/postgresql/15/bin";
+const PREFIX: &str = "ipicsha-bench-pg-";
 const LIMIT: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -149,7 +150,9 @@ impl Postgres {
 
 impl Cluster {
     fn start() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ipicsha-bench-pg-").tempdir()?;
+        sweep();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let data = folder.path().join("data");
         if geteuid().is_root() {
@@ -190,6 +193,17 @@ impl Cluster {
             sum += child.parse().map_or(Ok(0.0), clock::process_cpu).unwrap_or(0.0);
         }
         Ok(sum)
+    }
+}
+
+/// Removes what a run that was killed has left behind.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path()); // what stays is swept the next time
+        }
     }
 }
 

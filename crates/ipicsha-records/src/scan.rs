@@ -29,8 +29,12 @@ fn visit(
     let list = ordered.join(",");
     let count = ordered.len();
     // A record with NULL in its key cannot be addressed, so it takes no part.
-    let mut terms: Vec<String> =
-        table.key_names().iter().map(|name| format!("{name} IS NOT NULL")).collect();
+    let mut terms: Vec<String> = table
+        .key_names()
+        .iter()
+        .filter(|_| table.key_may_be_null)
+        .map(|name| format!("{name} IS NOT NULL"))
+        .collect();
     let mut first = 1;
     let mut bound = |operator: &str, key: &Option<Key>| {
         if key.is_some() {
@@ -41,8 +45,9 @@ fn visit(
     };
     bound(">", &span.after);
     bound("<=", &span.upto);
+    let condition = if terms.is_empty() { String::new() } else { "WHERE ".to_owned() };
     let sql = format!(
-        "SELECT {} FROM {} WHERE {} ORDER BY {list}",
+        "SELECT {} FROM {} {condition}{} ORDER BY {list}",
         table.column_list(),
         quote(&table.name),
         terms.join(" AND ")

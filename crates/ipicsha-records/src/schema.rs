@@ -43,6 +43,8 @@ pub(crate) struct Table {
     pub(crate) collations: Vec<Collation>,
     /// Whether the column compares that way by itself.
     natural: Vec<bool>,
+    /// A record may have NULL in its key: then no statement can name it.
+    pub(crate) key_may_be_null: bool,
     pub(crate) uniques: Vec<Unique>,
     /// It has an AUTOINCREMENT key.
     pub(crate) autoincrement: bool,
@@ -272,6 +274,12 @@ fn read_table(
     let columns = read_columns(db, name)?;
     let indexes = read_indexes(db, name)?;
     let rung = identity::choose(db, name, &columns, &indexes)?;
+    let stored: Vec<&Column> = columns.iter().filter(|column| column.hidden == 0).collect();
+    // A key that is the rowid has no index of its own.
+    let is_rowid = indexes.iter().all(|index| index.origin != "pk");
+    let key_may_be_null = rung.identity == Identity::PrimaryKey
+        && !is_rowid
+        && rung.key.iter().any(|index| !stored[*index].not_null);
     let uniques = read_uniques(name, &rung, &indexes, warnings)?;
     let mut table = Table {
         name: name.into(),
@@ -280,12 +288,12 @@ fn read_table(
         key: rung.key,
         collations: rung.collations,
         natural: rung.natural,
+        key_may_be_null,
         uniques,
         autoincrement: has_autoincrement(db, name, &columns)?,
         hash: [0; 16],
         sql: TableSql::default(),
     };
-    let stored: Vec<&Column> = columns.iter().filter(|column| column.hidden == 0).collect();
     table.hash = schema_hash(&table, &stored, without_rowid, strict);
     table.sql = table.build_sql();
     probe(db, &table)?;
