@@ -58,7 +58,7 @@ pub(crate) struct Outcome {
 
 /// How long one transaction goes on taking batches: larger ones write each page of the file once,
 /// but the worker answers nobody meanwhile.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// Applies batches in one transaction, of the last one up to `limit` rows that are not applied yet.
 /// Where versions can be concurrent only the first is taken: what it decides must be stored before
