@@ -46,6 +46,9 @@ const ALARM_STEP: Duration = Duration::from_micros(50);
 const SAFETY: Duration = Duration::from_millis(250);
 /// How often a failed opening is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a file that is locked now and then is opened again at once, and how often.
+const OPENING: Duration = Duration::from_secs(2);
+const OPENING_STEP: Duration = Duration::from_millis(2);
 /// Between two attempts to attach.
 const ATTACH_STEP: Duration = Duration::from_millis(100);
 /// How long an answer to an attempt may take when the partner asks for one.
@@ -323,7 +326,7 @@ impl Engine {
             self.retry_at = self.installing.then(|| Instant::now() + RETRY);
             return;
         }
-        match self.try_open() {
+        match self.open_patiently() {
             Ok(()) => {
                 (self.missing, self.replaced, self.retry_at) = (false, None, None);
                 self.clear_hold();
@@ -349,6 +352,21 @@ impl Engine {
     /// only when the administrator protects it again, but may be put back.
     fn is_replaced(&self) -> bool {
         self.replaced.is_some_and(|inode| database::inode(&self.config.path).ok() != Some(inode))
+    }
+
+    /// Without a WAL a writing application locks the file again and again, each time for a moment.
+    fn open_patiently(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + OPENING;
+        loop {
+            match self.try_open() {
+                Err(error @ Error::Sqlite { .. })
+                    if error.is_busy() && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(OPENING_STEP);
+                }
+                result => return result,
+            }
+        }
     }
 
     fn try_open(&mut self) -> Result<(), Error> {

@@ -327,7 +327,12 @@ impl Pair {
 
     pub(crate) fn wait_synced(&self) {
         let synced = |side: &Side| side.is(|s| s.attached && s.synced && s.repair.is_none());
-        wait("the databases are compared", || synced(&self.a) && synced(&self.b));
+        let deadline = Instant::now() + GENEROUS;
+        while !(synced(&self.a) && synced(&self.b)) {
+            let (a, b) = (&self.a.status, &self.b.status);
+            assert!(Instant::now() < deadline, "never compared\na: {a:?}\nb: {b:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits until both sides hold the same, seen by plain SELECTs.
