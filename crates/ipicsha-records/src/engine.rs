@@ -45,10 +45,7 @@ const ALARM_STEP: Duration = Duration::from_micros(50);
 /// How often to look without an event.
 const SAFETY: Duration = Duration::from_millis(250);
 /// How often a failed opening is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long a file that is locked now and then is opened again at once, and how often.
-const OPENING: Duration = Duration::from_secs(2);
-const OPENING_STEP: Duration = Duration::from_millis(2);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts to attach.
 const ATTACH_STEP: Duration = Duration::from_millis(100);
 /// How long an answer to an attempt may take when the partner asks for one.
@@ -97,9 +94,9 @@ pub(crate) enum Source {
 pub(crate) struct Engine {
     pub(crate) config: WorkerConfig,
     pub(crate) events: Box<dyn Fn(Event) + Send>,
-    waker: CommandSender,
-    alarm: Alarm,
-    watch: Option<Watch>,
+    pub(crate) waker: CommandSender,
+    pub(crate) alarm: Alarm,
+    pub(crate) watch: Option<Watch>,
     pub(crate) journal: Option<Journal>,
     pub(crate) database: Option<Database>,
     pub(crate) wal: Wal,
@@ -108,7 +105,7 @@ pub(crate) struct Engine {
     /// The file was never there: the partner's is taken.
     pub(crate) missing: bool,
     /// Inode of the file that was served and has gone from its path.
-    replaced: Option<u64>,
+    pub(crate) replaced: Option<u64>,
     pub(crate) writes: Option<Writes>,
     pub(crate) link: bool,
     pub(crate) gate: Gate,
@@ -139,10 +136,10 @@ pub(crate) struct Engine {
     held_by: Option<Source>,
     pump_after: Option<Instant>,
     pub(crate) reporter: Reporter,
-    data_version: i64,
+    pub(crate) data_version: i64,
     alarm_until: Instant,
     pub(crate) look_at: Instant,
-    retry_at: Option<Instant>,
+    pub(crate) retry_at: Option<Instant>,
     attach_at: Option<Instant>,
     attached_last: Option<Instant>,
 }
@@ -318,90 +315,6 @@ impl Engine {
             && (self.database.is_some() || self.missing)
     }
 
-    pub(crate) fn open(&mut self) {
-        if self.database.is_some() {
-            return;
-        }
-        if !self.installing || self.is_replaced() {
-            self.retry_at = self.installing.then(|| Instant::now() + RETRY);
-            return;
-        }
-        match self.open_patiently() {
-            Ok(()) => {
-                (self.missing, self.replaced, self.retry_at) = (false, None, None);
-                self.clear_hold();
-                self.attach_soon();
-            }
-            Err(Error::Missing { .. }) if self.config.create_if_missing => {
-                self.retry_at = Some(Instant::now() + RETRY);
-                if !self.missing {
-                    self.missing = true;
-                    self.hold = Some("the file is missing: it is built from the partner's".into());
-                    self.attach_soon();
-                }
-            }
-            Err(error) => {
-                self.hold_for(Source::Open, &error);
-                self.retry_at = Some(Instant::now() + RETRY);
-            }
-        }
-        self.reporter.touch();
-    }
-
-    /// Whether the path still names another file than the one that was served. It is taken over
-    /// only when the administrator protects it again, but may be put back.
-    fn is_replaced(&self) -> bool {
-        self.replaced.is_some_and(|inode| database::inode(&self.config.path).ok() != Some(inode))
-    }
-
-    /// Without a WAL a writing application locks the file again and again, each time for a moment.
-    fn open_patiently(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + OPENING;
-        loop {
-            match self.try_open() {
-                Err(error @ Error::Sqlite { .. })
-                    if error.is_busy() && Instant::now() < deadline =>
-                {
-                    std::thread::sleep(OPENING_STEP);
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn try_open(&mut self) -> Result<(), Error> {
-        if self.journal.is_none() {
-            self.journal = Some(Journal::open(&self.config.journal_path)?);
-        }
-        self.wal.release();
-        let (path, capacity) = (&self.config.path, self.config.capacity.entries);
-        let mut database = Database::open_as(path, capacity, self.config.journaling)?;
-        if database.keeps_rollback {
-            self.wal.keep(path)?;
-        }
-        match self.writes {
-            Some(writes) => {
-                database.set_fence(writes == Writes::Closed, Unshipped::Possible, PATIENT)?;
-            }
-            None => self.writes = database.fence_closed.then_some(Writes::Closed),
-        }
-        if let Some(journal) = &self.journal {
-            self.reporter.conflicts_total = journal.count(&self.config.name)?;
-        }
-        self.recall_wanted()?;
-        self.data_version = database.data_version()?;
-        let waker = self.waker.clone();
-        self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())
-            .inspect_err(|error| {
-                tracing::warn!(database = %self.config.name, %error,
-                    "the directory cannot be watched; changes are noticed four times a second");
-            })
-            .ok();
-        self.database = Some(database);
-        self.unread = true;
-        self.recall_position().inspect_err(|_| self.database = None)
-    }
-
     fn remove(&mut self) -> Result<(), Error> {
         self.installing = false;
         self.detach("HA is unconfigured");
@@ -527,7 +440,7 @@ impl Engine {
         }
     }
 
-    fn hold_for(&mut self, source: Source, error: &Error) {
+    pub(crate) fn hold_for(&mut self, source: Source, error: &Error) {
         let text = format!("{error}: {}", error.next_step());
         if self.hold.as_ref() != Some(&text) {
             tracing::warn!(database = %self.config.name, reason = %text, "records are held");
@@ -574,7 +487,7 @@ impl Engine {
         self.attach_at = Some(Instant::now() + ANSWER);
     }
 
-    fn attach_soon(&mut self) {
+    pub(crate) fn attach_soon(&mut self) {
         let now = Instant::now();
         let earliest = self.attached_last.map_or(now, |last| now.max(last + ATTACH_STEP));
         self.attach_at = self.is_ready().then_some(earliest);

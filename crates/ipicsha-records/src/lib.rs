@@ -27,6 +27,7 @@ mod identity;
 mod inspect;
 mod journal;
 mod log;
+mod opening;
 mod overflow;
 mod pace;
 mod place;
