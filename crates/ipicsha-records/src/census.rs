@@ -15,9 +15,10 @@ use ipicsha_core::{data::Key, id::Seq};
 use rusqlite::Connection;
 
 use crate::{
-    database::{check_file, open_connection},
+    database::check_file,
     error::{AtPath as _, Error},
     identity::Identity,
+    reader::open_reader,
     rollback::beside,
     schema::{self, Table},
     value::{self, bind, quote},
@@ -100,9 +101,8 @@ struct Reader {
 
 impl Reader {
     fn open(path: &Path, budget: Duration) -> Result<Self, Error> {
-        let db = open_connection(path)?;
+        let db = open_reader(path)?;
         db.busy_timeout(Duration::from_millis(20)).at(path)?;
-        db.execute_batch("PRAGMA query_only=ON").at(path)?;
         let until = Instant::now() + budget;
         Ok(Self { path: path.into(), db, until, patience: PATIENCE, limit: FIRST })
     }

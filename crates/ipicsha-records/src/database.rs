@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CStr,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use crate::{
     capture::{self, Captured, Installed, Meta},
     error::{AtPath as _, Error, is_busy},
     fence,
+    reader::open_reader,
     rollback::Journaling,
     schema::{self, Schema, SkippedTable},
     seed, sequence,
@@ -104,8 +106,7 @@ impl Database {
         if !keeps_rollback {
             writer.execute_batch(WRITER_MEMORY).at(path)?;
         }
-        let reader = open_connection(path)?;
-        reader.execute_batch("PRAGMA query_only=ON").at(path)?;
+        let reader = open_reader(path)?;
         capacity::trim(&writer, path, capacity)?;
         let seen = install(&writer, path, capacity)?;
         let mut database = Self {
@@ -480,9 +481,17 @@ pub(crate) fn inode(path: &Path) -> Result<u64, Error> {
 
 /// Opens one connection to an existing file.
 pub(crate) fn open_connection(path: &Path) -> Result<Connection, Error> {
+    open_with(path, None)
+}
+
+/// The same through a file system interface of SQLite's.
+pub(crate) fn open_with(path: &Path, vfs: Option<&CStr>) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)
-        .map_err(|_| Error::NoPermission { path: path.into() })?;
+    let db = match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    };
+    let db = db.map_err(|_| Error::NoPermission { path: path.into() })?;
     if db.is_readonly(rusqlite::MAIN_DB).at(path)? {
         return Err(Error::NoPermission { path: path.into() });
     }

@@ -31,6 +31,7 @@ mod opening;
 mod overflow;
 mod pace;
 mod place;
+mod reader;
 mod received;
 mod repair;
 mod report;

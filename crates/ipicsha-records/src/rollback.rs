@@ -112,7 +112,7 @@ pub fn is_database(path: &Path) -> Result<bool, Error> {
         return Ok(false);
     }
     let _beside = beside();
-    let db = crate::database::open_connection(path)?;
+    let db = crate::reader::open_reader(path)?;
     let tables: rusqlite::Result<i64> =
         db.query_row("SELECT count(*) FROM sqlite_schema WHERE type='table'", [], |row| row.get(0));
     match tables.at(path) {

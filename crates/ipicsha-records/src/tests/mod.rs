@@ -12,6 +12,7 @@ mod lifecycle;
 mod merge;
 mod model;
 mod pair;
+mod reader;
 mod repair;
 mod replaced;
 mod resume;
