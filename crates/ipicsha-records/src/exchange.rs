@@ -63,9 +63,9 @@ impl Engine {
             schema: [0; 16],
             open: false,
         };
-        self.check_overflow()?;
         if let Some(database) = &self.database {
             let extent = log::extent(&database.reader).at(&database.path)?;
+            self.check_overflow(extent)?;
             let origin = database.meta.origin;
             attach.log = Some(LogExtent { origin, first: extent.first, last: extent.last });
             attach.applied = database.meta.applied;

@@ -43,12 +43,22 @@ pub struct LogUse {
     pub forecast: LogForecast,
     /// Changes were overwritten that the partner never had.
     pub overflowed: bool,
+    /// Newest entry when this was measured.
+    #[serde(skip)]
+    pub(crate) last: Seq,
 }
 
 impl LogUse {
     /// Nothing of this room.
     pub(crate) fn none(capacity: LogCapacity) -> Self {
-        Self { entries: 0, bytes: 0, capacity, forecast: LogForecast::Unknown, overflowed: false }
+        Self {
+            entries: 0,
+            bytes: 0,
+            capacity,
+            forecast: LogForecast::Unknown,
+            overflowed: false,
+            last: Seq(0),
+        }
     }
 
     /// The worse of entries and bytes.

@@ -90,6 +90,7 @@ impl Engine {
             self.reporter.conflicts_total = journal.count(&self.config.name)?;
         }
         self.recall_wanted()?;
+        self.recall_position(&database)?;
         self.data_version = database.data_version()?;
         let waker = self.waker.clone();
         self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())
@@ -100,6 +101,6 @@ impl Engine {
             .ok();
         self.database = Some(database);
         self.unread = true;
-        self.recall_position().inspect_err(|_| self.database = None)
+        Ok(())
     }
 }

@@ -16,10 +16,12 @@ use ipicsha_core::{
 };
 
 use crate::{
+    capacity::LogCapacity,
+    database::Database,
     engine::Engine,
     error::{AtPath as _, Error},
     gauge::LogUse,
-    log,
+    log::{self, Extent},
 };
 
 /// What is known of the partner's position, beside the position itself.
@@ -27,34 +29,24 @@ use crate::{
 pub(crate) struct Position {
     /// `acked` is what the partner said, and not only the least it may have.
     pub(crate) known: bool,
-    /// End of the log when the file was opened.
-    counted_from: Seq,
+    /// End of the log when it was first looked at, for a position that is not known.
+    counted_from: Option<Seq>,
     /// The log has overwritten what the partner never had.
     pub(crate) overflowed: bool,
 }
 
 impl Engine {
-    /// Takes over what is remembered of the partner's position in the log of the file just opened.
-    pub(crate) fn recall_position(&mut self) -> Result<(), Error> {
-        let (Some(database), Some(journal)) = (&self.database, &self.journal) else {
-            return Ok(());
+    /// Takes over what is remembered of the partner's position in the log of a file just opened.
+    pub(crate) fn recall_position(&mut self, database: &Database) -> Result<(), Error> {
+        let saved = match &self.journal {
+            Some(journal) => journal.load_acked(&self.config.name, database.meta.origin)?,
+            None => None,
         };
-        let extent = log::extent(&database.reader).at(&database.path)?;
-        let stored = database.meta.partner_base;
-        let saved = journal.load_acked(&self.config.name, database.meta.origin)?;
         let known = saved.is_some() && database.meta.applied.is_some();
-        // Forgotten: all that is still there may be unknown to the partner, but how full the log is
-        // can only be counted from now on.
-        self.acked = saved.unwrap_or(Seq(extent.first.0 - 1)).max(stored);
-        self.position = Position { known, counted_from: extent.last, overflowed: false };
+        self.position = Position { known, ..Position::default() };
+        self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);
         self.reporter.gauge.forget();
-        match self.check_overflow() {
-            Err(error @ Error::Overflow) => {
-                self.overflow(&error);
-                Ok(())
-            }
-            checked => checked,
-        }
+        Ok(())
     }
 
     /// The partner has said where it stands; from here on the log is counted.
@@ -63,38 +55,37 @@ impl Engine {
         self.save_acked();
     }
 
-    /// The part of the log that must be kept for the partner.
-    fn kept_behind(&self, last: Seq) -> Seq {
-        let Some(database) = &self.database else { return last };
-        if database.meta.applied.is_none() {
-            return last; // first contact compares everything
-        }
-        let counted = if self.position.known { self.acked } else { self.position.counted_from };
-        // What the partner has applied is free for the ring, whether or not it said so.
-        counted.max(database.meta.partner_base)
-    }
-
-    /// What the log holds for the partner.
+    /// What the log holds for the partner; an overflow is noticed, and its consequences drawn.
     pub(crate) fn log_use(&mut self) -> Result<LogUse, Error> {
-        let mut used = LogUse::none(self.config.capacity);
-        used.overflowed = self.position.overflowed;
-        let Some(database) = &self.database else { return Ok(used) };
+        let none = LogUse::none(self.config.capacity);
+        let Some(database) = &self.database else { return Ok(none) };
         let extent = log::extent(&database.reader).at(&database.path)?;
-        let base = self.kept_behind(extent.last);
-        used.capacity.entries = database.capacity();
-        used.entries = (extent.last.0 - base.0).max(0).cast_unsigned();
+        if !self.position.known && self.position.counted_from.is_none() {
+            // Forgotten: all that is still there may be unknown to the partner, but how full the
+            // log is can only be counted from now on.
+            self.position.counted_from = Some(extent.last);
+            self.acked = self.acked.max(Seq(extent.first.0 - 1));
+        }
+        let base = kept_behind(database, self.acked, self.position, extent.last);
         let keys = database.key_columns;
         let bytes = self.reporter.gauge.bytes(&database.reader, keys, base, extent.last);
-        used.bytes = bytes.at(&database.path)?;
-        Ok(used)
+        let used = LogUse {
+            entries: (extent.last.0 - base.0).max(0).cast_unsigned(),
+            bytes: bytes.at(&database.path)?,
+            capacity: LogCapacity { entries: database.capacity(), ..none.capacity },
+            ..none
+        };
+        if let Err(error) = self.check_overflow(extent) {
+            self.overflow(&error);
+        }
+        Ok(LogUse { overflowed: self.position.overflowed, last: extent.last, ..used })
     }
 
-    /// Refuses when the log has overwritten what the partner never had.
-    pub(crate) fn check_overflow(&self) -> Result<(), Error> {
+    /// Refuses when a log that reaches so far has overwritten what the partner never had.
+    pub(crate) fn check_overflow(&self, extent: Extent) -> Result<(), Error> {
         let Some(database) = &self.database else { return Ok(()) };
-        let first = log::extent(&database.reader).at(&database.path)?.first;
         let acked = self.acked.max(database.meta.partner_base);
-        if self.position.known && database.meta.synced && first.0 > acked.0 + 1 {
+        if self.position.known && database.meta.synced && extent.first.0 > acked.0 + 1 {
             return Err(Error::Overflow);
         }
         Ok(())
@@ -122,4 +113,14 @@ impl Engine {
         self.hold = Some(format!("{error}: {}", error.next_step()));
         self.detach("the transaction log has overflowed");
     }
+}
+
+/// The part of the log that must be kept for the partner is behind this.
+fn kept_behind(database: &Database, acked: Seq, position: Position, last: Seq) -> Seq {
+    if database.meta.applied.is_none() {
+        return last; // first contact compares everything
+    }
+    let counted = if position.known { acked } else { position.counted_from.unwrap_or(last) };
+    // What the partner has applied is free for the ring, whether or not it said so.
+    counted.max(database.meta.partner_base)
 }

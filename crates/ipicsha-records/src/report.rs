@@ -13,10 +13,10 @@ use ipicsha_core::{
 };
 
 use crate::{
-    database::Database,
+    database::{Database, rollback},
     engine::{Engine, Session},
     error::{AtPath as _, Error},
-    gauge::Gauge,
+    gauge::{Gauge, LogUse},
     log,
     pace::{self, Pace},
     schema::null_key_warning,
@@ -159,11 +159,19 @@ impl Engine {
         }
     }
 
+    /// All that is read, with one lock: without a WAL each would hold up the application's commits.
     fn status(&mut self) -> Result<DatabaseStatus, Error> {
-        if matches!(self.check_overflow(), Err(Error::Overflow)) {
-            self.overflow(&Error::Overflow);
+        if let Some(database) = &self.database {
+            database.reader.execute_batch("BEGIN").at(&database.path)?;
         }
-        let log = self.log_use()?;
+        let status = self.log_use().and_then(|log| self.status_with(log));
+        if let Some(database) = &self.database {
+            rollback(&database.reader);
+        }
+        status
+    }
+
+    fn status_with(&mut self, log: LogUse) -> Result<DatabaseStatus, Error> {
         let attached = match &self.session {
             Session::Attached(attached) => Some(attached),
             Session::Detached | Session::Attaching(_) => None,
@@ -239,10 +247,9 @@ impl Engine {
 
     /// What the log holds, and where that goes.
     fn note_log(&mut self, status: &mut DatabaseStatus) -> Result<(), Error> {
-        let Some(database) = &self.database else { return Ok(()) };
         status.log_used_percent = status.log.percent();
         status.log.forecast = self.reporter.gauge.forecast(Instant::now(), status.log_used_percent);
-        status.last_seq = log::extent(&database.reader).at(&database.path)?.last;
+        status.last_seq = status.log.last;
         let queued = (status.last_seq.0 - self.acked.0).max(0);
         status.queue_records = queued.cast_unsigned();
         status.lag_seconds = if queued > 0 { self.lag()? } else { 0.0 };
