@@ -127,7 +127,11 @@ fn apply(path: &Path, folder: &Path, all: &[Vec<Change>]) -> Result<Cost> {
     let (sender, events) = channel();
     let worker = spawn(path, folder, LicensedRole::Secondary, sender)?;
     worker.send(Command::Install);
-    worker.send(Command::SetWrites { writes: Writes::Closed, done: Box::new(|_| {}) });
+    worker.send(Command::SetWrites {
+        writes: Writes::Closed,
+        drained: false,
+        done: Box::new(|_| {}),
+    });
     worker.send(Command::SetGate(Gate::Open));
     worker.send(Command::LinkUp);
     let partner = Partner { worker: &worker, events: &events };

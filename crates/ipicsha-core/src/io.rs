@@ -73,7 +73,10 @@ pub enum Output {
     /// Install capture in the databases (true) or remove every trace of it (false).
     Capture(bool),
     /// Open the writes, then start the services; answered by [`Input::Activated`].
-    Activate,
+    Activate {
+        /// The partner closed its writes and shipped everything before.
+        drained: bool,
+    },
     /// Close the writes, then stop the services; answered by [`Input::Deactivated`].
     Deactivate,
     /// Close the writes with nothing lost: hold them, ship the tail, wait for the partner's durable

@@ -37,8 +37,7 @@ impl Engine {
     /// Everything that is committed now is to be at the partner.
     pub(crate) fn barrier(&mut self, deadline: Instant, done: Done<Confirmed>) {
         // A schema that changed may have tables without triggers: noticed before anything is promised.
-        self.look_at = Instant::now();
-        self.look(self.look_at);
+        self.look_now();
         match self.mark() {
             Ok(seq) => {
                 self.unread = true;

@@ -22,6 +22,8 @@ use crate::{
     capture::{self, Captured, Installed, Meta},
     error::{AtPath as _, Error, is_busy},
     fence,
+    journal::Acked,
+    log,
     reader::open_reader,
     rollback::Journaling,
     schema::{self, Schema, SkippedTable},
@@ -291,6 +293,20 @@ impl Database {
         }
     }
 
+    /// Whether the log goes on from an entry the partner has acknowledged.
+    pub(crate) fn still_has(&self, acked: Acked) -> Result<bool, Error> {
+        let read = || -> rusqlite::Result<bool> {
+            let found = log::written_at(&self.reader, acked.seq)?;
+            Ok(match (found, acked.ms) {
+                (Some(found), Some(ms)) => found == ms,
+                // Overwritten by the ring, or never there.
+                (None, _) => log::extent(&self.reader)?.last >= acked.seq,
+                (Some(_), None) => true,
+            })
+        };
+        read().at(&self.path)
+    }
+
     /// Contents of another time are in the file: a history of its own begins.
     pub(crate) fn note_restored(&mut self) -> Result<(), Error> {
         tracing::warn!(path = %self.path.display(),
@@ -308,6 +324,10 @@ impl Database {
 
     /// Puts the fence up or takes it down. `unshipped`: the partner may have given out ids whose
     /// records never came here.
+    ///
+    /// # Errors
+    /// [`Error::Unseen`]: behind the fence, what the application has just created would count as made
+    /// by somebody who may not.
     pub(crate) fn set_fence(
         &mut self,
         closed: bool,
@@ -319,6 +339,9 @@ impl Database {
         }
         let known = self.meta.applied.is_some();
         let version = self.transaction(patience, |db| {
+            if closed && !db.is_seen()? {
+                return Err(Error::Unseen { path: db.path.clone() });
+            }
             if !closed && known && unshipped == Unshipped::Possible {
                 sequence::leave_out(db)?;
             }
@@ -326,6 +349,13 @@ impl Database {
         })?;
         self.after_fence(closed, version);
         Ok(())
+    }
+
+    /// Whether the schema is the one that was looked at last; within the caller's transaction.
+    pub(crate) fn is_seen(&self) -> Result<bool, Error> {
+        let version = schema_version(&self.writer).at(&self.path)?;
+        let user_version = user_version(&self.writer).at(&self.path)?;
+        Ok((version, user_version) == (self.schema_version, self.user_version))
     }
 
     /// The same inside a transaction that is open already; returns what `after_fence` wants.

@@ -4,6 +4,7 @@
 //! NORMAL can lose commits at a power cut; the partner must never be ahead of a rebooted active.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -18,6 +19,8 @@ use crate::{
 pub(crate) struct Wal {
     path: PathBuf,
     data: Option<DataFile>,
+    /// Why the disk may have lost what was committed: the kernel says it once, and drops the pages.
+    failed: RefCell<Option<String>>,
 }
 
 impl Wal {
@@ -25,7 +28,7 @@ impl Wal {
     pub(crate) fn of(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
-        Self { path: path.into(), data: None }
+        Self { path: path.into(), data: None, failed: RefCell::default() }
     }
 
     /// The database stays in a rollback mode: its file is to be synced as well.
@@ -41,14 +44,52 @@ impl Wal {
 
     /// Returns once everything committed before the call is on disk. The `-wal` carries no POSIX
     /// locks, so unlike the database file it may be opened and closed here.
+    ///
+    /// # Errors
+    /// The disk failed; then every later call fails, too, for it would not tell the truth.
     pub(crate) fn sync(&self) -> Result<(), Error> {
-        if let Some(data) = &self.data {
-            data.sync()?;
+        let failed = |cause| Err(Error::NotDurable { path: self.path.clone(), cause });
+        if let Some(cause) = self.failed.borrow().clone() {
+            return failed(cause);
         }
-        match File::open(&self.path).and_then(|file| file.sync_data()) {
-            // No -wal: everything is in the database file, where a checkpoint has synced it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.at(&self.path),
+        let synced = self.data.as_ref().map_or(Ok(()), DataFile::sync).and_then(|()| {
+            match File::open(&self.path) {
+                // No -wal: everything is in the database file, where a checkpoint has synced it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error).at(&self.path),
+                Ok(file) => file.sync_data().map_err(|error| Error::NotDurable {
+                    path: self.path.clone(),
+                    cause: error.to_string(),
+                }),
+            }
+        });
+        #[cfg(test)]
+        counted::add(&self.path);
+        if let Err(Error::NotDurable { cause, .. }) = &synced {
+            *self.failed.borrow_mut() = Some(cause.clone());
         }
+        synced
+    }
+}
+
+/// How often each file was synced.
+#[cfg(test)]
+pub(crate) mod counted {
+    use std::{
+        collections::BTreeMap,
+        path::{Path, PathBuf},
+        sync::Mutex,
+    };
+
+    static SYNCED: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
+
+    pub(super) fn add(wal: &Path) {
+        *SYNCED.lock().unwrap().entry(wal.into()).or_default() += 1;
+    }
+
+    /// Of the database at `path`.
+    pub(crate) fn of(path: &Path) -> u64 {
+        let wal = super::Wal::of(path).path;
+        SYNCED.lock().unwrap().get(&wal).copied().unwrap_or_default()
     }
 }

@@ -44,6 +44,8 @@ const ALARM: Duration = Duration::from_millis(40);
 const ALARM_STEP: Duration = Duration::from_micros(50);
 /// How often to look without an event.
 const SAFETY: Duration = Duration::from_millis(250);
+/// How often writes are closed anew when the application changes its schema at that moment.
+const SCHEMA_TRIES: usize = 10;
 /// How often a failed opening is tried again.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts to attach.
@@ -242,7 +244,7 @@ impl Engine {
                 }
             }
             Command::Remove { done } => done(self.remove()),
-            Command::SetWrites { writes, done } => done(self.set_writes(writes)),
+            Command::SetWrites { writes, drained, done } => done(self.set_writes(writes, drained)),
             Command::LinkUp => {
                 self.link = true;
                 self.detach("the connection is a new one");
@@ -332,17 +334,24 @@ impl Engine {
         }
     }
 
-    fn set_writes(&mut self, writes: Writes) -> Result<(), Error> {
+    fn set_writes(&mut self, writes: Writes, drained: bool) -> Result<(), Error> {
         self.abandon("writes were opened or closed");
         self.writes = Some(writes);
         let unshipped = match self.session {
-            // A planned switchover: the partner has shipped everything before it closed.
-            Session::Attached(_) => Unshipped::Nothing,
-            Session::Detached | Session::Attaching(_) => Unshipped::Possible,
+            Session::Attached(_) if drained => Unshipped::Nothing,
+            Session::Attached(_) | Session::Detached | Session::Attaching(_) => Unshipped::Possible,
         };
+        self.look_now();
         match &mut self.database {
             Some(database) => {
-                database.set_fence(writes == Writes::Closed, unshipped, PATIENT)?;
+                let mut done = database.set_fence(writes == Writes::Closed, unshipped, PATIENT);
+                for _ in 0..SCHEMA_TRIES {
+                    let Err(Error::Unseen { .. }) = done else { break };
+                    self.look_now();
+                    let Some(database) = &mut self.database else { break };
+                    done = database.set_fence(writes == Writes::Closed, unshipped, PATIENT);
+                }
+                done?;
                 // Which schema is followed depends on who is active.
                 if matches!(&self.session, Session::Attached(attached) if !attached.alike) {
                     self.reattach("writes were opened or closed while the schemas differ");
@@ -356,6 +365,12 @@ impl Engine {
             }
             None => Ok(()),
         }
+    }
+
+    /// Looks without waiting for a hint: what the application has just created has no triggers yet.
+    pub(crate) fn look_now(&mut self) {
+        self.look_at = Instant::now();
+        self.look(self.look_at);
     }
 
     /// Looks for commits, schema changes, and whether the file is still the one that is open.

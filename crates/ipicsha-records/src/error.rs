@@ -80,6 +80,20 @@ pub enum Error {
         /// What SQLite said.
         reason: String,
     },
+    /// Commits that may be lost at the next power cut.
+    #[error("{path}: the disk failed to store changes: {cause}")]
+    NotDurable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// Tables that nobody has looked at yet.
+    #[error("{path}: the application has just changed the schema")]
+    Unseen {
+        /// The file.
+        path: PathBuf,
+    },
     /// Rows that were believed to fit collide; handled where it happens.
     #[error("a record is there already")]
     Collision,
@@ -179,8 +193,12 @@ impl Error {
                 "read the cause, mend the file or the disk; it is tried again by itself"
             }
             Self::Unplaceable { .. } => {
-                "remove the record that is in its way on this server; it is tried again by itself"
+                "compare it anew: `ipicsha unprotect db` and `ipicsha protect db` on this server"
             }
+            Self::NotDurable { .. } => {
+                "nothing is confirmed to the partner any more: look at the disk (`dmesg`), fail over to the other server, then restart this one"
+            }
+            Self::Unseen { .. } => "nothing was changed: try it again in a moment",
             Self::Mismatch(_) | Self::Collision => {
                 "nothing: the databases are compared again by themselves"
             }
@@ -212,7 +230,7 @@ impl Error {
     /// Whether trying again soon can help: someone else has the lock.
     pub(crate) fn is_busy(&self) -> bool {
         match self {
-            Self::Locked { .. } => true,
+            Self::Locked { .. } | Self::Unseen { .. } => true,
             Self::Sqlite { source, .. } => is_busy(source),
             Self::Missing { .. }
             | Self::Directory { .. }
@@ -222,6 +240,7 @@ impl Error {
             | Self::Replaced { .. }
             | Self::Io { .. }
             | Self::Unplaceable { .. }
+            | Self::NotDurable { .. }
             | Self::Collision
             | Self::Mismatch(_)
             | Self::Overflow
@@ -261,6 +280,11 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
     )
+}
+
+/// A violated rule of the schema or a trigger.
+pub(crate) fn is_constraint(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }
 
 /// A violated UNIQUE or PRIMARY KEY rule.

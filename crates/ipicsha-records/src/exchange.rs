@@ -136,6 +136,7 @@ impl Engine {
             attached.in_flight.pop_front();
         }
         self.dirty.prune(floor(self.acked, &self.inbox));
+        self.save_acked_in_time();
         self.reporter.touch();
         Ok(())
     }

@@ -136,6 +136,14 @@ pub struct Journal {
     pub(crate) db: Connection,
 }
 
+/// How far the partner is in the log, and when that entry was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acked {
+    pub(crate) seq: Seq,
+    /// Milliseconds since 1970; `None`: the log does not hold it any more.
+    pub(crate) ms: Option<i64>,
+}
+
 impl Journal {
     /// Opens or creates the journal at `path`.
     ///
@@ -147,7 +155,8 @@ impl Journal {
         db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).at(path)?;
         db.execute_batch("PRAGMA synchronous=FULL").at(path)?;
         db.execute_batch(include_str!("sql/journal.sql")).at(path)?;
-        add_run_column(&db).at(path)?;
+        add_column(&db, "journal", "run").and_then(|()| index_runs(&db)).at(path)?;
+        add_column(&db, "position", "ms").at(path)?;
         Ok(Self { path: path.into(), db })
     }
 
@@ -284,12 +293,15 @@ impl Journal {
         &self,
         name: &DatabaseName,
         origin: Origin,
-        acked: Seq,
+        acked: Acked,
     ) -> Result<(), Error> {
+        let sql =
+            "INSERT OR REPLACE INTO position(db,uuid,incarnation,acked,ms) VALUES(?1,?2,?3,?4,?5)";
+        let (seq, ms) = (acked.seq.0, acked.ms);
         self.db
-            .prepare_cached("INSERT OR REPLACE INTO position VALUES(?1,?2,?3,?4)")
+            .prepare_cached(sql)
             .and_then(|mut statement| {
-                statement.execute(params![name.0, origin.uuid.0, origin.incarnation, acked.0])
+                statement.execute(params![name.0, origin.uuid.0, origin.incarnation, seq, ms])
             })
             .at(&self.path)?;
         Ok(())
@@ -300,29 +312,34 @@ impl Journal {
         &self,
         name: &DatabaseName,
         origin: Origin,
-    ) -> Result<Option<Seq>, Error> {
+    ) -> Result<Option<Acked>, Error> {
         self.db
             .query_row(
-                "SELECT acked FROM position WHERE db=?1 AND uuid=?2 AND incarnation=?3",
+                "SELECT acked, ms FROM position WHERE db=?1 AND uuid=?2 AND incarnation=?3",
                 params![name.0, origin.uuid.0, origin.incarnation],
-                |row| row.get(0).map(Seq),
+                |row| Ok(Acked { seq: Seq(row.get(0)?), ms: row.get(1)? }),
             )
             .optional()
             .at(&self.path)
     }
 }
 
-/// Journals of earlier versions do not say in which repair a version lost.
-fn add_run_column(db: &Connection) -> rusqlite::Result<()> {
-    let there = "SELECT EXISTS(SELECT 1 FROM pragma_table_info('journal') WHERE name='run')";
-    let there: bool = db.query_row(there, [], |row| row.get(0))?;
-    if !there {
-        let added = db.execute_batch("ALTER TABLE journal ADD COLUMN run INTEGER");
-        // Another thread of the daemon may have been faster.
-        added.or_else(|error| {
-            if error.to_string().contains("duplicate column") { Ok(()) } else { Err(error) }
-        })?;
+/// Journals of earlier versions do not have all columns.
+fn add_column(db: &Connection, table: &str, column: &str) -> rusqlite::Result<()> {
+    let there = "SELECT EXISTS(SELECT 1 FROM pragma_table_info(?1) WHERE name=?2)";
+    if db.query_row(there, [table, column], |row| row.get(0))? {
+        return Ok(());
     }
+    let added = db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER"));
+    // Another thread of the daemon may have been faster.
+    added.or_else(
+        |error| {
+            if error.to_string().contains("duplicate column") { Ok(()) } else { Err(error) }
+        },
+    )
+}
+
+fn index_runs(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE INDEX IF NOT EXISTS by_run ON journal(db, run, id) WHERE run IS NOT NULL",
     )

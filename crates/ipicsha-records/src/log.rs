@@ -59,6 +59,13 @@ impl Pending {
     }
 }
 
+/// When an entry was written, in milliseconds since 1970, if it is still there.
+pub(crate) fn written_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq=?1")?
+        .query_row([seq.0], |row| row.get(0))
+        .optional()
+}
+
 /// Own changes the partner may not have applied: every record with its last entry.
 ///
 /// The whole log behind `floor` is held, because a record is sent with its *last* stamp; a stamp
@@ -86,10 +93,7 @@ impl Dirty {
         if self.scanned_to > extent(db)?.last.0 {
             return Ok(false);
         }
-        let found: Option<i64> = db
-            .prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq=?1")?
-            .query_row([self.scanned_to], |row| row.get(0))
-            .optional()?;
+        let found = written_at(db, Seq(self.scanned_to))?;
         // What the ring has overwritten is noticed when the log is read on.
         Ok(self.scanned_ms.is_none_or(|ms| found.is_none_or(|found| found == ms)))
     }

@@ -90,7 +90,7 @@ impl Engine {
             self.reporter.conflicts_total = journal.count(&self.config.name)?;
         }
         self.recall_wanted()?;
-        self.recall_position(&database)?;
+        self.recall_position(&mut database)?;
         self.data_version = database.data_version()?;
         let waker = self.waker.clone();
         self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())

@@ -21,6 +21,7 @@ use crate::{
     engine::Engine,
     error::{AtPath as _, Error},
     gauge::LogUse,
+    journal::Journal,
     log::{self, Extent},
 };
 
@@ -37,11 +38,21 @@ pub(crate) struct Position {
 
 impl Engine {
     /// Takes over what is remembered of the partner's position in the log of a file just opened.
-    pub(crate) fn recall_position(&mut self, database: &Database) -> Result<(), Error> {
-        let saved = match &self.journal {
-            Some(journal) => journal.load_acked(&self.config.name, database.meta.origin)?,
-            None => None,
+    pub(crate) fn recall_position(&mut self, database: &mut Database) -> Result<(), Error> {
+        let load = |journal: &Option<Journal>, database: &Database| match journal {
+            Some(journal) => journal.load_acked(&self.config.name, database.meta.origin),
+            None => Ok(None),
         };
+        let mut saved = load(&self.journal, database)?;
+        // The log is durable up to there: only a backup can have ended it before, or hold another
+        // entry under that number.
+        if let Some(acked) = saved
+            && !database.still_has(acked)?
+        {
+            database.note_restored()?;
+            saved = load(&self.journal, database)?;
+        }
+        let saved = saved.map(|acked| acked.seq);
         let known = saved.is_some() && database.meta.applied.is_some();
         self.position = Position { known, ..Position::default() };
         self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);

@@ -184,7 +184,11 @@ fn settle(
         return Ok(());
     }
     let mut yielding = Vec::new();
-    for columns in blockers(database, write)? {
+    let blockers = match &write.captured.table.sql.any_blocker {
+        Some(sql) => any_blockers(database, write, sql)?,
+        None => blockers(database, write)?,
+    };
+    for columns in blockers {
         match judge(database, write, rule, columns) {
             Verdict::Yields(loser, key) => yielding.push((loser, key)),
             Verdict::Stays(loser) => {
@@ -202,10 +206,7 @@ fn settle(
         return Err(Error::Unplaceable {
             path: database.path.clone(),
             table: write.captured.table.name.clone(),
-            reason: format!(
-                "a unique index over an expression or a part of the table refuses {}",
-                value::describe_key(&write.key)
-            ),
+            reason: format!("a UNIQUE rule refuses {}", value::describe_key(&write.key)),
         });
     }
     Ok(())
@@ -279,6 +280,40 @@ fn blockers(database: &Database, write: &Write<'_>) -> Result<Vec<Columns>, Erro
         }
     }
     Ok(found)
+}
+
+/// The same where a UNIQUE rule is over an expression or a part of the table: only SQLite knows which
+/// record it means. Each is taken out until the version fits; nothing of that stays.
+fn any_blockers(database: &Database, write: &Write<'_>, sql: &str) -> Result<Vec<Columns>, Error> {
+    let table = &write.captured.table;
+    let Some(columns) = write.columns else { return Ok(Vec::new()) };
+    let own = table.identity_of(&write.key);
+    let find = || -> rusqlite::Result<Columns> {
+        let mut statement = database.writer.prepare_cached(sql)?;
+        bind(&mut statement, 1, columns)?;
+        let mut rows = statement.raw_query();
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        value::read_columns(row, 0, table.columns.len())
+    };
+    let mut found = Vec::new();
+    database.writer.execute_batch("SAVEPOINT ipicsha_blockers").at(&database.path)?;
+    let searched = loop {
+        let blocker = match find().at(&database.path) {
+            Ok(blocker) => blocker,
+            Err(error) => break Err(error),
+        };
+        let key = table.key_of(&blocker);
+        if table.identity_of(&key) == own {
+            break Ok(());
+        }
+        if let Err(error) = delete(database, write.captured, &key) {
+            break Err(error);
+        }
+        found.push(blocker);
+    };
+    let undo = "ROLLBACK TO ipicsha_blockers; RELEASE ipicsha_blockers";
+    database.writer.execute_batch(undo).at(&database.path)?;
+    searched.map(|()| found)
 }
 
 impl Write<'_> {

@@ -17,6 +17,7 @@ use crate::{
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     gauge::{Gauge, LogUse},
+    journal::Acked,
     log,
     pace::{self, Pace},
     schema::null_key_warning,
@@ -30,6 +31,8 @@ const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(1);
 /// How often the acknowledged position is remembered.
 const SAVE: Duration = Duration::from_secs(2);
+/// The same in parts of the log's capacity.
+const SAVE_PART: u64 = 16;
 
 /// When the next status is due.
 pub(crate) struct Reporter {
@@ -141,6 +144,16 @@ impl Engine {
         }
     }
 
+    /// The same before so much was acknowledged that a small log could seem to have overflowed after
+    /// a crash.
+    pub(crate) fn save_acked_in_time(&mut self) {
+        let saved = self.reporter.saved.map_or(0, |(_, saved)| saved.0);
+        let capacity = self.database.as_ref().map_or(0, Database::capacity);
+        if (self.acked.0 - saved).max(0).cast_unsigned() >= capacity / SAVE_PART {
+            self.save_acked();
+        }
+    }
+
     /// Remembers how far the partner is, for the queue shown after a restart.
     pub(crate) fn save_acked(&mut self) {
         let (Some(database), Some(journal)) = (&self.database, &self.journal) else { return };
@@ -150,7 +163,11 @@ impl Engine {
         if !self.position.known || self.reporter.saved == Some(position) {
             return;
         }
-        match journal.save_acked(&self.config.name, position.0, position.1) {
+        let written_at = log::written_at(&database.reader, self.acked).at(&database.path);
+        let saved = written_at.and_then(|ms| {
+            journal.save_acked(&self.config.name, position.0, Acked { seq: self.acked, ms })
+        });
+        match saved {
             Ok(()) => self.reporter.saved = Some(position),
             Err(error) => {
                 tracing::warn!(database = %self.config.name, %error,

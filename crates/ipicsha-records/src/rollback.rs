@@ -80,7 +80,10 @@ impl DataFile {
     /// would undo the commit.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         if let Some(file) = &self.file {
-            file.sync_data().at(&self.path)?;
+            file.sync_data().map_err(|error| Error::NotDurable {
+                path: self.path.clone(),
+                cause: error.to_string(),
+            })?;
         }
         match File::open(&self.journal).and_then(|journal| journal.sync_all()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

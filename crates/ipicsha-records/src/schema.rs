@@ -46,6 +46,8 @@ pub(crate) struct Table {
     /// A record may have NULL in its key: then no statement can name it.
     pub(crate) key_may_be_null: bool,
     pub(crate) uniques: Vec<Unique>,
+    /// It has UNIQUE rules that are not among these.
+    has_hidden_uniques: bool,
     /// It has an AUTOINCREMENT key.
     pub(crate) autoincrement: bool,
     /// Equal on both servers when rows can be exchanged.
@@ -62,6 +64,9 @@ pub(crate) struct TableSql {
     pub(crate) delete: String,
     /// One per UNIQUE rule: keys of the rows a new row would collide with.
     pub(crate) blockers: Vec<String>,
+    /// For tables with UNIQUE rules over expressions or a part of the table, whose rows in the way no
+    /// statement can look for: inserts, or returns a row that is in the way.
+    pub(crate) any_blocker: Option<String>,
 }
 
 impl Table {
@@ -160,6 +165,10 @@ impl Table {
             upsert: format!("{insert} ON CONFLICT({}) DO {action}", ordered.join(",")),
             delete: format!("DELETE FROM {table} WHERE {}", is_key(1, "=").join(" AND ")),
             blockers: blockers.collect(),
+            any_blocker: self.columns.last().filter(|_| self.has_hidden_uniques).map(|last| {
+                let same = format!("{0}={0}", quote(last));
+                format!("{insert} ON CONFLICT DO UPDATE SET {same} RETURNING {columns}")
+            }),
             insert,
         }
     }
@@ -280,7 +289,7 @@ fn read_table(
     let key_may_be_null = rung.identity == Identity::PrimaryKey
         && !is_rowid
         && rung.key.iter().any(|index| !stored[*index].not_null);
-    let uniques = read_uniques(name, &rung, &indexes, warnings)?;
+    let (uniques, has_hidden_uniques) = read_uniques(name, &rung, &indexes, warnings)?;
     let mut table = Table {
         name: name.into(),
         identity: rung.identity,
@@ -290,6 +299,7 @@ fn read_table(
         natural: rung.natural,
         key_may_be_null,
         uniques,
+        has_hidden_uniques,
         autoincrement: has_autoincrement(db, name, &columns)?,
         hash: [0; 16],
         sql: TableSql::default(),
@@ -310,8 +320,10 @@ fn has_autoincrement(db: &Connection, table: &str, columns: &[Column]) -> rusqli
 /// A custom function or collation in an index or CHECK shows when a write is prepared.
 fn probe(db: &Connection, table: &Table) -> Result<(), Skip> {
     let sql = &table.sql;
-    for statement in
-        [&sql.select, &sql.upsert, &sql.insert, &sql.delete].into_iter().chain(&sql.blockers)
+    for statement in [&sql.select, &sql.upsert, &sql.insert, &sql.delete]
+        .into_iter()
+        .chain(&sql.blockers)
+        .chain(&sql.any_blocker)
     {
         match db.prepare(statement) {
             Ok(_) => {}
@@ -396,8 +408,8 @@ fn read_uniques(
     rung: &identity::Rung,
     indexes: &[Index],
     warnings: &mut Vec<String>,
-) -> Result<Vec<Unique>, Skip> {
-    let mut uniques = Vec::new();
+) -> Result<(Vec<Unique>, bool), Skip> {
+    let (mut uniques, mut hidden) = (Vec::new(), false);
     let others = indexes.iter().filter(|index| {
         index.unique && index.origin != "pk" && rung.index.as_ref() != Some(&index.name)
     });
@@ -411,6 +423,7 @@ fn read_uniques(
             })
             .collect();
         let Some(columns) = columns.filter(|_| !index.partial) else {
+            hidden = true;
             warnings.push(format!(
                 "unique index {} of table {table} is partial or over expressions: a record replaced \
                  through it (INSERT OR REPLACE) is noticed only by `ipicsha repair`",
@@ -428,7 +441,7 @@ fn read_uniques(
             .collect::<Result<Vec<_>, Skip>>()?;
         uniques.push(Unique { columns });
     }
-    Ok(uniques)
+    Ok((uniques, hidden))
 }
 
 fn schema_hash(table: &Table, stored: &[&Column], without_rowid: bool, strict: bool) -> [u8; 16] {

@@ -46,7 +46,8 @@ impl Engine {
 
     fn lock(&mut self, deadline: Instant) -> Result<Seq, Error> {
         let refuse = |reason: &str| Err(Error::NotReady(reason.into()));
-        let (Session::Attached(_), Some(database)) = (&self.session, &self.database) else {
+        self.look_now();
+        let (Session::Attached(attached), Some(database)) = (&self.session, &self.database) else {
             return refuse("this database is not connected to the partner's");
         };
         if self.switchover.is_some() {
@@ -55,18 +56,27 @@ impl Engine {
         if !database.meta.synced {
             return refuse("the initial comparison of this database has not finished");
         }
-        if self.leading.is_some() || self.follower.is_some() {
+        if self.leading.is_some() || self.follower.is_some() || attached.uncompared {
             return refuse("a comparison of this database is running");
+        }
+        if self.undoing.is_some() {
+            return refuse("a repair of this database is being undone");
+        }
+        if let Some(held) = attached.held.first() {
+            return Err(Error::NotReady(format!(
+                "the partner cannot follow in table {}: {}",
+                held.table, held.reason
+            )));
         }
         let patience = deadline.saturating_duration_since(Instant::now());
         begin(&database.writer, &database.path, patience)?;
-        match log::extent(&database.writer).at(&database.path) {
-            Ok(extent) => Ok(extent.last),
-            Err(error) => {
-                rollback(&database.writer);
-                Err(error)
+        let last = || {
+            if !database.is_seen()? {
+                return Err(Error::Unseen { path: database.path.clone() });
             }
-        }
+            Ok(log::extent(&database.writer).at(&database.path)?.last)
+        };
+        last().inspect_err(|_| rollback(&database.writer))
     }
 
     /// Reports the end of the first phase, or gives up at the deadline.

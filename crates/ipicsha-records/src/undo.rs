@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     database::{PATIENT, begin, open_connection, rollback},
     engine::{Engine, Session},
-    error::{AtPath as _, Error, is_unique},
+    error::{AtPath as _, Error, is_constraint, is_unique},
     fence,
     schema::{self, Schema, Table},
     value::{self, bind},
@@ -228,6 +228,28 @@ impl Engine {
 
     /// Writes versions again; returns the numbers of those that are back.
     fn put_back(&mut self, entries: &[KeptVersion]) -> Result<Vec<i64>, Error> {
+        match (self.put_back_together(entries), entries) {
+            // A rule that is looked at when the transaction ends.
+            (Err(Error::Sqlite { source, .. }), [entry]) if is_constraint(&source) => {
+                if let Some(Undoing { report, .. }) = &mut self.undoing {
+                    report.skipped += 1;
+                    report.left.push(LeftAsIs::new(entry, &refusal(&source.to_string())));
+                    report.left.truncate(NAMED);
+                }
+                Ok(Vec::new())
+            }
+            (Err(Error::Sqlite { source, .. }), _) if is_constraint(&source) => {
+                let mut back = Vec::new();
+                for entry in entries {
+                    back.extend(self.put_back(std::slice::from_ref(entry))?);
+                }
+                Ok(back)
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn put_back_together(&mut self, entries: &[KeptVersion]) -> Result<Vec<i64>, Error> {
         let (Some(undoing), Some(database)) = (&mut self.undoing, &self.database) else {
             return Ok(Vec::new());
         };
@@ -257,6 +279,20 @@ impl Engine {
         report.left.extend(left.into_iter().take(room));
         Ok(restored.into_iter().chain(already).collect())
     }
+}
+
+impl LeftAsIs {
+    fn new(entry: &KeptVersion, reason: &str) -> Self {
+        Self {
+            table: entry.table.clone(),
+            key: value::describe_key(&entry.key),
+            reason: reason.into(),
+        }
+    }
+}
+
+fn refusal(reason: &str) -> String {
+    format!("the database refuses it: {reason}")
 }
 
 /// How one write ended.
@@ -316,6 +352,13 @@ impl<'a> PutBack<'a> {
             self.leave(entry, "its table has another shape now");
             return Ok(false);
         };
+        let fits = |columns: &Option<Columns>| {
+            columns.as_ref().is_none_or(|columns| columns.len() == table.columns.len())
+        };
+        if !fits(&entry.version) || !fits(&entry.winner) || entry.key.len() != table.key.len() {
+            self.leave(entry, "what is kept of it is damaged");
+            return Ok(false);
+        }
         let current = self.current(table, entry)?;
         if current == entry.version {
             self.already.push(entry.id);
@@ -355,7 +398,7 @@ impl<'a> PutBack<'a> {
                     && !reason.contains(fence::REFUSAL)
                     && !self.db.is_autocommit() =>
             {
-                Ok(Outcome::Refused(format!("the database refuses it: {reason}")))
+                Ok(Outcome::Refused(refusal(&reason)))
             }
             result => result.map(|_| Outcome::Written),
         }
@@ -365,6 +408,14 @@ impl<'a> PutBack<'a> {
     fn swap(&mut self, blocked: &[&KeptVersion]) -> rusqlite::Result<()> {
         if blocked.is_empty() {
             return Ok(());
+        }
+        for entry in blocked {
+            if self.has_dependents(&entry.table)? {
+                let reason =
+                    "its UNIQUE value is held, and taking the holder out would change more";
+                blocked.iter().for_each(|entry| self.leave(entry, reason));
+                return Ok(());
+            }
         }
         self.db.execute_batch("SAVEPOINT ipicsha")?;
         for entry in blocked {
@@ -391,11 +442,19 @@ impl<'a> PutBack<'a> {
         Ok(())
     }
 
+    /// Whether a deletion does more than delete: by triggers, or by records that refer to it.
+    fn has_dependents(&self, table: &str) -> rusqlite::Result<bool> {
+        self.db.query_row(
+            "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='trigger'
+                 AND tbl_name=?1 COLLATE NOCASE AND substr(name,1,9)<>'_ipicsha_')
+               OR EXISTS(SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f
+                 WHERE s.type='table' AND f.\"table\"=?1 COLLATE NOCASE)",
+            [table],
+            |row| row.get(0),
+        )
+    }
+
     fn leave(&mut self, entry: &KeptVersion, reason: &str) {
-        self.left.push(LeftAsIs {
-            table: entry.table.clone(),
-            key: value::describe_key(&entry.key),
-            reason: reason.into(),
-        });
+        self.left.push(LeftAsIs::new(entry, reason));
     }
 }

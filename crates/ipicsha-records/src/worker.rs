@@ -89,6 +89,8 @@ pub enum Command {
     SetWrites {
         /// Which.
         writes: Writes,
+        /// The partner has shipped everything, and ids it has given out are known.
+        drained: bool,
         /// When it is so.
         done: Done<()>,
     },

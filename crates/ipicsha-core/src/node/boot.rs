@@ -71,12 +71,13 @@ impl Node {
             .rank()
             .is_some_and(|rank| Epoch(epoch.0.saturating_sub(1)).next_for(rank) == epoch);
         if waiting && ours && epoch > self.state.epoch {
-            self.activate(now, epoch, reason);
+            // Only of a server that was active has anything been waited for.
+            self.activate(now, epoch, reason, reason != Reason::Initialization);
         }
     }
 
     /// Takes the active role: persisted before anybody hears of it or any write opens.
-    pub(super) fn activate(&mut self, now: Now, epoch: Epoch, reason: Reason) {
+    fn activate(&mut self, now: Now, epoch: Epoch, reason: Reason, drained: bool) {
         self.state.role = Role::Active;
         self.state.role_reason = reason;
         self.state.epoch = epoch;
@@ -87,7 +88,7 @@ impl Node {
         self.failure = None;
         self.retry_at = None;
         self.phase = Phase::Activating;
-        self.outputs.push_back(Output::Activate);
+        self.outputs.push_back(Output::Activate { drained });
         self.fail_pending_handover();
         self.next_beat = now.mono;
     }
@@ -126,7 +127,8 @@ impl Node {
             return;
         }
         let active = self.phase == Phase::Active;
-        self.outputs.push_back(if active { Output::Activate } else { Output::Deactivate });
+        let activate = Output::Activate { drained: false };
+        self.outputs.push_back(if active { activate } else { Output::Deactivate });
     }
 
     fn next_epoch(&self) -> Option<Epoch> {
@@ -138,7 +140,7 @@ impl Node {
     pub(super) fn activate_next(&mut self, now: Now, reason: Reason) -> bool {
         let epoch = self.next_epoch();
         if let Some(epoch) = epoch {
-            self.activate(now, epoch, reason);
+            self.activate(now, epoch, reason, false);
         }
         epoch.is_some()
     }

@@ -316,7 +316,7 @@ impl World {
                 self.note(at, &format!("reply {}: {reply:?}", request.0));
                 self.servers[at].replies.insert(request.0, reply);
             }
-            Output::Activate => {
+            Output::Activate { .. } => {
                 let result = self.attempt(at);
                 self.finish(at, 3_000, Input::Activated(result));
             }

@@ -10,8 +10,8 @@ use ipicsha_core::{data::Data, id::Seq};
 
 use crate::{
     Command, Confirmed, Error, Gate, Writes,
-    database::Database,
-    tests::support::{GENEROUS, Pair, Side, application, dump, one, sql, wait},
+    durable::{Wal, counted},
+    tests::support::{GENEROUS, Pair, Side, application, corrupt, dump, one, sql, wait},
 };
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -184,15 +184,34 @@ fn what_is_not_replicated_is_named() {
 }
 
 #[test]
-fn what_the_partner_acknowledges_it_has_synced() {
-    // The acknowledgement follows the commit (`work_one`); the commit is durable only with this.
+fn what_is_sent_and_what_is_acknowledged_was_synced_before() {
+    let pair = Pair::running(T);
+    let synced = || [&pair.a, &pair.b].map(|side| counted::of(&side.path));
+    for id in 1..=20 {
+        let before = synced();
+        sql(&pair.a.path, &format!("INSERT INTO t VALUES({id},'x')"));
+        wait("it is acknowledged", || pair.a.is(|s| s.last_seq.0 == id && s.acked == s.last_seq));
+        let after = synced();
+        assert!(after[0] > before[0], "sent change {id} without a sync");
+        assert!(after[1] > before[1], "acknowledged change {id} without a sync");
+    }
+    corrupt(&pair.b.path, "DELETE FROM t WHERE id<9");
+    let before = synced();
+    pair.a.ask(|done| Command::Compare { apply: true, run: 5, done }).unwrap();
+    assert!(synced()[0] > before[0], "a repair sent rows without a sync");
+}
+
+#[test]
+fn a_sync_that_failed_once_is_not_believed_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sqlite");
-    sql(&path, T);
-    let database = Database::open(&path, 5000).unwrap();
-    let level: i64 = database.writer.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
-    assert_eq!(level, 2, "FULL");
-    let mode: String =
-        database.writer.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
-    assert_eq!(mode, "wal");
+    let log = directory.path().join("app.sqlite-wal");
+    // The kernel cannot sync it, as it cannot sync a disk that is gone.
+    std::os::unix::fs::symlink("/dev/null", &log).unwrap();
+    let wal = Wal::of(&path);
+    assert!(matches!(wal.sync(), Err(Error::NotDurable { .. })));
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&log, "in order again").unwrap();
+    assert!(matches!(wal.sync(), Err(Error::NotDurable { .. })), "what was lost is still lost");
+    assert!(Wal::of(&path).sync().is_ok());
 }

@@ -1,10 +1,12 @@
 //! Schema changes on the active server reach the standby; what cannot follow is held by name.
 
+use std::{sync::mpsc::channel, time::Instant};
+
 use crate::{
-    Writes,
+    Command, Done, Error, Writes,
     tests::{
         pair::schema_of,
-        support::{Pair, application, one, sql, wait},
+        support::{GENEROUS, Pair, application, one, sql, wait},
     },
 };
 
@@ -137,4 +139,53 @@ fn a_change_that_never_reached_the_partner_is_held_and_not_undone() {
     let held = |table: &str| pair.a.is(|s| s.skipped_tables.iter().any(|s| s.table == table));
     wait("they are named", || held("z") && held("t"));
     assert_eq!(one::<i64>(&pair.a.path, "SELECT count(*) FROM t, z WHERE c=z.x"), 500);
+}
+
+/// The application creates a table and fills it; the worker hears of that together with `command`.
+fn at_once_with<T: Send + 'static>(
+    pair: &Pair,
+    command: impl FnOnce(Done<T>) -> Command,
+) -> Result<T, Error> {
+    let ((release, held), (to, answer)) = (channel::<()>(), channel());
+    let busy = Box::new(move |_| held.recv().unwrap());
+    pair.a.send(Command::SetWrites { writes: Writes::Open, drained: true, done: busy });
+    sql(
+        &pair.a.path,
+        "CREATE TABLE fresh(id INTEGER PRIMARY KEY, v); INSERT INTO fresh VALUES(1,'acknowledged')",
+    );
+    pair.a.send(command(Box::new(move |result| to.send(result).unwrap())));
+    release.send(()).unwrap();
+    answer.recv_timeout(GENEROUS).unwrap()
+}
+
+const FRESH: &str = "SELECT count(*) FROM fresh WHERE v='acknowledged'";
+
+#[test]
+fn a_table_created_just_before_writes_are_closed_is_not_lost() {
+    let pair = Pair::running(START);
+    pair.cut();
+    let writes = Writes::Closed;
+    at_once_with(&pair, |done| Command::SetWrites { writes, drained: false, done }).unwrap();
+    pair.b.set_writes(Writes::Open);
+    pair.connect();
+    let held = || pair.a.is(|s| s.skipped_tables.iter().any(|s| s.table == "fresh"));
+    wait("it is named", held);
+    assert_eq!(one::<i64>(&pair.a.path, FRESH), 1);
+    let refused = application(&pair.a.path).execute("INSERT INTO fresh VALUES(2,'')", []);
+    assert!(refused.unwrap_err().to_string().contains(crate::REFUSAL));
+}
+
+#[test]
+fn a_switchover_waits_for_a_table_that_was_just_created() {
+    let pair = Pair::running(START);
+    let deadline = Instant::now() + GENEROUS;
+    let prepare = |done| Command::Prepare { deadline, done };
+    if at_once_with(&pair, prepare).is_err() {
+        wait("it is prepared", || pair.a.ask(prepare).is_ok());
+    }
+    assert_eq!(one::<i64>(&pair.b.path, FRESH), 1);
+    pair.a.ask(|done| Command::Commit { done }).unwrap();
+    pair.b.set_writes(Writes::Open);
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.a.path, FRESH), 1);
 }

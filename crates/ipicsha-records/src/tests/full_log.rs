@@ -347,3 +347,16 @@ fn bytes_fill_a_log_before_its_entries_do() {
     wait("it is empty", || pair.a.is(|s| s.log.bytes == 0 && s.log_used_percent == 0.0));
     assert_eq!(dump(&pair.b.path).len(), 800);
 }
+
+#[test]
+fn what_is_remembered_for_after_a_kill_never_looks_like_an_overflow() {
+    let pair = running();
+    for step in 0..10 {
+        write(&pair.a.path, step * 1000, 1000);
+        wait_acked(&pair);
+        let saved = one::<i64>(&pair.a.journal(), "SELECT acked FROM position");
+        let last = one::<i64>(&pair.a.path, "SELECT max(seq) FROM _ipicsha_log");
+        // Everything the daemon would count as not acknowledged fits in by far.
+        assert!(last - saved <= SMALL as i64 / 16, "{saved} of {last}");
+    }
+}

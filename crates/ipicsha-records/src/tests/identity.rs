@@ -3,7 +3,7 @@
 use ipicsha_core::license::LicensedRole::{Primary, Secondary};
 
 use crate::{
-    Identity, Writes,
+    Command, Identity, Writes,
     tests::support::{Node, Pair, application, dump, exchange, one, sql, wait},
 };
 
@@ -191,4 +191,36 @@ fn ids_that_may_never_have_arrived_are_left_out_at_a_takeover() {
     pair.connect();
     pair.wait_equal();
     assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 3, "nothing collided");
+}
+
+#[test]
+fn ids_are_left_out_although_the_loss_of_the_partner_was_not_noticed_yet() {
+    let pair = Pair::running(COUNTED);
+    sql(&pair.a.path, "INSERT INTO t(v) VALUES('arrives')");
+    pair.wait_equal();
+    pair.b.ask(|done| Command::SetWrites { writes: Writes::Open, drained: false, done }).unwrap();
+    assert_eq!(next_id(&pair.b.path), 1 + crate::sequence::LEFT_OUT + 1);
+}
+
+#[test]
+fn a_record_in_the_way_of_a_rule_over_an_expression_yields_on_the_standby_too() {
+    let pair = Pair::running(
+        "CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT, gone INTEGER DEFAULT 0);
+         CREATE UNIQUE INDEX lowered ON users(lower(mail)); CREATE UNIQUE INDEX present ON users(mail) WHERE gone=0;
+         CREATE TABLE other(x)",
+    );
+    sql(&pair.a.path, "INSERT INTO users(id,mail) VALUES(1,'Ann@x'),(2,'bob@x'),(3,'cy@x')");
+    pair.wait_equal();
+    // No trigger of ours sees that record 1 is removed.
+    sql(&pair.a.path, "INSERT OR REPLACE INTO users(id,mail) VALUES(9,'ann@X')");
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM users WHERE id IN (1,9)"), 1);
+    // Two swap their values in one transaction.
+    sql(
+        &pair.a.path,
+        "BEGIN; UPDATE users SET mail='t' WHERE id=2; UPDATE users SET mail='BOB@x' WHERE id=3;
+         UPDATE users SET mail='cy@x' WHERE id=2; COMMIT; INSERT INTO other VALUES('flows')",
+    );
+    pair.wait_equal();
+    assert!(pair.b.is(|s| s.hold.is_none()));
 }

@@ -114,7 +114,8 @@ fn a_file_that_cannot_be_opened_is_held_and_taken_when_it_is_mended() {
     side.worker = Some(worker);
     let held = |text: &str| side.is(|s| s.hold.as_ref().is_some_and(|hold| hold.contains(text)));
     wait("it says so", || held("not an SQLite database"));
-    let refused = side.ask(|done| Command::SetWrites { writes: Writes::Closed, done });
+    let refused =
+        side.ask(|done| Command::SetWrites { writes: Writes::Closed, drained: false, done });
     assert!(
         matches!(refused, Err(Error::NotReady(_))),
         "a fence that does not stand is not claimed"

@@ -151,3 +151,30 @@ fn a_backup_from_before_the_protection_is_another_history() {
     sql(&pair.a.path, "INSERT INTO t VALUES(3,'flows')");
     pair.wait_equal();
 }
+
+#[test]
+fn a_backup_restored_in_place_while_the_daemon_was_down_is_noticed() {
+    for written_on in [false, true] {
+        let mut pair = filled(true);
+        let copy = backup(&pair.a);
+        sql(&pair.a.path, "INSERT INTO t VALUES(3,'after'),(4,'after')");
+        pair.wait_equal();
+        wait("it is acknowledged", || pair.a.is(|s| s.queue_records == 0));
+        pair.a.stop();
+        let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
+        assert!(python(&pair.a.path, &restore).status().unwrap().success());
+        if written_on {
+            // Past the numbers of before: they alone would not show it.
+            sql(
+                &pair.a.path,
+                "INSERT INTO t VALUES(5,'n'),(6,'n'),(7,'n'); UPDATE t SET v='m' WHERE id=1",
+            );
+        }
+        pair.a.start(Writes::Open);
+        pair.connect();
+        wait("what the backup had not comes back", || {
+            one::<i64>(&pair.a.path, "SELECT count(*) FROM t WHERE v='after'") == 2
+        });
+        pair.wait_equal();
+    }
+}

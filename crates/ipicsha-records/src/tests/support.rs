@@ -180,7 +180,11 @@ impl Side {
     /// Starts the worker, as after a start of the daemon.
     pub(crate) fn start(&mut self, writes: Writes) {
         self.start_without_role();
-        self.send(Command::SetWrites { writes, done: Box::new(|result| result.unwrap()) });
+        self.send(Command::SetWrites {
+            writes,
+            drained: false,
+            done: Box::new(|result| result.unwrap()),
+        });
     }
 
     /// The same before the core has decided who may write.
@@ -246,7 +250,7 @@ impl Side {
     }
 
     pub(crate) fn set_writes(&self, writes: Writes) {
-        self.ask(|done| Command::SetWrites { writes, done }).unwrap();
+        self.ask(|done| Command::SetWrites { writes, drained: true, done }).unwrap();
     }
 
     pub(crate) fn stop(&mut self) {

@@ -21,8 +21,12 @@ const RUN: u64 = 77;
 
 /// Repaired after these faults on the secondary.
 fn repaired(faults: &str) -> Pair {
-    let pair = Pair::running(SCHEMA);
-    sql(&pair.a.path, FILL);
+    repaired_of(SCHEMA, FILL, faults)
+}
+
+fn repaired_of(schema: &str, fill: &str, faults: &str) -> Pair {
+    let pair = Pair::running(schema);
+    sql(&pair.a.path, fill);
     pair.wait_equal();
     corrupt(&pair.b.path, faults);
     let report = pair.a.ask(|done| Command::Compare { apply: true, run: RUN, done }).unwrap();
@@ -151,4 +155,39 @@ fn rules_of_the_application_hold_for_an_undo_too() {
     assert!(reason("5").contains("closed"), "{report:?}");
     assert!(reason("3").contains("UNIQUE"), "{report:?}");
     pair.wait_equal();
+}
+
+const UNITS: &str = "CREATE TABLE units(id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+    CREATE TABLE crew(id INTEGER PRIMARY KEY, unit REFERENCES units(id) ON DELETE CASCADE);
+    CREATE TABLE late(id INTEGER PRIMARY KEY, unit REFERENCES units(id) DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE free(id INTEGER PRIMARY KEY, v)";
+const CREW: &str =
+    "INSERT INTO units VALUES(1,'n1'),(2,'n2'); INSERT INTO crew VALUES(1,1),(2,2),(3,2);
+    INSERT INTO late VALUES(1,1); INSERT INTO free VALUES(1,'now')";
+
+#[test]
+fn an_undo_takes_nothing_with_it_that_depends_on_a_record() {
+    let faults = "UPDATE free SET v='older'; UPDATE units SET name='t' WHERE id=1;
+        UPDATE units SET name='n1' WHERE id=2; UPDATE units SET name='n2' WHERE id=1";
+    let pair = repaired_of(UNITS, CREW, faults);
+    let report = undo(&pair.a, RUN).unwrap();
+    assert_eq!(counts(&report), (1, 0, 2), "{report:?}");
+    pair.wait_equal();
+    for side in [&pair.a, &pair.b] {
+        assert_eq!(one::<i64>(&side.path, "SELECT count(*) FROM crew"), 3, "nobody was taken out");
+        assert_eq!(one::<String>(&side.path, "SELECT v FROM free"), "older");
+        assert_eq!(one::<String>(&side.path, "SELECT name FROM units WHERE id=1"), "n1");
+    }
+}
+
+#[test]
+fn a_rule_checked_at_the_end_of_a_transaction_holds_up_one_record_only() {
+    let faults = "PRAGMA foreign_keys=OFF; UPDATE free SET v='older'; UPDATE late SET unit=999";
+    let pair = repaired_of(UNITS, CREW, faults);
+    let report = undo(&pair.a, RUN).unwrap();
+    assert_eq!(counts(&report), (1, 0, 1), "{report:?}");
+    assert!(report.left[0].reason.contains("FOREIGN KEY"), "{report:?}");
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT unit FROM late"), 1);
+    assert_eq!(one::<String>(&pair.b.path, "SELECT v FROM free"), "older");
 }

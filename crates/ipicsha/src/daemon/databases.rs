@@ -284,7 +284,7 @@ impl Databases {
         worker.send(Command::Install);
         if let Some(role) = role {
             let writes = if role == Role::Active { Writes::Open } else { Writes::Closed };
-            worker.send(Command::SetWrites { writes, done: Box::new(|_| {}) });
+            worker.send(Command::SetWrites { writes, drained: false, done: Box::new(|_| {}) });
         }
         worker.send(Command::SetGate(records_gate(self.gate)));
         if self.link_up {

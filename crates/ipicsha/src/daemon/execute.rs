@@ -38,8 +38,8 @@ impl Daemon {
                 self.measure();
             }
             Output::Capture(false) => self.databases.remove_all(),
-            Output::Activate => {
-                self.change_role(RoleChange::Activate(self.databases.senders())).await
+            Output::Activate { drained } => {
+                self.change_role(RoleChange::Activate(self.databases.senders(), drained)).await;
             }
             Output::Deactivate => {
                 self.change_role(RoleChange::Deactivate(self.databases.senders())).await;

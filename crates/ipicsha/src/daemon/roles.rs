@@ -13,8 +13,9 @@ type Senders = Vec<(String, CommandSender)>;
 
 /// One role change.
 pub(crate) enum RoleChange {
-    /// Open the writes, then start the services: a service may write while it starts.
-    Activate(Senders),
+    /// Open the writes, then start the services: a service may write while it starts. `true`: the
+    /// partner has shipped everything.
+    Activate(Senders, bool),
     /// Close the writes, then stop the services.
     Deactivate(Senders),
     /// Planned: nothing is lost, or nothing happens.
@@ -34,15 +35,15 @@ pub(crate) async fn run(
             let _ = events.send(Event::Node(input)).await; // a closed channel: the daemon ends
         };
         match change {
-            RoleChange::Activate(senders) => {
-                let result = match set_writes(&senders, Writes::Open).await {
+            RoleChange::Activate(senders, drained) => {
+                let result = match set_writes(&senders, Writes::Open, drained).await {
                     Ok(()) => services.start_all().await,
                     Err(cause) => Err(cause),
                 };
                 tell(Input::Activated(result)).await;
             }
             RoleChange::Deactivate(senders) => {
-                let closed = set_writes(&senders, Writes::Closed).await;
+                let closed = set_writes(&senders, Writes::Closed, false).await;
                 let stopped = services.stop_all().await;
                 tell(Input::Deactivated(closed.and(stopped))).await;
             }
@@ -96,8 +97,8 @@ async fn all<T: Send + 'static>(
     result
 }
 
-async fn set_writes(senders: &Senders, writes: Writes) -> Result<(), String> {
-    all(senders, |done| Command::SetWrites { writes, done }).await
+async fn set_writes(senders: &Senders, writes: Writes, drained: bool) -> Result<(), String> {
+    all(senders, |done| Command::SetWrites { writes, drained, done }).await
 }
 
 /// Holds all databases, ships their tails, closes them together; any failure undoes it.
@@ -113,7 +114,7 @@ async fn close_writes(senders: &Senders, limit: Duration) -> Result<(), String> 
             sender.send(Command::Abort);
         }
         // Databases that were closed before another one failed are opened again.
-        if let Err(error) = set_writes(senders, Writes::Open).await {
+        if let Err(error) = set_writes(senders, Writes::Open, true).await {
             tracing::error!(error, "writes could not be opened again");
         }
         return Err(cause);
