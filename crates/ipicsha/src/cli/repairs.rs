@@ -43,26 +43,47 @@ pub(crate) fn outcomes(value: Value, json: bool, dry_run: bool) -> Result<ExitCo
     Ok(if left { ExitCode::from(Kind::Attention.code()) } else { ExitCode::SUCCESS })
 }
 
-/// `verify`: equal or not; exit 7 when something differs or could not be compared.
+/// `verify`: equal or not; exit 7 when something differs, or that should be equal was not compared.
 pub(crate) fn verify(value: Value, json: bool) -> Result<ExitCode, Failure> {
     if json {
         raw(&value);
     }
     let outcomes: Vec<RepairOutcome> = parse(value)?;
+    let attention = || Ok(ExitCode::from(Kind::Attention.code()));
+    if outcomes.is_empty() {
+        if !json {
+            println!(
+                "No database is protected: nothing was compared. Run: ipicsha protect db PATH"
+            );
+        }
+        return attention();
+    }
     let equal = |outcome: &RepairOutcome| outcome.report.as_ref().is_some_and(|r| r.found() == 0);
     for outcome in outcomes.iter().filter(|_| !json) {
         match &outcome.report {
             Some(report) if report.found() == 0 => {
                 println!("{}: equal, {} rows compared", outcome.database, report.rows_compared);
+                print_not_compared(outcome);
             }
             Some(_) | None => print_outcome(outcome, true),
         }
     }
-    let whole = outcomes.iter().all(equal);
-    if !json && !whole {
-        println!("Nothing was changed. To mend it: ipicsha repair");
+    if !outcomes.iter().all(equal) {
+        if !json {
+            println!("Nothing was changed. To mend it: ipicsha repair");
+        }
+        return attention();
     }
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(Kind::Attention.code()) })
+    let held = |outcome: &RepairOutcome| outcome.not_compared.iter().any(|table| table.held);
+    if outcomes.iter().any(held) { attention() } else { Ok(ExitCode::SUCCESS) }
+}
+
+fn print_not_compared(outcome: &RepairOutcome) {
+    for table in &outcome.not_compared {
+        let what =
+            if table.held { "held, so not compared" } else { "not replicated, so not compared" };
+        println!("  {}: {what}: {}", table.table, table.reason);
+    }
 }
 
 fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
@@ -94,6 +115,7 @@ fn print_outcome(outcome: &RepairOutcome, dry_run: bool) {
     if report.applied && report.found() > 0 {
         println!("  {} kept in the journal, {} left", sum(|d| d.journaled), sum(|d| d.remaining));
     }
+    print_not_compared(outcome);
 }
 
 /// `repair list`.

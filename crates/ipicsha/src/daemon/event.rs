@@ -73,6 +73,17 @@ pub(crate) struct RepairOutcome {
     pub(crate) plan: Vec<PlanRow>,
     pub(crate) report: Option<RepairReport>,
     pub(crate) error: Option<String>,
+    /// Tables of this database that no comparison looks at.
+    pub(crate) not_compared: Vec<NotCompared>,
+}
+
+/// A table that nothing is said about.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct NotCompared {
+    pub(crate) table: String,
+    pub(crate) reason: String,
+    /// It should be replicated, and cannot follow at present.
+    pub(crate) held: bool,
 }
 
 /// The two servers of a plan.
@@ -113,6 +124,7 @@ impl RepairOutcome {
         run: u64,
         database: String,
         sides: Sides,
+        not_compared: Vec<NotCompared>,
         result: Result<RepairReport, String>,
     ) -> Self {
         let (report, error) = match result {
@@ -131,6 +143,6 @@ impl RepairOutcome {
             PlanRow { table, only_here, only_there, differing: d.differing, kept_of }
         });
         let plan = rows.filter(|row| row.only_here + row.only_there + row.differing > 0).collect();
-        Self { run, database, sides, plan, report, error }
+        Self { run, database, sides, plan, report, error, not_compared }
     }
 }

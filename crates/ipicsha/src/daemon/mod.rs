@@ -44,7 +44,7 @@ use event::Event;
 use event_loop::Daemon;
 use link::{DataQueue, LinkContext};
 
-pub(crate) use event::{RepairOutcome, Sides};
+pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
 
 /// Version told to the partner; both servers must run the same (spec A6).

@@ -112,10 +112,10 @@ impl Daemon {
                 self.input(Input::Repaired);
             }
         }
-        let sides = self.sides();
+        let (sides, not_compared) = (self.sides(), self.databases.not_compared(database));
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         if waited.missing.remove(database) {
-            let outcome = RepairOutcome::new(run, database.to_owned(), sides, result);
+            let outcome = RepairOutcome::new(run, database.to_owned(), sides, not_compared, result);
             waited.outcomes.push(outcome);
         }
         self.answer_if_done(run);
@@ -149,7 +149,8 @@ impl Daemon {
         let Some(waited) = self.repairs.waited.get_mut(&run) else { return };
         for database in std::mem::take(&mut waited.missing) {
             let result = Err(cause.to_owned());
-            waited.outcomes.push(RepairOutcome::new(run, database, sides.clone(), result));
+            let (sides, not_compared) = (sides.clone(), Vec::new());
+            waited.outcomes.push(RepairOutcome::new(run, database, sides, not_compared, result));
         }
         self.answer_if_done(run);
     }

@@ -1,6 +1,6 @@
 //! What all databases together look like: numbers for the core, rows for the status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipicsha_core::{
     message::{DataReport, LogReport},
@@ -12,7 +12,7 @@ use super::{Databases, Protected, Surroundings};
 use crate::{
     api::{DatabaseRow, LogRow, PendingRepair, SkippedRow},
     config::DatabaseFile,
-    daemon::limits,
+    daemon::{NotCompared, limits},
 };
 
 impl Databases {
@@ -120,6 +120,19 @@ impl Databases {
             })
         };
         self.all.values().filter_map(|p| p.status.as_ref().and_then(pending)).collect()
+    }
+
+    /// Tables of a database that no comparison looks at, with the reasons.
+    pub(crate) fn not_compared(&self, database: &str) -> Vec<NotCompared> {
+        let mut of = self.all.values().filter_map(|protected| protected.status.as_ref());
+        let Some(status) = of.find(|status| status.name.0 == database) else { return Vec::new() };
+        let held: BTreeSet<&str> = status.held_tables().map(|held| held.table.as_str()).collect();
+        let skipped = status.skipped_tables.iter().map(|skipped| NotCompared {
+            table: skipped.table.clone(),
+            reason: skipped.reason.to_string(),
+            held: held.contains(skipped.table.as_str()),
+        });
+        skipped.collect()
     }
 }
 
