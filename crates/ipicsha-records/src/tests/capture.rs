@@ -36,7 +36,10 @@ fn every_kind_of_write_is_logged_under_the_right_key() {
     assert_eq!(logged_by("UPDATE names SET n=1 WHERE id=2"), [entry(2, 2)]);
     assert_eq!(logged_by("DELETE FROM names WHERE id=1"), [entry(3, 1)]);
     assert_eq!(logged_by("DELETE FROM names"), [entry(3, 1), entry(3, 2)]);
-    assert_eq!(logged_by("UPDATE names SET id=9 WHERE id=1"), [entry(3, 1), entry(2, 9)]);
+    // In which order SQLite runs two triggers is not said; each record is sent as it is.
+    let mut moved = logged_by("UPDATE names SET id=9 WHERE id=1");
+    moved.sort();
+    assert_eq!(moved, [entry(2, 9), entry(3, 1)]);
     assert_eq!(logged_by("INSERT OR IGNORE INTO names VALUES(1,'z',0)"), []);
     assert_eq!(
         logged_by("INSERT INTO names VALUES(1,'z',0) ON CONFLICT(id) DO UPDATE SET n=5"),
