@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 }
 
 const USAGE: &str = "usage: ipicsha-bench [--quick] [--rows N] [--rounds N] \
-                     [--only capture,apply,daemons,postgres]";
+                     [--only capture,apply,compare,latency,catch-up]";
 
 impl Plan {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     if plan.wants("apply") {
         apply::measure(&plan, &mut table).context("apply")?;
     }
-    if plan.wants("daemons") {
+    if replication::PARTS.iter().any(|part| plan.wants(part)) {
         replication::measure(&plan, &mut table).context("daemons")?;
     }
     println!("\n{}", table.text());

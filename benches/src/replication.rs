@@ -18,19 +18,30 @@ use crate::{
 /// Ids of the records whose way is timed; nothing else uses these.
 const TIMED: i64 = 4_000_000_000;
 
-/// Measures everything that needs two daemons.
+/// What needs two daemons.
+pub(crate) const PARTS: [&str; 3] = ["compare", "latency", "catch-up"];
+
+/// Measures these.
 pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
     let mut other = start_postgres(plan)?;
     let settings = Settings::fast().databases(&[NAME]).log_capacity(4 * plan.rows);
     fresh_pair(settings, |pair| {
         daemons::make_ready(pair, plan.rows)?;
-        compare(plan, table, pair)?;
-        replicate(plan, table, pair, other.as_mut())
+        if plan.wants("compare") {
+            compare(plan, table, pair)?;
+        }
+        if plan.wants("latency") {
+            latency(plan, table, pair, other.as_mut())?;
+        }
+        if plan.wants("catch-up") {
+            catch_up(plan, table, pair, other.as_mut())?;
+        }
+        Ok(())
     })
 }
 
 fn start_postgres(plan: &Plan) -> Result<Option<Postgres>> {
-    if !plan.wants("postgres") && !plan.wants("daemons") {
+    if !plan.wants("latency") && !plan.wants("catch-up") {
         return Ok(None);
     }
     if !postgres::is_installed() {
@@ -117,7 +128,7 @@ fn repair_row(plan: &Plan, all: &[Compared], differences: u64) -> Row {
     }
 }
 
-fn replicate(
+fn latency(
     plan: &Plan,
     table: &mut Table,
     pair: &mut Pair,
@@ -125,7 +136,6 @@ fn replicate(
 ) -> Result<()> {
     let samples = plan.scaled(300, 100);
     let (mut ours, mut theirs, mut durable) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut caught_up, mut they_caught_up) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
         let first = TIMED + round.cast_signed() * 1000;
         ours.push(daemons::latency(pair, first, samples)?);
@@ -136,6 +146,17 @@ fn replicate(
             other.set_durable(false)?;
         }
     }
+    table.add(latency_row(&ours, &theirs, &durable));
+    Ok(())
+}
+
+fn catch_up(
+    plan: &Plan,
+    table: &mut Table,
+    pair: &mut Pair,
+    mut other: Option<&mut Postgres>,
+) -> Result<()> {
+    let (mut caught_up, mut they_caught_up) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
         let changes = Changes::new(plan.rows, round);
         caught_up.push(daemons::catch_up(pair, &changes)?);
@@ -143,7 +164,6 @@ fn replicate(
             they_caught_up.push(other.catch_up(&changes)?);
         }
     }
-    table.add(latency_row(&ours, &theirs, &durable));
     table.add(catch_up_row(plan.rows, &caught_up, &they_caught_up));
     table.add(memory_row(plan.rows, &caught_up));
     Ok(())
@@ -161,7 +181,7 @@ fn latency_row(ours: &[Latency], theirs: &[Latency], durable: &[Latency]) -> Row
             .collect()
     };
     let (mine, mine_worst) = (median_of(ours), worst(ours));
-    let ahead = theirs.is_empty() || (mine <= median_of(theirs));
+    let ahead = !theirs.is_empty() && mine <= median_of(theirs);
     let beside = if theirs.is_empty() {
         Default::default()
     } else {

@@ -5,8 +5,9 @@
 
 use std::{
     cell::RefCell,
-    fs::File,
+    fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +20,8 @@ use crate::{
 pub(crate) struct Wal {
     path: PathBuf,
     data: Option<DataFile>,
+    /// The `-wal`, with its inode: opening it for each commit would be an event for who watches it.
+    wal: RefCell<Option<(u64, File)>>,
     /// Why the disk may have lost what was committed: the kernel says it once, and drops the pages.
     failed: RefCell<Option<String>>,
 }
@@ -28,7 +31,7 @@ impl Wal {
     pub(crate) fn of(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
-        Self { path: path.into(), data: None, failed: RefCell::default() }
+        Self { path: path.into(), data: None, wal: RefCell::default(), failed: RefCell::default() }
     }
 
     /// The database stays in a rollback mode: its file is to be synced as well.
@@ -52,23 +55,40 @@ impl Wal {
         if let Some(cause) = self.failed.borrow().clone() {
             return failed(cause);
         }
-        let synced = self.data.as_ref().map_or(Ok(()), DataFile::sync).and_then(|()| {
-            match File::open(&self.path) {
-                // No -wal: everything is in the database file, where a checkpoint has synced it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error).at(&self.path),
-                Ok(file) => file.sync_data().map_err(|error| Error::NotDurable {
-                    path: self.path.clone(),
-                    cause: error.to_string(),
-                }),
-            }
-        });
+        let synced =
+            self.data.as_ref().map_or(Ok(()), DataFile::sync).and_then(|()| self.sync_wal());
         #[cfg(test)]
         counted::add(&self.path);
         if let Err(Error::NotDurable { cause, .. }) = &synced {
             *self.failed.borrow_mut() = Some(cause.clone());
         }
         synced
+    }
+
+    fn sync_wal(&self) -> Result<(), Error> {
+        let mut wal = self.wal.borrow_mut();
+        let inode = match fs::metadata(&self.path) {
+            Ok(metadata) => metadata.ino(),
+            // No -wal: everything is in the database file, where a checkpoint has synced it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                *wal = None;
+                return Ok(());
+            }
+            Err(error) => return Err(error).at(&self.path),
+        };
+        let (open, file) = match wal.take() {
+            Some(known) if known.0 == inode => known,
+            Some(_) | None => {
+                let file = File::open(&self.path).at(&self.path)?;
+                (file.metadata().at(&self.path)?.ino(), file)
+            }
+        };
+        let synced = file.sync_data();
+        *wal = Some((open, file));
+        synced.map_err(|error| Error::NotDurable {
+            path: self.path.clone(),
+            cause: error.to_string(),
+        })
     }
 }
 

@@ -42,6 +42,8 @@ use crate::{
 /// apart: an eighth of the time since the event, so a commit is seen when it is an eighth late.
 const ALARM: Duration = Duration::from_millis(40);
 const ALARM_STEP: Duration = Duration::from_micros(50);
+/// Within this the next event is announced, however fast events come.
+const ANNOUNCED: Duration = Duration::from_millis(2);
 /// How often to look without an event.
 const SAFETY: Duration = Duration::from_millis(250);
 /// How often writes are closed anew when the application changes its schema at that moment.
@@ -136,9 +138,10 @@ pub(crate) struct Engine {
     pub(crate) hold: Option<String>,
     /// The step that failed; the hold ends when it succeeds.
     held_by: Option<Source>,
-    pump_after: Option<Instant>,
+    pub(crate) pump_after: Option<Instant>,
     pub(crate) reporter: Reporter,
     pub(crate) data_version: i64,
+    alarm_since: Instant,
     alarm_until: Instant,
     pub(crate) look_at: Instant,
     pub(crate) retry_at: Option<Instant>,
@@ -192,6 +195,7 @@ impl Engine {
             pump_after: None,
             reporter: Reporter::new(now),
             data_version: 0,
+            alarm_since: now,
             alarm_until: now,
             look_at: now + SAFETY,
             retry_at: None,
@@ -205,8 +209,7 @@ impl Engine {
         let rollback = self.database.as_ref().is_some_and(|database| database.keeps_rollback);
         let step = if rollback { rollback::ALARM_STEP } else { ALARM_STEP };
         let mut at = if now < self.alarm_until {
-            let since = ALARM.saturating_sub(self.alarm_until.duration_since(now));
-            now + step.max(since / 8)
+            now + step.max(now.duration_since(self.alarm_since) / 8)
         } else {
             self.look_at
         };
@@ -231,7 +234,8 @@ impl Engine {
     /// The file system says something may have changed.
     pub(crate) fn wake(&mut self) {
         self.alarm.reset();
-        self.alarm_until = Instant::now() + ALARM;
+        self.alarm_since = Instant::now();
+        self.alarm_until = self.alarm_since + ALARM;
     }
 
     /// Carries out a command.
@@ -393,6 +397,8 @@ impl Engine {
                 return Ok(SchemaCheck::Same);
             }
             self.unread = true;
+            // What was announced is here; the next commit is, in a moment.
+            (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(now + ANNOUNCED));
             // The writer is inside the switchover's transaction: its turn comes afterwards.
             if self.switchover.is_some() {
                 return Ok(SchemaCheck::Same);
@@ -414,7 +420,10 @@ impl Engine {
         }
         match seen {
             Ok(SchemaCheck::Same) => self.settle(Source::Look, Ok(())),
-            Ok(SchemaCheck::Changed) => self.reattach("the schema has changed"),
+            Ok(SchemaCheck::Changed) => {
+                self.dirty = Dirty::default(); // read by other tables
+                self.reattach("the schema has changed");
+            }
             Err(error) => self.settle(Source::Look, Err(error)),
         }
     }

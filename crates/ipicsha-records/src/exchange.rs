@@ -30,6 +30,9 @@ use crate::{
     worker::Writes,
 };
 
+/// Log entries read at once while the partner is away.
+const READ_AHEAD: i64 = 10_000;
+
 /// Batches and bytes that may be unacknowledged: enough for the partner to apply many at once.
 const WINDOW: usize = 128;
 const WINDOW_BYTES: usize = 32 << 20;
@@ -270,7 +273,7 @@ impl Engine {
     }
 
     fn begin(&mut self, agreement: Agreement) -> Result<(), Error> {
-        self.dirty = Dirty::behind(agreement.send_from);
+        self.dirty.resume(agreement.send_from);
         self.received = agreement.journaled.then(Received::default);
         self.note_position(agreement.send_from);
         let tables: Vec<String> = agreement.tables.iter().cloned().collect();
@@ -342,6 +345,7 @@ impl Engine {
         tracing::info!(database = %self.config.name, tables = ?followed.tables,
             "the schema follows the active server's");
         database.check_schema()?;
+        self.dirty = Dirty::default();
         if extra == Extra::Keep {
             // First contact: what is here was never the partner's, so it is merged.
             let tables = followed.tables.iter().filter_map(|name| database.table(name));
@@ -354,7 +358,10 @@ impl Engine {
 
     /// Sends what the log holds, as far as the window allows.
     pub(crate) fn pump(&mut self) -> Result<(), Error> {
-        let Session::Attached(attached) = &mut self.session else { return Ok(()) };
+        let Session::Attached(attached) = &mut self.session else {
+            self.read_ahead();
+            return Ok(());
+        };
         let Some(database) = &self.database else { return Ok(()) };
         let mut synced = false;
         let mut bytes: usize = attached.in_flight.iter().map(|(_, bytes)| bytes).sum();
@@ -390,6 +397,33 @@ impl Engine {
             (self.events)(Event::Send(Data::Batch(batch)));
         }
         Ok(())
+    }
+
+    /// Reads the log while the partner is away, a piece at a time: when it is back, the first batch can
+    /// go at once. Whatever is wrong shows when both attach.
+    fn read_ahead(&mut self) {
+        let Some(database) = self.database.as_ref().filter(|database| !database.keeps_rollback)
+        else {
+            return;
+        };
+        if !self.unread || !self.position.known || self.position.overflowed {
+            return;
+        }
+        if !self.dirty.is_begun() {
+            self.dirty = Dirty::behind(self.acked);
+        }
+        let (before, dirty) = (self.dirty.scanned_to(), &mut self.dirty);
+        let read = database.snapshot(|db| {
+            if database.is_current(db)? {
+                dirty.refresh_some(db, database, READ_AHEAD)?;
+            }
+            Ok(())
+        });
+        if read.is_err() {
+            self.dirty = Dirty::default();
+        }
+        self.unread = read.is_ok() && self.dirty.scanned_to() > before;
+        self.pump_after = self.unread.then(Instant::now);
     }
 
     pub(crate) fn note_losers(&mut self, losers: &[crate::journal::Loser]) {

@@ -9,11 +9,13 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
 use ipicsha_core::{
     data::{Batch, Change, Columns, Key, Row, Value},
     id::{DatabaseName, Seq},
     time::WallTime,
 };
+
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::{
@@ -72,10 +74,12 @@ pub(crate) fn written_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<i
 /// of an earlier entry would lose against changes it came after.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
+    /// Nothing at or before it is held; `None`: nothing was read yet.
+    floor: Option<i64>,
     scanned_to: i64,
     /// When the newest entry read was written; `None`: nothing was read yet.
     scanned_ms: Option<i64>,
-    by_record: HashMap<Record, i64>,
+    by_record: HashMap<Record, i64, RandomState>,
     by_seq: BTreeMap<i64, Pending>,
     /// Tables with changes of records that have NULL in their key: no statement can name them.
     nameless: BTreeSet<u32>,
@@ -84,7 +88,21 @@ pub(crate) struct Dirty {
 impl Dirty {
     /// Everything behind `floor`, to be read by `refresh`.
     pub(crate) fn behind(floor: Seq) -> Self {
-        Self { scanned_to: floor.0, ..Self::default() }
+        Self { floor: Some(floor.0), scanned_to: floor.0, ..Self::default() }
+    }
+
+    /// The same, from what was read already where that reaches back far enough.
+    pub(crate) fn resume(&mut self, floor: Seq) {
+        if self.floor.is_some_and(|held| held <= floor.0) && floor.0 <= self.scanned_to {
+            self.prune(floor);
+        } else {
+            *self = Self::behind(floor);
+        }
+    }
+
+    /// Something was read, or is to be, behind a floor.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.floor.is_some()
     }
 
     /// Whether the log still holds what was read from it. It does not when a backup was restored
@@ -121,6 +139,7 @@ impl Dirty {
 
     /// Forgets entries the partner has applied and knew when it sent what is still to be applied.
     pub(crate) fn prune(&mut self, floor: Seq) {
+        self.floor = self.floor.map(|held| held.max(floor.0));
         while let Some(entry) = self.by_seq.first_entry()
             && *entry.key() <= floor.0
         {
@@ -131,8 +150,18 @@ impl Dirty {
 
     /// Reads entries written since the last call, in the caller's transaction.
     pub(crate) fn refresh(&mut self, db: &Connection, database: &Database) -> Result<(), Error> {
+        self.refresh_some(db, database, i64::MAX)
+    }
+
+    /// The same for at most `limit` entries.
+    pub(crate) fn refresh_some(
+        &mut self,
+        db: &Connection,
+        database: &Database,
+        limit: i64,
+    ) -> Result<(), Error> {
         // Entries are numbered without gaps; a gap is what the ring has overwritten.
-        if self.scan(db, database).at(&database.path)? {
+        if self.scan(db, database, limit).at(&database.path)? {
             Ok(())
         } else if !database.meta.synced {
             Err(Error::Mismatch("changes were overwritten before the first comparison has ended"))
@@ -143,12 +172,13 @@ impl Dirty {
         }
     }
 
-    fn scan(&mut self, db: &Connection, database: &Database) -> rusqlite::Result<bool> {
+    fn scan(&mut self, db: &Connection, database: &Database, limit: i64) -> rusqlite::Result<bool> {
         let columns: String = (1..=database.key_columns).map(|n| format!(",k{n}")).collect();
-        let sql =
-            format!("SELECT seq,t,op,ms{columns} FROM _ipicsha_log WHERE seq>?1 ORDER BY seq");
+        let sql = format!(
+            "SELECT seq,t,op,ms{columns} FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT ?2"
+        );
         let mut statement = db.prepare_cached(&sql)?;
-        let mut rows = statement.query([self.scanned_to])?;
+        let mut rows = statement.query([self.scanned_to, limit])?;
         while let Some(row) = rows.next()? {
             let entry = read_entry(row)?;
             if entry.seq != self.scanned_to + 1 {

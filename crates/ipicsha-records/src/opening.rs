@@ -10,6 +10,7 @@ use crate::{
     engine::{Engine, RETRY, Source},
     error::Error,
     journal::Journal,
+    log::Dirty,
     watch::Watch,
     worker::Writes,
 };
@@ -100,6 +101,7 @@ impl Engine {
             })
             .ok();
         self.database = Some(database);
+        self.dirty = Dirty::default();
         self.unread = true;
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread,
@@ -287,6 +288,10 @@ impl Drop for Worker {
 }
 
 fn run(mut engine: Engine, receiver: &Receiver<Message>) {
+    // The kernel may be 50 µs late otherwise, as long as the pauses between two looks are.
+    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000)) {
+        tracing::debug!(%error, "the slack of timers stays as it is");
+    }
     'serving: loop {
         let mut next = match receiver.recv_timeout(engine.wait(Instant::now())) {
             Ok(message) => Some(message),

@@ -1,0 +1,2 @@
+CREATE TRIGGER "_ipicsha_{t}m" AFTER UPDATE ON {table} WHEN {moved} BEGIN
+  INSERT INTO _ipicsha_log(t,op,ms,{k}) VALUES({t},3,{ms},{old}); END
