@@ -4,17 +4,23 @@
 //! NORMAL can lose commits at a power cut; the partner must never be ahead of a rebooted active.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
+use rusqlite::Connection;
+
 use crate::{
     error::{AtPath as _, Error},
     rollback::DataFile,
 };
+
+/// Bytes a `-wal` is shortened to once it was checkpointed, as a rule and while much is applied.
+const SHORTENED: i64 = 64 << 20;
+const LONG: i64 = 256 << 20;
 
 /// The `-wal` file of one database, and the file itself where that stays in a rollback mode.
 pub(crate) struct Wal {
@@ -22,6 +28,8 @@ pub(crate) struct Wal {
     data: Option<DataFile>,
     /// The `-wal`, with its inode: opening it for each commit would be an event for who watches it.
     wal: RefCell<Option<(u64, File)>>,
+    /// It is not shortened at present.
+    keeps_length: Cell<bool>,
     /// Why the disk may have lost what was committed: the kernel says it once, and drops the pages.
     failed: RefCell<Option<String>>,
 }
@@ -31,7 +39,13 @@ impl Wal {
     pub(crate) fn of(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
-        Self { path: path.into(), data: None, wal: RefCell::default(), failed: RefCell::default() }
+        Self {
+            path: path.into(),
+            data: None,
+            wal: RefCell::default(),
+            keeps_length: Cell::new(false),
+            failed: RefCell::default(),
+        }
     }
 
     /// The database stays in a rollback mode: its file is to be synced as well.
@@ -43,6 +57,17 @@ impl Wal {
     /// Closes the database file; only while no connection of the worker is open.
     pub(crate) fn release(&mut self) {
         self.data = None;
+        self.keeps_length.set(false); // a limit belongs to its connection
+    }
+
+    /// While much is applied the `-wal` keeps its length: writing over what is there costs a tenth less
+    /// than shortening it after each checkpoint and letting it grow again.
+    pub(crate) fn keep_length(&self, writer: &Connection, keep: bool) -> Result<(), Error> {
+        if self.keeps_length.replace(keep) == keep {
+            return Ok(());
+        }
+        let limit = if keep { LONG } else { SHORTENED };
+        writer.pragma_update(None, "journal_size_limit", limit).at(&self.path)
     }
 
     /// Returns once everything committed before the call is on disk. The `-wal` carries no POSIX

@@ -194,6 +194,10 @@ impl Engine {
         // Without a WAL a long transaction locks readers out. After a failure one at a time, so that
         // a bad one does not hold up those before it.
         let alone = shared || rollback || std::mem::take(&mut self.apply_alone);
+        if let Some(database) = &self.database {
+            let more = matches!(self.inbox.front(), Some(Data::Batch(_)));
+            self.wal.keep_length(&database.writer, more && !alone)?;
+        }
         let waiting = std::mem::take(&mut self.inbox);
         let following = waiting.iter().map_while(|data| match data {
             Data::Batch(batch) if !alone => Some(batch),
