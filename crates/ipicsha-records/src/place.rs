@@ -4,14 +4,19 @@
 //! come from. A set of versions is consistent in itself (one snapshot of the sender), so within it
 //! only the order can collide; a collision with a record outside needs a rule.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+};
 
+use foldhash::fast::RandomState;
 use ipicsha_core::{
     data::{Columns, Key, Origin, Value},
     id::Seq,
     license::LicensedRole,
     lww::Stamp,
 };
+use rusqlite::CachedStatement;
 
 use crate::{
     capture::Captured,
@@ -91,13 +96,13 @@ pub(crate) fn execute(
 }
 
 /// Writes one version; `true` when a UNIQUE rule refused it.
-fn collides(
-    database: &Database,
-    statements: &mut Statements,
+fn collides<'a>(
+    database: &'a Database,
+    statements: &mut Statements<'a>,
     write: &Write<'_>,
 ) -> Result<bool, Error> {
     let Some(columns) = write.columns else {
-        return delete(database, write.captured, &write.key).map(|()| false);
+        return statements.delete(database, write).at(&database.path).map(|()| false);
     };
     match statements.put(database, write, columns) {
         Err(error) if is_unique(&error) => Ok(true),
@@ -105,52 +110,74 @@ fn collides(
     }
 }
 
-/// The texts of updates by what they set, so that they are not put together for every record.
+/// The statements of a set, prepared once: looking one up for every record is a part of the work.
 #[derive(Default)]
-struct Statements {
-    updates: HashMap<(u32, u128), String>,
+struct Statements<'a> {
+    selects: HashMap<u32, CachedStatement<'a>, RandomState>,
+    inserts: HashMap<u32, CachedStatement<'a>, RandomState>,
+    deletes: HashMap<u32, CachedStatement<'a>, RandomState>,
+    /// By what they set.
+    updates: HashMap<(u32, u128), CachedStatement<'a>, RandomState>,
 }
 
-impl Statements {
+impl<'a> Statements<'a> {
     /// Makes the record what `columns` say. Only what differs is set: an index of the application
     /// over other columns is not touched then, which is half of the work.
     fn put(
         &mut self,
-        database: &Database,
+        database: &'a Database,
         write: &Write<'_>,
         columns: &[Value],
     ) -> rusqlite::Result<()> {
-        let table = &write.captured.table;
+        let (t, table) = (write.captured.t, &write.captured.table);
         if columns.len() > u128::BITS as usize {
             return run(database, &table.sql.upsert, columns);
         }
-        let Some(differing) = differing(database, write, columns)? else {
-            return run(database, &table.sql.insert, columns);
+        let select = prepared(&mut self.selects, t, database, || table.sql.select.clone())?;
+        let Some(differing) = differing(select, write, columns)? else {
+            let insert = prepared(&mut self.inserts, t, database, || table.sql.insert.clone())?;
+            bind(insert, 1, columns)?;
+            return insert.raw_execute().map(drop);
         };
         if differing == 0 {
             return Ok(());
         }
-        let sql = self
-            .updates
-            .entry((write.captured.t, differing))
-            .or_insert_with(|| table.update_sql(|index| differing & (1 << index) != 0));
-        let mut statement = database.writer.prepare_cached(sql)?;
+        let sql = || table.update_sql(|index| differing & (1 << index) != 0);
+        let update = prepared(&mut self.updates, (t, differing), database, sql)?;
         let set = columns.iter().enumerate().filter(|(index, _)| differing & (1 << index) != 0);
-        bind(&mut statement, 1, set.map(|(_, value)| value))?;
-        bind(&mut statement, differing.count_ones() as usize + 1, &write.key)?;
-        statement.raw_execute().map(drop)
+        bind(update, 1, set.map(|(_, value)| value))?;
+        bind(update, differing.count_ones() as usize + 1, &write.key)?;
+        update.raw_execute().map(drop)
     }
+
+    fn delete(&mut self, database: &'a Database, write: &Write<'_>) -> rusqlite::Result<()> {
+        let sql = || write.captured.table.sql.delete.clone();
+        let delete = prepared(&mut self.deletes, write.captured.t, database, sql)?;
+        bind(delete, 1, &write.key)?;
+        delete.raw_execute().map(drop)
+    }
+}
+
+fn prepared<'s, 'a, K: Eq + Hash>(
+    of: &'s mut HashMap<K, CachedStatement<'a>, RandomState>,
+    key: K,
+    database: &'a Database,
+    sql: impl FnOnce() -> String,
+) -> rusqlite::Result<&'s mut CachedStatement<'a>> {
+    Ok(match of.entry(key) {
+        Entry::Occupied(prepared) => prepared.into_mut(),
+        Entry::Vacant(place) => place.insert(database.writer.prepare_cached(&sql())?),
+    })
 }
 
 /// Which columns of the record are another value here, bit by bit; `None`: it is not here.
 fn differing(
-    database: &Database,
+    select: &mut CachedStatement<'_>,
     write: &Write<'_>,
     columns: &[Value],
 ) -> rusqlite::Result<Option<u128>> {
-    let mut statement = database.writer.prepare_cached(&write.captured.table.sql.select)?;
-    bind(&mut statement, 1, &write.key)?;
-    let mut rows = statement.raw_query();
+    bind(select, 1, &write.key)?;
+    let mut rows = select.raw_query();
     let Some(row) = rows.next()? else { return Ok(None) };
     let mut differing = 0;
     for (index, value) in columns.iter().enumerate() {
@@ -172,9 +199,9 @@ fn run(database: &Database, sql: &str, values: &[Value]) -> rusqlite::Result<()>
 }
 
 /// A version collides with records outside the set.
-fn settle(
-    database: &Database,
-    statements: &mut Statements,
+fn settle<'a>(
+    database: &'a Database,
+    statements: &mut Statements<'a>,
     write: &Write<'_>,
     rule: &Rule<'_>,
     placed: &mut Placed,

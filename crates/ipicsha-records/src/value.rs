@@ -75,6 +75,7 @@ fn encode_word(to: &mut Vec<u8>, tag: u8, word: [u8; 8]) {
 }
 
 fn encode_bytes(to: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    to.reserve(9 + bytes.len());
     encode_word(to, tag, (bytes.len() as u64).to_le_bytes());
     to.extend_from_slice(bytes);
 }
