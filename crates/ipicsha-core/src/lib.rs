@@ -22,6 +22,8 @@ pub mod clock_guard;
 pub mod config;
 pub mod data;
 pub mod epoch;
+pub mod file;
+pub mod file_policy;
 pub mod id;
 mod io;
 pub mod license;
