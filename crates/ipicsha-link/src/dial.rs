@@ -17,7 +17,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    connection::{Ends, FrameSender},
+    connection::{Ends, FrameSender, frame_bytes_max},
+    duplex::Duplex,
     error::Error,
     frame::{self, FRAME_BYTES_MAX_HELLO, FrameReader},
     identity::Identity,
@@ -56,7 +57,23 @@ pub async fn connect(dial: &Dial<'_>) -> Result<FrameSender, Error> {
     within(dial.target, dial.timeout, "connecting", Box::pin(establish(dial))).await
 }
 
+/// Opens one connection on which both ends send.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_duplex(dial: &Dial<'_>) -> Result<Duplex, Error> {
+    let greeted = within(dial.target, dial.timeout, "connecting", Box::pin(greet(dial))).await;
+    let (stream, ends) = greeted?;
+    Ok(Duplex::new(stream, frame_bytes_max(dial.hello.channel), ends, None))
+}
+
 async fn establish(dial: &Dial<'_>) -> Result<FrameSender, Error> {
+    let (stream, ends) = greet(dial).await?;
+    Ok(FrameSender::new(stream, dial.hello.channel, ends))
+}
+
+/// Up to the accepted hello.
+async fn greet(dial: &Dial<'_>) -> Result<(TlsStream<TcpStream>, Ends), Error> {
     let address = dial.target;
     let tcp = tcp(address, dial.local).await?;
     let unusable = |source| Error::Lost { address, source };
@@ -72,9 +89,7 @@ async fn establish(dial: &Dial<'_>) -> Result<FrameSender, Error> {
     frame::send(&mut stream, &dial.hello, FRAME_BYTES_MAX_HELLO).await.map_err(failed)?;
     let mut reader = FrameReader::new(stream, FRAME_BYTES_MAX_HELLO);
     match reader.recv().await.map_err(failed)? {
-        Some(HelloAnswer::Accepted) => {
-            Ok(FrameSender::new(reader.into_stream(), dial.hello.channel, ends))
-        }
+        Some(HelloAnswer::Accepted) => Ok((reader.into_stream(), ends)),
         Some(HelloAnswer::Refused(reason)) => {
             Err(Error::HelloRefused { address, reason: printable(&reason) })
         }

@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     attempts::AttemptLimiter,
     connection::FrameReceiver,
+    duplex::Duplex,
     error::Error,
     exchange::Responder,
     identity::Identity,
@@ -49,6 +50,13 @@ pub enum Incoming {
         hello: Hello,
         /// What it sends.
         receiver: FrameReceiver,
+    },
+    /// The trusted partner opened a connection on which both ends send.
+    Duplex {
+        /// What it said of itself; its server id is the partner's.
+        hello: Hello,
+        /// Both ends.
+        duplex: Duplex,
     },
     /// Somebody has proven the password of this server's admin user.
     Trust {

@@ -22,8 +22,12 @@ const TEXT_CHARACTERS_MAX: usize = 500;
 pub enum Channel {
     /// Heartbeats and everything small and urgent.
     Control,
-    /// Records and files.
+    /// Records.
     Data,
+    /// Watched directories, behind records.
+    Files,
+    /// One transfer of `ipicsha sync`: both ends send, and several may be open.
+    Sync,
 }
 
 /// First message on every connection between partners, from the one who dialled.
@@ -184,6 +188,8 @@ mod tests {
         let id = "888e98a8c0e0808101";
         assert_eq!(hex(&hello(Channel::Control)), format!("0105302e312e30{id}05616c70686100"));
         assert_eq!(hex(&hello(Channel::Data)), format!("0105302e312e30{id}05616c70686101"));
+        assert_eq!(hex(&hello(Channel::Files)), format!("0105302e312e30{id}05616c70686102"));
+        assert_eq!(hex(&hello(Channel::Sync)), format!("0105302e312e30{id}05616c70686103"));
         assert_eq!(hex(&HelloAnswer::Accepted), "00");
         assert_eq!(hex(&HelloAnswer::Refused("no".into())), "01026e6f");
         assert_eq!(hex(&introduction(None)), format!("0105302e312e30{id}05616c7068610000"));

@@ -1,7 +1,7 @@
 //! Whom the listener accepts now, and which accepted connections are open because of it.
 //!
-//! Decides, under one lock, that no connection outlives the trust it was accepted under, and that
-//! there is at most one connection per channel. Knows no messages.
+//! Decides, under one lock, that no connection outlives the trust it was accepted under, that there
+//! is at most one connection per channel, and how many transfers of `sync`. Knows no messages.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +21,16 @@ use crate::{
     message::Channel,
     pin::{self, Accepted},
 };
+
+/// Transfers of `sync` that may be open at a time.
+pub(crate) const SYNC_CONNECTIONS_MAX: usize = 8;
+
+/// Why a connection that said a good hello is not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAdmitted {
+    TrustChanged,
+    TooManyTransfers,
+}
 
 /// The pinned partner and the open connections.
 pub(crate) struct Registry {
@@ -105,20 +115,24 @@ impl Registry {
         inner.partner = partner.map(Arc::new);
     }
 
-    /// Enters a connection that said a good hello; an older one of the same channel ends. `None`
-    /// when the trust has changed since its handshake.
+    /// Enters a connection that said a good hello; an older one of the same channel ends, except
+    /// that transfers of `sync` stand side by side.
     pub(crate) fn admit(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         channel: Channel,
         socket: Socket,
-    ) -> Option<LiveGuard> {
+    ) -> Result<LiveGuard, NotAdmitted> {
         let mut inner = self.lock();
         if inner.generation != snapshot.generation {
-            return None;
+            return Err(NotAdmitted::TrustChanged);
+        }
+        let transfers = inner.live.values().filter(|live| live.channel == Channel::Sync).count();
+        if channel == Channel::Sync && transfers >= SYNC_CONNECTIONS_MAX {
+            return Err(NotAdmitted::TooManyTransfers);
         }
         inner.live.retain(|_, live| {
-            let stays = live.channel != channel;
+            let stays = live.channel != channel || channel == Channel::Sync;
             if !stays {
                 live.end(Ended::Superseded);
             }
@@ -128,7 +142,7 @@ impl Registry {
         inner.next += 1;
         let ended = Arc::new(OnceLock::new());
         inner.live.insert(id, Live { channel, socket, ended: Arc::clone(&ended) });
-        Some(LiveGuard { registry: Arc::clone(self), id, ended })
+        Ok(LiveGuard { registry: Arc::clone(self), id, ended })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -18,14 +18,15 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use crate::{
     connection::{Ends, FrameReceiver, frame_bytes_max},
     dial::within,
+    duplex::Duplex,
     error::Error,
     exchange::{Proven, Responder},
     frame::{self, FRAME_BYTES_MAX_HELLO, FrameReader},
     listen::Incoming,
-    message::{Hello, HelloAnswer, PROTOCOL},
+    message::{Channel, Hello, HelloAnswer, PROTOCOL},
     pin::{ALPN_PAIR, ALPN_TRUST},
     refusal_log::RefusalLog,
-    registry::{Registry, Snapshot},
+    registry::{NotAdmitted, Registry, SYNC_CONNECTIONS_MAX, Snapshot},
 };
 
 /// How long the shell may take to store its decision about trust.
@@ -153,14 +154,27 @@ async fn pair(
     let Ok(place) = shared.incoming.clone().reserve_owned().await else {
         return refuse(reader, address, "this server is stopping".into()).await;
     };
-    let Some(live) = shared.registry.admit(snapshot, hello.channel, socket) else {
-        return refuse(reader, address, "trust was changed meanwhile".into()).await;
+    let live = match shared.registry.admit(snapshot, hello.channel, socket) {
+        Ok(live) => live,
+        Err(NotAdmitted::TrustChanged) => {
+            return refuse(reader, address, "trust was changed meanwhile".into()).await;
+        }
+        Err(NotAdmitted::TooManyTransfers) => {
+            let reason = format!("{SYNC_CONNECTIONS_MAX} transfers of `ipicsha sync` are open");
+            return refuse(reader, address, reason).await;
+        }
     };
     frame::send(reader.stream(), &HelloAnswer::Accepted, FRAME_BYTES_MAX_HELLO)
         .await
         .map_err(|error| Error::frame(address, error))?;
-    reader.set_limit(frame_bytes_max(hello.channel));
-    place.send(Incoming::Connection { hello, receiver: FrameReceiver::new(reader, ends, live) });
+    let limit = frame_bytes_max(hello.channel);
+    place.send(if hello.channel == Channel::Sync {
+        let duplex = Duplex::new(reader.into_stream(), limit, ends, Some(live));
+        Incoming::Duplex { hello, duplex }
+    } else {
+        reader.set_limit(limit);
+        Incoming::Connection { hello, receiver: FrameReceiver::new(reader, ends, live) }
+    });
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the whole link: real TLS over real loopback sockets.
 
+mod duplex;
 mod hostile;
 mod identity;
 mod pair;
@@ -13,8 +14,8 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::{
-    Channel, Dial, Error, FrameReceiver, FrameSender, Hello, Identity, Incoming, Introduction,
-    Listener, ListenerConfig, PROTOCOL, TrustAction, connect, dial,
+    Channel, Dial, Duplex, Error, FrameReceiver, FrameSender, Hello, Identity, Incoming,
+    Introduction, Listener, ListenerConfig, PROTOCOL, TrustAction, connect, dial,
     pin::{self, Accepted},
 };
 
@@ -131,7 +132,18 @@ impl Listening {
     async fn connection(&mut self) -> (Hello, FrameReceiver) {
         match timeout(PATIENCE, self.incoming.recv()).await.unwrap().unwrap() {
             Incoming::Connection { hello, receiver } => (hello, receiver),
-            Incoming::Trust { introduction, .. } => panic!("unexpected {introduction:?}"),
+            other @ (Incoming::Trust { .. } | Incoming::Duplex { .. }) => {
+                panic!("unexpected {other:?}")
+            }
+        }
+    }
+
+    async fn duplex(&mut self) -> Duplex {
+        match timeout(PATIENCE, self.incoming.recv()).await.unwrap().unwrap() {
+            Incoming::Duplex { duplex, .. } => duplex,
+            other @ (Incoming::Trust { .. } | Incoming::Connection { .. }) => {
+                panic!("unexpected {other:?}")
+            }
         }
     }
 

@@ -23,7 +23,9 @@ impl Listening {
     async fn trust(&mut self) -> (Introduction, ipicsha_core::trust::Partner, Answer) {
         match timeout(PATIENCE, self.incoming.recv()).await.unwrap().unwrap() {
             Incoming::Trust { introduction, partner, answer } => (introduction, partner, answer),
-            Incoming::Connection { hello, .. } => panic!("unexpected {hello:?}"),
+            other @ (Incoming::Connection { .. } | Incoming::Duplex { .. }) => {
+                panic!("unexpected {other:?}")
+            }
         }
     }
 }

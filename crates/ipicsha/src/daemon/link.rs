@@ -145,7 +145,9 @@ impl Dialler {
         let interval = *self.context.interval.borrow();
         let user_timeout = match self.channel {
             Channel::Control => (interval * 2).max(Duration::from_millis(400)),
-            Channel::Data => (interval * 2).clamp(Duration::from_secs(2), Duration::from_secs(30)),
+            Channel::Data | Channel::Files | Channel::Sync => {
+                (interval * 2).clamp(Duration::from_secs(2), Duration::from_secs(30))
+            }
         };
         let dial = Dial {
             target,
@@ -192,6 +194,7 @@ impl Dialler {
             }
             (Channel::Control, false) => return, // only silence counts
             (Channel::Data, up) => Event::DataLink(up),
+            (Channel::Files | Channel::Sync, _) => return,
         };
         // A closed channel means that the daemon ends.
         let _ = self.context.events.send(event).await;
@@ -271,6 +274,7 @@ pub(crate) async fn receive(
         let event = match channel {
             Channel::Control => receiver.recv().await.map(|m| m.map(Event::Control)),
             Channel::Data => receiver.recv().await.map(|m| m.map(Event::Data)),
+            Channel::Files | Channel::Sync => return, // not spoken yet
         };
         match event {
             Ok(Some(event)) => {

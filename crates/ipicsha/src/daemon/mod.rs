@@ -232,6 +232,9 @@ async fn accept(
             Incoming::Connection { hello, receiver } => {
                 tokio::spawn(link::receive(hello.channel, receiver, events.clone()));
             }
+            Incoming::Duplex { hello, .. } => {
+                tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");
+            }
             Incoming::Trust { introduction, partner, answer } => {
                 let own = trust::introduction(&context, advertised.clone(), introduction.action);
                 tokio::spawn(trust::answer(partner, own, answer, events.clone()));
