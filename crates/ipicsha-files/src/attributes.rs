@@ -1,0 +1,131 @@
+//! Extended attributes and POSIX access lists of a held entry.
+//!
+//! Decides which attributes belong to a file's owner and which to the system. Access lists are
+//! copied as the raw bytes the kernel gives. Must not know paths.
+
+use std::collections::BTreeMap;
+
+use rustix::{fs::XattrFlags, io::Errno};
+use serde::{Deserialize, Serialize};
+
+use crate::meta::Node;
+
+const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+
+/// Which attributes are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What the owner sets (`user.`), and as root also `security.` and `trusted.`.
+    Extended,
+    /// The access list and, of directories, the default list for new entries.
+    AccessLists,
+}
+
+impl Scope {
+    fn has(self, name: &[u8], privileged: bool) -> bool {
+        match self {
+            Self::AccessLists => name == ACL_ACCESS || name == ACL_DEFAULT,
+            Self::Extended if privileged => !name.starts_with(b"system."),
+            Self::Extended => name.starts_with(b"user."),
+        }
+    }
+}
+
+/// Names and values, ordered by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Attributes {
+    /// Reads the attributes of `scope`; none where the file system has no attributes.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn read(node: &Node<'_>, scope: Scope) -> Result<Self, Errno> {
+        let names = match grow(|buffer| list(node, buffer)) {
+            Ok(names) => names,
+            Err(Errno::NOTSUP) => return Ok(Self::default()),
+            Err(errno) => return Err(errno),
+        };
+        let privileged = rustix::process::geteuid().is_root();
+        let mut found = BTreeMap::new();
+        for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+            if !scope.has(name, privileged) {
+                continue;
+            }
+            match grow(|buffer| value(node, name, buffer)) {
+                Ok(value) => drop(found.insert(name.to_vec(), value)),
+                Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Makes the attributes of `scope` at `node` equal to these; `now` is what it has.
+    ///
+    /// # Errors
+    /// The system refuses, or the file system has no attributes and some are wanted.
+    pub fn apply(&self, node: &Node<'_>, scope: Scope, now: &Self) -> Result<(), Errno> {
+        for name in now.0.keys().filter(|name| !self.0.contains_key(*name)) {
+            match remove(node, name) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let privileged = rustix::process::geteuid().is_root();
+        let differs = |(name, value): &(&Vec<u8>, &Vec<u8>)| now.0.get(*name) != Some(*value);
+        let wanted = self.0.iter().filter(|(name, _)| scope.has(name, privileged));
+        wanted.filter(differs).try_for_each(|(name, value)| set(node, name, value))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn list(node: &Node<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    match node {
+        Node::Open(fd) => rustix::fs::flistxattr(fd, &mut *buffer),
+        Node::Held(fd) => rustix::fs::listxattr(Node::own_path(fd), &mut *buffer),
+    }
+}
+
+fn value(node: &Node<'_>, name: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
+    match node {
+        Node::Open(fd) => rustix::fs::fgetxattr(fd, name, &mut *buffer),
+        Node::Held(fd) => rustix::fs::getxattr(Node::own_path(fd), name, &mut *buffer),
+    }
+}
+
+fn set(node: &Node<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    let flags = XattrFlags::empty();
+    match node {
+        Node::Open(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
+        Node::Held(fd) => rustix::fs::setxattr(Node::own_path(fd), name, value, flags),
+    }
+}
+
+fn remove(node: &Node<'_>, name: &[u8]) -> Result<(), Errno> {
+    match node {
+        Node::Open(fd) => rustix::fs::fremovexattr(fd, name),
+        Node::Held(fd) => rustix::fs::removexattr(Node::own_path(fd), name),
+    }
+}
+
+/// Calls with a small buffer first, then with the largest that the kernel ever needs.
+fn grow(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    for size in [256, 64 * 1024] {
+        let mut buffer = vec![0; size];
+        match read(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::RANGE)
+}
