@@ -5,13 +5,19 @@
 //! databases of applications, or who the partner is.
 
 pub mod attributes;
+pub mod delta;
 mod error;
+pub mod facts;
+pub mod hash;
 pub mod meta;
 pub mod path;
+pub mod place;
 pub mod resolve;
 pub mod scan;
 
 pub use error::{Problem, Said};
+pub use facts::Facts;
+pub use hash::{Hash, Hasher};
 pub use meta::{Kind, Meta, Time};
 pub use path::{Name, PathError, RelativePath};
 pub use resolve::{Dir, Links, Mounts, Root};

@@ -1,0 +1,99 @@
+//! What of a new content is already there, in an old one that only its signature is known of.
+//!
+//! Decides block sizes, how equal parts are found, and when searching is given up. Pure: bytes in,
+//! operations out; must not know files.
+//!
+//! Blocks are compared first where they are expected (changes in place are by far the most common,
+//! and comparing costs no more than hashing). After a mismatch the following blocks are tried; only
+//! when none of them fits, the old blocks are searched for at every byte, and found ones set where
+//! the next are expected. Searching has a budget, so that no input takes more than linear time.
+
+mod matching;
+mod sum;
+
+pub use matching::Matcher;
+use serde::{Deserialize, Serialize};
+pub use sum::Signer;
+
+const KIB: u64 = 1024;
+const GIB: u64 = 1024 * 1024 * KIB;
+/// Files below this are sent whole.
+pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
+/// Sizes that differ by more than this factor have little in common.
+const SIZE_RATIO_MAX: u64 = 8;
+
+/// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockSum {
+    /// Rolls on byte by byte.
+    pub weak: u32,
+    /// First half of the hash.
+    pub strong: [u8; 16],
+}
+
+/// What is known of an old content: the sums of its blocks, the last of which may be shorter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// Bytes of the content.
+    pub size: u64,
+    /// One for every block.
+    pub sums: Vec<BlockSum>,
+}
+
+impl Signature {
+    /// Of a content in memory.
+    pub fn of(content: &[u8], block_bytes: u32) -> Self {
+        let mut signer = Signer::new(block_bytes);
+        signer.add(content);
+        signer.finish()
+    }
+
+    /// Whether it is one: as many sums as the size has blocks.
+    pub fn is_consistent(&self) -> bool {
+        let block = u64::from(self.block_bytes);
+        block > 0 && self.size.div_ceil(block) == self.sums.len() as u64
+    }
+
+    /// Bytes of block `index`.
+    fn length(&self, index: u64) -> u64 {
+        let block = u64::from(self.block_bytes);
+        block.min(self.size.saturating_sub(index * block))
+    }
+}
+
+/// How the new content goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op<'new> {
+    /// With these bytes of the old content.
+    Copy {
+        /// Where in the old content.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// With these new bytes.
+    Literal(&'new [u8]),
+}
+
+/// Block size for a content of `size` bytes: 16 KiB up to 4 GiB, then doubled per fourfold size, so
+/// that a signature grows with the square root.
+pub fn block_bytes(size: u64) -> u32 {
+    let mut block = 16 * 1024;
+    let mut covered = 4 * GIB;
+    while covered < size && block < 1024 * 1024 {
+        covered = covered.saturating_mul(4);
+        block *= 2;
+    }
+    block
+}
+
+/// Whether a difference is worth computing, from the sizes alone.
+pub fn is_worthwhile(old_size: u64, new_size: u64) -> bool {
+    let (small, large) = (old_size.min(new_size), old_size.max(new_size));
+    small >= DELTA_BYTES_MIN && large / small < SIZE_RATIO_MAX
+}
+
+#[cfg(test)]
+mod tests;
