@@ -8,6 +8,7 @@ pub mod attributes;
 pub mod delta;
 mod error;
 pub mod facts;
+pub mod filter;
 pub mod hash;
 pub mod meta;
 pub mod path;
