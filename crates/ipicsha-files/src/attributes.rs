@@ -79,6 +79,18 @@ impl Attributes {
         wanted.filter(differs).try_for_each(|(name, value)| set(node, name, value))
     }
 
+    /// Permission bits with those of the owning group where an access list shows its mask.
+    pub fn unmasked(&self, mode: u32) -> u32 {
+        const GROUP: u16 = 0x04;
+        let list = self.0.get(ACL_ACCESS).and_then(|list| list.get(4..)).unwrap_or_default();
+        let (entries, _) = list.as_chunks::<8>();
+        let group = entries.iter().find(|e| u16::from_le_bytes([e[0], e[1]]) == GROUP);
+        match group {
+            Some(entry) => mode & !0o070 | (u32::from(entry[2]) & 7) << 3,
+            None => mode,
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -128,4 +140,19 @@ fn grow(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u
         }
     }
     Err(Errno::RANGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_an_access_list_replaces_its_mask() {
+        // Version 2, then tag, permissions and number of owner, group (r), mask (rw) and others.
+        let entry = |tag: u8, perms: u8| [tag, 0, perms, 0, 255, 255, 255, 255];
+        let list = [&[2, 0, 0, 0][..], &entry(1, 6), &entry(4, 4), &entry(16, 6), &entry(32, 4)];
+        let lists = Attributes(BTreeMap::from([(ACL_ACCESS.to_vec(), list.concat())]));
+        assert_eq!(lists.unmasked(0o4664), 0o4644);
+        assert_eq!(Attributes::default().unmasked(0o664), 0o664);
+    }
 }

@@ -15,6 +15,7 @@ pub mod path;
 pub mod place;
 pub mod resolve;
 pub mod scan;
+pub mod sync;
 
 pub use error::{Problem, Said};
 pub use facts::Facts;

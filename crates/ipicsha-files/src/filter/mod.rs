@@ -22,5 +22,10 @@ pub enum Half {
     Receiver,
 }
 
+/// Whether `text` fits the shell pattern `pattern`.
+pub(crate) fn fits(pattern: &[u8], text: &[u8]) -> bool {
+    wildmatch::Pattern::new(pattern).fits(text)
+}
+
 #[cfg(test)]
 mod tests;

@@ -139,6 +139,7 @@ impl Rule {
                         .and_then(|below| below.strip_prefix(b"/"))
                         .is_some_and(|below| self.fits(below, directory))
                 }
+                Base::Above(names) if names.is_empty() => self.fits(text, directory),
                 Base::Above(names) => self.fits(&[names, &b"/"[..], text].concat(), directory),
             },
             Part::Tail(count) => tail(text, count).is_some_and(|tail| self.fits(tail, directory)),

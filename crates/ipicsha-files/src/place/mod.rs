@@ -9,12 +9,17 @@ mod leftover;
 mod sparse;
 mod temp;
 
+use std::sync::Arc;
+
 pub use batch::{Batch, Expected, Outcomes, Placed};
 pub use leftover::{is_temporary, remove_leftovers};
 use rustix::io::Errno;
 pub use temp::{Hold, Ready, Temp};
 
-use crate::meta::Meta;
+use crate::{meta::Meta, path::Name, resolve::Dir};
+
+/// How many random names are tried: a taken one is already a wonder.
+const NAMES_MAX: usize = 16;
 
 /// How a finished file comes to its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +62,25 @@ impl From<std::io::Error> for PlaceError {
     fn from(error: std::io::Error) -> Self {
         Self::System(errno_of(&error))
     }
+}
+
+/// Makes something under a temporary name, which goes when the hold is dropped.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn hold_new(
+    dir: &Arc<Dir>,
+    mut make: impl FnMut(&Name) -> Result<(), Errno>,
+) -> Result<Hold, Errno> {
+    for _ in 0..NAMES_MAX {
+        let name = leftover::random_name();
+        match make(&name) {
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+            Ok(()) => return Ok(Hold::new(dir, name)),
+        }
+    }
+    Err(Errno::EXIST)
 }
 
 /// The number behind an error of the standard library.

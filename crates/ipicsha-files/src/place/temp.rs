@@ -11,7 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{PlaceError, Placement, Sparse, errno_of, leftover, sparse};
+use super::{NAMES_MAX, PlaceError, Placement, Sparse, errno_of, leftover, sparse};
 use crate::{
     facts::{Facts, Unset},
     hash::{Hash, Hasher, READ_BYTES},
@@ -19,9 +19,6 @@ use crate::{
     path::Name,
     resolve::Dir,
 };
-
-/// How many random names are tried: a taken one is already a wonder.
-const NAMES_MAX: usize = 16;
 
 /// Removes the file under its temporary name when it is dropped.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    fn new(dir: &Arc<Dir>, name: Name) -> Self {
+    pub(super) fn new(dir: &Arc<Dir>, name: Name) -> Self {
         Self { dir: Arc::clone(dir), name, armed: true }
     }
 
@@ -356,6 +353,11 @@ impl Ready {
     /// The device failed.
     pub fn sync(&self) -> Result<(), Errno> {
         rustix::fs::fdatasync(&self.file)
+    }
+
+    /// Leaves it under its temporary name, which somebody else takes care of from now on.
+    pub fn release(self) -> Name {
+        self.hold.release()
     }
 
     /// Gives it the name `name` in its directory, over whatever is there.

@@ -186,6 +186,16 @@ impl Dir {
         rustix::fs::openat(&self.fd, name.as_bytes(), flags, Mode::empty()).map(Node::Held)
     }
 
+    /// Holds what a link leads to, wherever that is: only for what the user of this machine asked
+    /// for.
+    ///
+    /// # Errors
+    /// There is none, or the system refuses.
+    pub fn hold_followed(&self, name: &Name) -> Result<Node<'static>, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name.as_bytes(), flags, Mode::empty()).map(Node::Held)
+    }
+
     /// Makes a directory.
     ///
     /// # Errors

@@ -1,0 +1,443 @@
+//! Contents as they come.
+//!
+//! Decides where the bytes go, and that a file is not accepted before its hash is right. Must not
+//! decide which files come.
+
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::FileExt},
+};
+
+use rustix::{fs::FallocateFlags, io::Errno};
+
+use super::{Receiver, files::Pending};
+use crate::{
+    delta::Signer,
+    error::{AtPath, Problem},
+    hash::{Hash, Hasher, READ_BYTES},
+    meta::{Meta, Node},
+    path::Name,
+    place::{PlaceError, Sparse, Temp, errno_of},
+    resolve::Dir,
+    sync::{
+        Event,
+        channel::Channel,
+        exit::{Exit, Fatal},
+        message::{EntryId, Small, ToReceiver, ToSender, Want},
+    },
+};
+
+/// Sums sent at a time.
+const SUMS_MAX: usize = 4096;
+
+/// Where bytes go.
+#[derive(Debug)]
+enum Sink {
+    Temp(Temp),
+    InPlace(InPlace),
+    /// Something failed and was told; the rest of the content is dropped.
+    Nowhere,
+}
+
+/// A file that is written over (`--inplace`, `--append`).
+#[derive(Debug)]
+struct InPlace {
+    file: File,
+    at: u64,
+    begin: u64,
+    hasher: Hasher,
+    sparse: bool,
+}
+
+/// The file that is coming.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    id: EntryId,
+    pending: Pending,
+    sink: Sink,
+    offset: u64,
+    length: u64,
+}
+
+impl InPlace {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
+        self.hasher.add(bytes);
+        self.file.write_all_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), PlaceError> {
+        self.hasher.add_zeros(length);
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, punch, self.at, length) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.zeros(length)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        self.at += length;
+        Ok(())
+    }
+
+    fn zeros(&self, length: u64) -> Result<(), PlaceError> {
+        let zeros = vec![0; READ_BYTES];
+        let mut written = 0;
+        while written < length {
+            let part = usize::try_from(length - written).unwrap_or(READ_BYTES).min(READ_BYTES);
+            self.file.write_all_at(&zeros[..part], self.at + written)?;
+            written += part as u64;
+        }
+        Ok(())
+    }
+
+    /// Bytes that lie ahead of what was written are still the old ones; if they are not, the hash
+    /// will not be right and the file is asked for as a whole.
+    fn copy(&mut self, mut offset: u64, mut length: u64) -> Result<(), PlaceError> {
+        let mut buffer = vec![0; READ_BYTES];
+        while length > 0 {
+            let wanted = usize::try_from(length).unwrap_or(READ_BYTES).min(READ_BYTES);
+            self.file.read_exact_at(&mut buffer[..wanted], offset)?;
+            if offset == self.at {
+                self.hasher.add(&buffer[..wanted]);
+                self.at += wanted as u64;
+            } else {
+                self.write(&buffer[..wanted])?;
+            }
+            offset += wanted as u64;
+            length -= wanted as u64;
+        }
+        Ok(())
+    }
+}
+
+impl<C> Receiver<'_, C>
+where
+    C: Channel<Out = ToSender, In = ToReceiver>,
+{
+    /// Tells the sender the sums of an old content.
+    pub(super) fn send_sums(&mut self, id: EntryId, basis: &File, want: Want) -> Result<(), Fatal> {
+        let Want::Delta { block_bytes, size } = want else { return Ok(()) };
+        debug_assert!(self.wants.last().is_some_and(|(last, _)| *last == id));
+        self.ask()?;
+        let mut signer = Signer::new(block_bytes);
+        let mut buffer = vec![0; READ_BYTES];
+        let mut at = 0;
+        while at < size {
+            let wanted = usize::try_from(size - at).unwrap_or(READ_BYTES).min(READ_BYTES);
+            // A basis that became shorter has sums of zeros instead, which nothing will be found by.
+            let got = basis.read_at(&mut buffer[..wanted], at).unwrap_or(0);
+            if got == 0 {
+                buffer[..wanted].fill(0);
+            }
+            let got = if got == 0 { wanted } else { got };
+            signer.add(&buffer[..got]);
+            at += got as u64;
+            let sums = signer.take();
+            if !sums.is_empty() {
+                self.say_sums(&sums)?;
+            }
+        }
+        let rest = signer.finish().sums;
+        self.say_sums(&rest)
+    }
+
+    fn say_sums(&mut self, sums: &[crate::delta::BlockSum]) -> Result<(), Fatal> {
+        sums.chunks(SUMS_MAX).try_for_each(|part| self.say(ToSender::Sums(part.to_vec())))
+    }
+
+    /// A whole small file.
+    pub(super) fn small(&mut self, small: Small) -> Result<(), Fatal> {
+        self.open(small.id, 0)?;
+        self.data(&small.content)?;
+        self.end(small.hash)
+    }
+
+    pub(super) fn open(&mut self, id: EntryId, offset: u64) -> Result<(), Fatal> {
+        if self.incoming.is_some() {
+            return Err(Fatal::new(Exit::Protocol, "a file began before the last one ended"));
+        }
+        let Some(pending) = self.pending.remove(&id) else {
+            return Err(Fatal::new(Exit::Protocol, "a file came that nobody asked for"));
+        };
+        let report = self.report;
+        self.outputs.resolve(id, true, report);
+        let sink = self.sink(&pending, offset).unwrap_or_else(|problem| {
+            self.problem(&problem);
+            Sink::Nowhere
+        });
+        self.progress.path = pending.spot.path.clone();
+        self.progress.file_size = pending.details.size;
+        self.progress.file_bytes = offset;
+        self.progress.file_done = false;
+        self.incoming = Some(Incoming { id, pending, sink, offset, length: 0 });
+        Ok(())
+    }
+
+    fn sink(&mut self, pending: &Pending, offset: u64) -> Result<Sink, Problem> {
+        let (spot, options) = (&pending.spot, self.options);
+        let dir = self.parent_dir(spot)?;
+        if options.inplace || options.append.is_some() {
+            let file = match &pending.existing {
+                Some(_) => {
+                    if options.backup {
+                        let keep = super::backup::Keep::Copy;
+                        self.back_up(&dir, &spot.parent, &spot.name, keep)?;
+                    }
+                    open_in_place(&dir, &spot.name)
+                }
+                None => dir.create_file(&spot.name, 0o600),
+            };
+            let file = file.at("open for writing", &spot.path)?;
+            let hasher = Hasher::default();
+            let sparse = options.sparse;
+            return Ok(Sink::InPlace(InPlace { file, at: offset, begin: offset, hasher, sparse }));
+        }
+        let sparse = if options.sparse { Sparse::Holes } else { Sparse::Full };
+        let temp = Temp::create(&dir, sparse, true).at("create a file for", &spot.path)?;
+        if options.preallocate && !options.sparse {
+            match temp.reserve(pending.details.size) {
+                // Empty files need nothing, and some file systems cannot.
+                Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP) => {}
+                Err(errno) => {
+                    return Err(Problem::new("reserve space for", spot.path.clone(), errno));
+                }
+            }
+        }
+        Ok(Sink::Temp(temp))
+    }
+
+    pub(super) fn data(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
+        self.stats.literal_bytes += bytes.len() as u64;
+        self.put(bytes.len() as u64, |sink, _| match sink {
+            Sink::Temp(temp) => temp.write(bytes),
+            Sink::InPlace(file) => file.write(bytes),
+            Sink::Nowhere => Ok(()),
+        })
+    }
+
+    pub(super) fn hole(&mut self, length: u64) -> Result<(), Fatal> {
+        self.put(length, |sink, _| match sink {
+            Sink::Temp(temp) => {
+                temp.hole(length);
+                Ok(())
+            }
+            Sink::InPlace(file) => file.hole(length),
+            Sink::Nowhere => Ok(()),
+        })
+    }
+
+    pub(super) fn copy(&mut self, offset: u64, length: u64) -> Result<(), Fatal> {
+        self.stats.matched_bytes += length;
+        self.put(length, |sink, basis| match (sink, basis) {
+            (Sink::Temp(temp), Some(basis)) => temp.copy(basis, offset, length),
+            (Sink::InPlace(file), _) => file.copy(offset, length),
+            (Sink::Temp(_), None) => Err(PlaceError::Mismatch),
+            (Sink::Nowhere, _) => Ok(()),
+        })
+    }
+
+    /// Writes a part of the file that is coming.
+    fn put(
+        &mut self,
+        length: u64,
+        write: impl FnOnce(&mut Sink, Option<&File>) -> Result<(), PlaceError>,
+    ) -> Result<(), Fatal> {
+        let Some(incoming) = &mut self.incoming else {
+            return Err(Fatal::new(Exit::Protocol, "bytes came that belong to no file"));
+        };
+        incoming.length += length;
+        // More than any file: the sender does not mean it.
+        if incoming.offset.checked_add(incoming.length).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Fatal::new(Exit::Protocol, "a file is longer than any file can be"));
+        }
+        let written = write(&mut incoming.sink, incoming.pending.basis.as_ref());
+        match written {
+            Ok(()) => {}
+            Err(PlaceError::System(errno)) => {
+                let path = incoming.pending.spot.path.clone();
+                incoming.sink = Sink::Nowhere;
+                let problem = Problem::new("write", path, errno);
+                if problem.is_full() {
+                    return Err(self.full(&problem));
+                }
+                self.problem(&problem);
+            }
+            // The basis changed under us: the hash will be wrong, and the file is asked for again.
+            Err(PlaceError::Mismatch) => {}
+        }
+        self.progress.bytes += length;
+        self.progress.file_bytes += length;
+        self.progress.checked = self.progress.entries - self.pending.len() as u64;
+        self.report.event(Event::Progress(self.progress.clone()));
+        Ok(())
+    }
+
+    /// Everything since the begin of the file is void.
+    pub(super) fn again(&mut self) -> Result<(), Fatal> {
+        let Some(mut incoming) = self.incoming.take() else { return Ok(()) };
+        self.progress.bytes -= incoming.length.min(self.progress.bytes);
+        self.progress.file_bytes = incoming.offset;
+        incoming.length = 0;
+        incoming.sink = match incoming.sink {
+            Sink::InPlace(InPlace { file, begin, sparse, .. }) => {
+                Sink::InPlace(InPlace { file, at: begin, begin, hasher: Hasher::default(), sparse })
+            }
+            Sink::Temp(_) => match self.sink(&incoming.pending, incoming.offset) {
+                Ok(sink) => sink,
+                Err(problem) => {
+                    self.problem(&problem);
+                    Sink::Nowhere
+                }
+            },
+            Sink::Nowhere => Sink::Nowhere,
+        };
+        self.incoming = Some(incoming);
+        Ok(())
+    }
+
+    /// The file is complete.
+    pub(super) fn end(&mut self, hash: Hash) -> Result<(), Fatal> {
+        let Some(incoming) = self.incoming.take() else {
+            return Err(Fatal::new(Exit::Protocol, "a file ended that had not begun"));
+        };
+        let Incoming { id, mut pending, sink, .. } = incoming;
+        let done = match sink {
+            Sink::Nowhere => Ok(false),
+            Sink::Temp(temp) => self.end_temp(id, &pending, temp, hash),
+            Sink::InPlace(file) => self.end_in_place(&pending, file, hash),
+        };
+        match done {
+            Ok(true) => {
+                self.arrived(&pending);
+                if !self.options.delay_updates {
+                    self.saved(id)?;
+                }
+                self.leader_arrived(id, &pending)
+            }
+            Ok(false) => self.leader_failed(id, &pending),
+            Err(Ended::Problem(problem)) if problem.is_full() => Err(self.full(&problem)),
+            Err(Ended::Problem(problem)) => {
+                self.problem(&problem);
+                self.leader_failed(id, &pending)
+            }
+            // Once more, all of it: a basis that changed, or a sum that fits by chance.
+            Err(Ended::Mismatch) if pending.want != Want::Whole => {
+                (pending.want, pending.basis) = (Want::Whole, None);
+                self.wants.push((id, Want::Whole));
+                self.pending.insert(id, pending);
+                self.ask()
+            }
+            Err(Ended::Mismatch) => {
+                let path = &pending.spot.path;
+                self.trouble(format!("\"{path}\" did not arrive as it was announced: try again"));
+                self.leader_failed(id, &pending)
+            }
+        }
+    }
+
+    fn arrived(&mut self, pending: &Pending) {
+        self.count_transfer(&pending.details, pending.existing.is_none());
+        self.progress.files_done += 1;
+        self.progress.file_done = true;
+        self.progress.file_bytes = pending.details.size;
+        self.report.event(Event::Progress(self.progress.clone()));
+    }
+
+    fn end_temp(
+        &mut self,
+        id: EntryId,
+        pending: &Pending,
+        temp: Temp,
+        hash: Hash,
+    ) -> Result<bool, Ended> {
+        let path = &pending.spot.path;
+        let facts = self.facts(&pending.details, pending.existing.as_ref());
+        let (ready, unset) = temp.finish(Some(hash), &facts).map_err(|error| match error {
+            PlaceError::Mismatch => Ended::Mismatch,
+            PlaceError::System(errno) => {
+                Ended::Problem(Problem::new("finish", path.clone(), errno))
+            }
+        })?;
+        self.tell_unset(path, unset);
+        self.give_name(id, pending, ready).map_err(Ended::Problem)?;
+        Ok(true)
+    }
+
+    fn end_in_place(
+        &mut self,
+        pending: &Pending,
+        written: InPlace,
+        hash: Hash,
+    ) -> Result<bool, Ended> {
+        let path = &pending.spot.path;
+        let problem = |doing, errno| Ended::Problem(Problem::new(doing, path.clone(), errno));
+        if written.hasher.finish() != hash {
+            return Err(Ended::Mismatch);
+        }
+        let InPlace { file, at, .. } = written;
+        file.set_len(at).map_err(|error| problem("finish", errno_of(&error)))?;
+        let now = Meta::of(&file).map_err(|errno| problem("look at", errno))?;
+        let facts = self.facts(&pending.details, pending.existing.as_ref());
+        let unset = facts.apply(&Node::Open(file.as_fd()), &now);
+        self.tell_unset(path, unset);
+        if self.options.fsync {
+            rustix::fs::fsync(&file).map_err(|errno| problem("sync", errno))?;
+        }
+        if pending.existing.is_none() {
+            self.changed_in(pending.spot.directory);
+        }
+        Ok(true)
+    }
+
+    /// A file that was asked for does not come; the sender has told why.
+    pub(super) fn failed(&mut self, id: EntryId) -> Result<(), Fatal> {
+        let pending = match self.incoming.take() {
+            Some(incoming) if incoming.id == id => Some(incoming.pending),
+            other => {
+                self.incoming = other;
+                self.pending.remove(&id)
+            }
+        };
+        let report = self.report;
+        self.outputs.resolve(id, false, report);
+        match pending {
+            Some(pending) => self.leader_failed(id, &pending),
+            None => Ok(()),
+        }
+    }
+
+    /// It ends early: with `--partial` what has come of a file is kept under its name.
+    pub(super) fn keep_partial(&mut self) {
+        let Some(Incoming { pending, sink: Sink::Temp(temp), length, .. }) = self.incoming.take()
+        else {
+            return;
+        };
+        if self.options.partial && length > 0 {
+            let name = &pending.spot.name;
+            let kept = temp.finish_partial().and_then(|ready| ready.replace(name));
+            if let Err(errno) = kept {
+                let path = pending.spot.path.clone();
+                self.problem(&Problem::new("keep what has come of", path, errno));
+            }
+        }
+    }
+}
+
+/// Opens a file to write over it. Its owner may do so although it is read-only; its permissions are
+/// set when it is complete.
+fn open_in_place(dir: &Dir, name: &Name) -> Result<File, Errno> {
+    match dir.open_for_writing(name) {
+        Err(Errno::ACCESS) => {
+            let mode = dir.entry(name)?.mode;
+            dir.hold(name)?.set_mode(mode | 0o600)?;
+            dir.open_for_writing(name)
+        }
+        other => other,
+    }
+}
+
+/// Why a file did not end well.
+enum Ended {
+    Mismatch,
+    Problem(Problem),
+}
