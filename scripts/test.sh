@@ -42,6 +42,7 @@ missing_packages() {
     command -v iptables >/dev/null || echo iptables
     command -v openssl >/dev/null || echo openssl
     command -v cc >/dev/null || echo gcc libc6-dev
+    command -v rsync >/dev/null || echo rsync
     has_faketime || echo faketime
     has_python || echo python3-venv python3-dev
 }

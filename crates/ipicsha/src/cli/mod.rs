@@ -6,6 +6,7 @@ mod password;
 mod render;
 mod repairs;
 mod replication;
+mod sync;
 mod verbs;
 mod watch;
 
@@ -118,6 +119,13 @@ enum Verb {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Make one tree like another, with the options of rsync (`ipicsha sync --help`)
+    #[command(disable_help_flag = true)]
+    Sync {
+        /// Options, sources and destination
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SRC... DST")]
+        words: Vec<std::ffi::OsString>,
+    },
     /// Run a whole pair on this machine and show what it does
     Demo {
         /// Leave the pair running and print how to talk to it
@@ -287,6 +295,9 @@ fn seconds_of(text: &str) -> Result<f64, String> {
 
 /// Parses the arguments, runs the verb and gives the exit code.
 pub(crate) fn run() -> ExitCode {
+    if let Some(words) = sync::words() {
+        return sync::run(words);
+    }
     let cli = Cli::parse();
     let json = cli.json;
     match dispatch(&cli) {
@@ -301,6 +312,7 @@ pub(crate) fn run() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Daemon => crate::daemon::run(Config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
+        Verb::Sync { words } => Ok(sync::run(words.clone())),
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
         Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
         Verb::Config(verb) => verbs::config(verb, &cli.config),

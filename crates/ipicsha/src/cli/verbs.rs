@@ -85,6 +85,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::HaStatus { .. }
         | Verb::Config(_)
         | Verb::Dbreplication(_)
+        | Verb::Sync { .. }
         | Verb::Demo { .. } => render::done(&value),
     }
     Ok(ExitCode::SUCCESS)
@@ -150,6 +151,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Daemon
         | Verb::Dbreplication(_)
         | Verb::Config(_)
+        | Verb::Sync { .. }
         | Verb::Demo { .. } => {
             return Ok(None);
         }
@@ -198,6 +200,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Daemon
         | Verb::Dbreplication(_)
         | Verb::Config(_)
+        | Verb::Sync { .. }
         | Verb::Demo { .. } => None,
     }
 }

@@ -1,0 +1,83 @@
+//! Operands that name a server.
+//!
+//! Decides whether an operand is a path of this machine. Must not connect.
+
+use super::Refused;
+use ipicsha_files::{path::escape, sync::Exit};
+
+/// Where an operand is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    Local(Vec<u8>),
+    /// `partner:PATH`, or the name of the partner before the colon.
+    Remote {
+        server: String,
+        path: Vec<u8>,
+    },
+}
+
+/// Reads an operand: a colon before the first slash ends the name of a server.
+pub(super) fn read(operand: &[u8]) -> Result<Operand, Refused> {
+    if operand.starts_with(b"rsync://") || operand.starts_with(b"ssh://") {
+        return Err(Refused::new(
+            Exit::Unsupported,
+            format!("\"{}\": the trusted link is used, write SERVER:PATH", escape(operand)),
+        ));
+    }
+    let colon = operand.iter().position(|b| matches!(b, b':' | b'/'));
+    match colon.filter(|at| operand[*at] == b':' && *at > 0) {
+        None => Ok(Operand::Local(operand.to_vec())),
+        Some(at) if operand.get(at + 1) == Some(&b':') => Err(Refused::new(
+            Exit::Unsupported,
+            format!("\"{}\": there is no rsync daemon, write SERVER:PATH", escape(operand)),
+        )),
+        Some(at) => {
+            Ok(Operand::Remote { server: escape(&operand[..at]), path: operand[at + 1..].to_vec() })
+        }
+    }
+}
+
+/// Sources and destination of this machine.
+pub(super) fn all_local(operands: Vec<Operand>) -> Result<Vec<Vec<u8>>, Refused> {
+    let servers: Vec<&String> = operands
+        .iter()
+        .filter_map(|operand| match operand {
+            Operand::Remote { server, .. } => Some(server),
+            Operand::Local(_) => None,
+        })
+        .collect();
+    if let Some(server) = servers.first() {
+        return Err(Refused::new(
+            Exit::Start,
+            format!(
+                "the server \"{server}\" cannot be reached: this version copies between paths of \
+                 one machine only (a path with a colon is written ./NAME)"
+            ),
+        ));
+    }
+    let local = |operand| match operand {
+        Operand::Local(path) | Operand::Remote { path, .. } => path,
+    };
+    Ok(operands.into_iter().map(local).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_before_the_first_slash_names_a_server() {
+        let local = |path: &str| Operand::Local(path.as_bytes().to_vec());
+        for path in ["a", "a/b:c", "./a:b", "/a:b", ":a", ""] {
+            assert_eq!(read(path.as_bytes()).expect(path), local(path));
+        }
+        let remote = read(b"partner:/srv/x").expect("an operand");
+        let expected = Operand::Remote { server: "partner".into(), path: b"/srv/x".to_vec() };
+        assert_eq!(remote, expected);
+        let refused = all_local(vec![local("a"), expected]).expect_err("not reachable");
+        assert_eq!(refused.exit.code(), 5);
+        for foreign in ["host::module/x", "rsync://host/x"] {
+            assert_eq!(read(foreign.as_bytes()).expect_err(foreign).exit.code(), 4);
+        }
+    }
+}
