@@ -16,6 +16,7 @@ pub mod place;
 pub mod resolve;
 pub mod scan;
 pub mod sync;
+pub mod watch;
 
 pub use error::{Problem, Said};
 pub use facts::Facts;
