@@ -201,3 +201,30 @@ fn print_undone(outcome: &Value) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn exit_of(outcomes: &Value) -> String {
+        format!("{:?}", verify(outcomes.clone(), false).unwrap())
+    }
+
+    #[test]
+    fn verify_says_equal_only_of_what_it_has_compared() {
+        let outcome = |held: bool| {
+            json!([{
+                "run": 1, "database": "board", "plan": [], "error": null,
+                "sides": { "here": "a", "there": "b", "here_is_primary": true },
+                "report": { "database": "board", "tables": [], "passes": 1, "rows_compared": 5, "applied": false },
+                "not_compared": [{ "table": "notes", "reason": "its schema differs", "held": held }],
+            }])
+        };
+        let (good, attention) = (ExitCode::SUCCESS, ExitCode::from(Kind::Attention.code()));
+        assert_eq!(exit_of(&outcome(false)), format!("{good:?}"));
+        assert_eq!(exit_of(&outcome(true)), format!("{attention:?}"));
+        assert_eq!(exit_of(&json!([])), format!("{attention:?}"));
+    }
+}
