@@ -71,7 +71,7 @@ impl Wal {
     }
 
     /// Returns once everything committed before the call is on disk. The `-wal` carries no POSIX
-    /// locks, so unlike the database file it may be opened and closed here.
+    /// locks, so unlike the database file it may be closed beside them.
     ///
     /// # Errors
     /// The disk failed; then every later call fails, too, for it would not tell the truth.

@@ -346,16 +346,9 @@ impl Engine {
             Session::Attached(_) | Session::Detached | Session::Attaching(_) => Unshipped::Possible,
         };
         self.look_now();
-        match &mut self.database {
-            Some(database) => {
-                let mut done = database.set_fence(writes == Writes::Closed, unshipped, PATIENT);
-                for _ in 0..SCHEMA_TRIES {
-                    let Err(Error::Unseen { .. }) = done else { break };
-                    self.look_now();
-                    let Some(database) = &mut self.database else { break };
-                    done = database.set_fence(writes == Writes::Closed, unshipped, PATIENT);
-                }
-                done?;
+        match &self.database {
+            Some(_) => {
+                self.set_fence(writes == Writes::Closed, unshipped)?;
                 // Which schema is followed depends on who is active.
                 if matches!(&self.session, Session::Attached(attached) if !attached.alike) {
                     self.reattach("writes were opened or closed while the schemas differ");
@@ -369,6 +362,18 @@ impl Engine {
             }
             None => Ok(()),
         }
+    }
+
+    /// Looks again as often as the application changes the schema just before.
+    fn set_fence(&mut self, closed: bool, unshipped: Unshipped) -> Result<(), Error> {
+        for _ in 0..SCHEMA_TRIES {
+            let Some(database) = &mut self.database else { break };
+            match database.set_fence(closed, unshipped, PATIENT) {
+                Err(Error::Unseen { .. }) => self.look_now(),
+                result => return result,
+            }
+        }
+        Err(Error::Unseen { path: self.config.path.clone() })
     }
 
     /// Looks without waiting for a hint: what the application has just created has no triggers yet.
