@@ -13,6 +13,7 @@ pub mod hash;
 pub mod meta;
 pub mod path;
 pub mod place;
+pub mod replicate;
 pub mod resolve;
 pub mod scan;
 pub mod sync;
