@@ -1,5 +1,7 @@
 //! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
 
+mod directories;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +12,7 @@ use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::directories::{DirectoryFile, FilesFile, clash};
 use crate::{
     exit::{Failure, Kind},
     size::ByteSize,
@@ -31,8 +34,12 @@ pub(crate) struct ConfigFile {
     pub(crate) time: TimeFile,
     #[serde(default)]
     pub(crate) log: LogFile,
+    #[serde(default)]
+    pub(crate) files: FilesFile,
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub(crate) databases: Vec<DatabaseFile>,
+    #[serde(default, rename = "directory", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) directories: Vec<DirectoryFile>,
     #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub(crate) services: Vec<ServiceFile>,
 }
@@ -247,6 +254,9 @@ impl Config {
                 return Err(wrong(&key, why.into(), range));
             }
         }
+        check_directories(&file).map_err(|(key, why)| {
+            wrong(&key, why, "compare with the examples in config/ipicsha.toml")
+        })?;
         check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
         })?;
@@ -282,6 +292,19 @@ pub(crate) fn log_problem(
         return Some(("entries", "4096 to 1000000000 changes"));
     }
     bytes.is_some_and(|bytes| !BYTES.contains(&bytes)).then_some(("bytes", "1 MiB to 1 TiB"))
+}
+
+/// Watched directories that cannot be meant, alone or together.
+fn check_directories(file: &ConfigFile) -> Result<(), (String, String)> {
+    for directory in &file.directories {
+        if let Some((key, why)) = directory.problem() {
+            return Err((format!("directory {:?}: {key}", directory.common_name()), why));
+        }
+    }
+    match clash(&file.directories, &file.server.state_directory) {
+        Some(why) => Err(("directory".into(), why)),
+        None => Ok(()),
+    }
 }
 
 /// What cannot be said by types: names, programs and limits of services.
@@ -372,6 +395,15 @@ mod tests {
             "keep_journal_mode",
             "log_entries",
             "log_bytes",
+            "[files]",
+            "bandwidth_limit",
+            "[[directory]]",
+            "filter",
+            "ignore_file",
+            "keep_days",
+            "keep_bytes",
+            "deletions_max",
+            "deletions_percent_max",
         ] {
             assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
         }
