@@ -5,6 +5,7 @@
 //! two versions stays is decided by the core's `file_policy`. Must not know sockets, roles beyond the
 //! licensed one, or what an application does with its files.
 
+mod forget;
 mod kept;
 mod status;
 mod worker;
@@ -14,6 +15,7 @@ use std::{any::Any, collections::BTreeSet, path::PathBuf, time::Duration};
 use ipicsha_core::{file::DirectoryName, license::LicensedRole};
 use serde::{Deserialize, Serialize};
 
+pub use forget::remove_index;
 pub use kept::{list_kept, restore_kept};
 pub use status::{CompareProgress, DirectoryStatus, KeptUsage, Left, Trouble};
 pub use worker::{CommandSender, Outlets, Worker};

@@ -19,8 +19,10 @@ use tokio::{
 use super::{
     clock,
     databases::Databases,
+    directories::Directories,
     environment,
     event::Event,
+    files_link::FilesQueue,
     history::History,
     link::{DataQueue, Link, LinkContext},
     persist::Store,
@@ -34,6 +36,8 @@ use crate::{config::Config, exit::Failure};
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Data messages are signs of life; more often than this they add nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(50);
+/// Records that wait for longer than this go before files (spec C3).
+const RECORDS_WAIT: Duration = Duration::from_secs(1);
 /// An orderly end that takes longer is cut short.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,8 +53,10 @@ pub(crate) struct Daemon {
     pub(crate) link_context: LinkContext,
     pub(crate) interval: watch::Sender<Duration>,
     pub(crate) data_queue: DataQueue,
+    pub(crate) files_queue: FilesQueue,
     pub(crate) link: Option<Link>,
     pub(crate) databases: Databases,
+    pub(crate) directories: Directories,
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) history: History,
@@ -130,6 +136,11 @@ impl Daemon {
             }
             Event::ControlUp => self.input(Input::LinkUp),
             Event::DataLink(up) => self.databases.set_link(up),
+            Event::FilesLink(up) => self.directories.set_link(up),
+            Event::Directory(status) => {
+                self.directories.update(*status);
+                self.input(Input::Directories(self.directories.reports()));
+            }
             Event::LinkTrouble(trouble) => self.link_error = trouble,
             Event::TooLarge(database) => self.databases.hold_too_large(&database),
             Event::Inspected(database, inspection) => {
@@ -226,7 +237,10 @@ impl Daemon {
         self.tell_databases();
         self.end_quiet_repairs();
         let report = self.databases.report();
+        self.files_queue.set_records_wait(self.databases.lag() > RECORDS_WAIT);
         self.input(Input::Data(report));
+        self.directories.tick();
+        self.input(Input::Directories(self.directories.reports()));
         let synced = clock::time_synced(self.config.file.time.source);
         self.input(Input::TimeSynced(synced));
     }
@@ -235,10 +249,16 @@ impl Daemon {
     pub(crate) fn connect(&mut self) {
         self.link = None;
         self.databases.set_link(false);
+        self.directories.set_link(false);
         let partner = self.node.persisted().partner.clone();
         self.listener.set_partner(partner.clone());
         if let Some(partner) = partner {
-            self.link = Some(Link::spawn(&self.link_context, &partner, &self.data_queue));
+            self.link = Some(Link::spawn(
+                &self.link_context,
+                &partner,
+                &self.data_queue,
+                &self.files_queue,
+            ));
         }
     }
 
