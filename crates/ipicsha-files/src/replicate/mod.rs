@@ -6,6 +6,7 @@
 //! licensed one, or what an application does with its files.
 
 mod forget;
+mod guard;
 mod kept;
 mod status;
 mod worker;
