@@ -5,6 +5,7 @@
 //! two versions stays is decided by the core's `file_policy`. Must not know sockets, roles beyond the
 //! licensed one, or what an application does with its files.
 
+mod guard;
 mod kept;
 mod status;
 mod worker;
