@@ -259,6 +259,7 @@ impl Engine {
     }
 
     fn settle_disk(&mut self) -> Result<(), rustix::io::Errno> {
+        self.kept.settle()?;
         let touched = std::mem::take(&mut self.touched);
         if std::mem::take(&mut self.facts_touched) || touched.len() > DIRECTORIES_MAX {
             return self.root.as_ref().map_or(Ok(()), |root| root.top().sync_all());
@@ -328,26 +329,36 @@ impl Engine {
 
     fn command(&mut self, command: Command) -> Step<()> {
         match command {
-            Command::SetGate(gate) => self.connect(gate, self.link),
+            Command::SetGate(gate) => {
+                self.connect(gate, self.link);
+                Ok(())
+            }
             Command::Link(link) => {
                 self.connect(self.gate, false);
                 self.connect(self.gate, link);
+                Ok(())
             }
             Command::Received(file, ticket) => {
-                if self.gate == Gate::Open && self.link && !self.forgotten {
-                    self.received(file)?;
-                }
+                let result = if self.is_connected() && !self.forgotten {
+                    self.received(file)
+                } else {
+                    Ok(())
+                };
                 drop(ticket);
+                result
             }
             Command::Flush { done } => self.flush(done),
             Command::AcceptDeletions { done } => {
                 let accepted = self.accept_deletions()?;
                 done(Ok(accepted));
+                Ok(())
             }
             Command::Compare { apply, done } => self.compare(apply, done),
-            Command::Forget { done } => done(self.forget()),
+            Command::Forget { done } => {
+                done(self.forget());
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Gate and link are so from now on. What was under way over another connection is void.

@@ -428,6 +428,15 @@ impl Index {
         self.recount()
     }
 
+    /// Nothing is known of anything any more.
+    pub(super) fn clear(&mut self) -> Result<(), IndexError> {
+        self.begin()?;
+        self.db.execute("DELETE FROM entry", [])?;
+        self.meta = Remembered::new();
+        self.recount()?;
+        self.commit()
+    }
+
     /// Removes the tombstones.
     pub(super) fn forget_tombstones(&mut self) -> Result<(), IndexError> {
         self.begin()?;

@@ -58,7 +58,7 @@ pub(super) enum Seen {
     /// This is there.
     Version(Box<(Version, Meta, bool)>),
     /// A file that takes long to read.
-    Large(Meta),
+    Large,
     /// It changed while it was looked at.
     Changing,
 }
@@ -98,7 +98,7 @@ pub(super) fn look(
             let version = version(&meta, Contents::Symlink { target }, &node, own, owners)?;
             Ok(Seen::Version(Box::new((version, meta, false))))
         }
-        Kind::File if meta.size > SMALL_BYTES_MAX => Ok(Seen::Large(meta)),
+        Kind::File if meta.size > SMALL_BYTES_MAX => Ok(Seen::Large),
         Kind::File => read_file(dir, name, own, owners, &AtomicBool::new(false)),
         Kind::Fifo | Kind::Socket | Kind::CharacterDevice | Kind::BlockDevice => {
             Ok(Seen::Left("its kind does not travel".into()))

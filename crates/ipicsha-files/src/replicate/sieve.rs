@@ -143,7 +143,7 @@ fn as_rules(content: &[u8]) -> Vec<u8> {
         let (sign, pattern) = match line {
             [] | [b'#', ..] => continue,
             [b'!', rest @ ..] => (&b"+ "[..], rest),
-            [b'\\', rest @ ([b'#' | b'!', ..])] => (&b"- "[..], rest),
+            [b'\\', rest @ ..] if matches!(rest, [b'#' | b'!', ..]) => (&b"- "[..], rest),
             all => (&b"- "[..], all),
         };
         if pattern.is_empty() || pattern == b"/" {
