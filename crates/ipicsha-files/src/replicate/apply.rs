@@ -199,11 +199,12 @@ impl Engine {
             Err(errno) => return Ok(Err(errno)),
         }
         let facts = self.facts(&spot.version, None);
-        let made = hold_new(&spot.dir, |name| spot.dir.make_symlink(name, target)).and_then(|hold| {
-            let node = spot.dir.hold(hold.name())?;
-            let unset = facts.apply(&node, &Meta::of(node.fd())?);
-            Ok((hold, unset))
-        });
+        let made =
+            hold_new(&spot.dir, |name| spot.dir.make_symlink(name, target)).and_then(|hold| {
+                let node = spot.dir.hold(hold.name())?;
+                let unset = facts.apply(&node, &Meta::of(node.fd())?);
+                Ok((hold, unset))
+            });
         match made {
             Ok((hold, unset)) => self.place_held(spot, hold, &unset),
             Err(errno) => Ok(Err(errno)),
@@ -281,9 +282,9 @@ impl Engine {
         else {
             return Ok(Ok(None));
         };
-        let held = root.dir(&parent).and_then(|from| {
-            hold_new(&spot.dir, |new| from.hard_link(&name, &spot.dir, new))
-        });
+        let held = root
+            .dir(&parent)
+            .and_then(|from| hold_new(&spot.dir, |new| from.hard_link(&name, &spot.dir, new)));
         match held {
             Ok(hold) => Ok(Ok(Some(hold))),
             Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(Ok(None)),
@@ -392,7 +393,8 @@ impl Engine {
         let is_link = matches!(version.contents, Contents::Symlink { .. });
         let is_directory = version.contents.is_directory();
         // Bits that never travel stay as an administrator of this server set them.
-        let special = before.map_or(0, |meta| meta.mode & if is_directory { 0o4000 } else { 0o6000 });
+        let special =
+            before.map_or(0, |meta| meta.mode & if is_directory { 0o4000 } else { 0o6000 });
         let pairs = &version.attributes;
         Facts {
             uid: is_root.then(|| id(OwnerKind::User, &version.user)),

@@ -12,7 +12,6 @@ mod enter;
 mod exchange;
 mod fetch;
 mod flush;
-mod forget;
 mod guard;
 mod index;
 mod kept;
@@ -30,12 +29,17 @@ mod status;
 mod troubles;
 mod worker;
 
-use std::{any::Any, collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipicsha_core::{file::DirectoryName, license::LicensedRole};
 use serde::{Deserialize, Serialize};
 
-pub use forget::remove_index;
 pub use kept::{list_kept, restore_kept};
 pub use status::{CompareProgress, DirectoryStatus, KeptUsage, Left, Trouble};
 pub use worker::{CommandSender, Outlets, Worker};
@@ -148,6 +152,15 @@ pub enum Event {
     Kept(KeptEntry),
     /// A line for the log to follow during a repair.
     Repairing(String),
+}
+
+/// Removes the index of a directory that has no worker, so that a later pair begins with a merge; what is
+/// kept stays. `state` is [`DirectoryConfig::state`].
+///
+/// # Errors
+/// The system refuses.
+pub fn remove_index(state: &Path) -> io::Result<()> {
+    index::remove(state)
 }
 
 /// Why something is kept.

@@ -19,8 +19,8 @@ use crate::{
     facts::Unset,
     meta::Meta,
     path::{Name, RelativePath},
-    resolve::Dir,
     place::{Batch, Expected, Hold, Placed, Placement, Ready},
+    resolve::Dir,
 };
 
 /// So many finished files get their names together.
@@ -76,7 +76,8 @@ impl Engine {
                 continue;
             }
             let dir = Arc::clone(waiting.ready.dir());
-            let reason = self.reason_of(&row, &waiting.version).filter(|_| waiting.before.is_some());
+            let reason =
+                self.reason_of(&row, &waiting.version).filter(|_| waiting.before.is_some());
             if let Err(errno) = self.keep_copy(&dir, &waiting.name, &waiting.path, reason) {
                 self.failed(&waiting.path, "keep the old version of", errno);
                 continue;

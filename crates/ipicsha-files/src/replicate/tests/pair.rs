@@ -101,7 +101,8 @@ impl Side {
         let outlets = Outlets {
             events: Box::new(move |event| drop(events.send(event))),
             parts: {
-                let (partner, wire, log) = (Arc::clone(partner), Arc::clone(wire), Arc::clone(&log));
+                let (partner, wire, log) =
+                    (Arc::clone(partner), Arc::clone(wire), Arc::clone(&log));
                 Box::new(move |file| {
                     if let File::Part { part: Part::Copy { length, .. }, .. } = &file {
                         log.lock().unwrap().copied += length;
