@@ -120,7 +120,7 @@ impl Daemon {
         match event {
             Event::Request(request, answer) => self.handle_request(request, answer),
             Event::Ask(command, waiter) => self.ask(command, waiter),
-            Event::Node(input) => self.role_changed(input),
+            Event::Node(input) => self.handle_node(input),
             Event::Control(Control::RepairRefused { run, database, cause }) => match database {
                 Some(database) => self.repair_ended(run, &database, Err(cause)),
                 None => self.repair_interrupted(run, &cause),
@@ -184,12 +184,6 @@ impl Daemon {
             }
             Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
         }
-    }
-
-    /// How a role change ended, or a fact about this server.
-    fn role_changed(&mut self, input: Input) {
-        self.queue_role_hooks(&input);
-        self.input(input);
     }
 
     pub(crate) fn input(&mut self, input: Input) {

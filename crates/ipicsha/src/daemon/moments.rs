@@ -41,27 +41,12 @@ impl Daemon {
         self.hooks.queue(Moment::Alarm, told);
     }
 
-    /// A role change was carried out; one that is tried again runs its hooks once.
-    pub(crate) fn queue_role_hooks(&mut self, input: &Input) {
+    /// How a role change ended, or a fact about this server. One that is tried again runs its hooks once.
+    pub(crate) fn handle_node(&mut self, input: Input) {
+        let changed = moment_after(&input);
+        self.input(input);
+        let Some((moment, role)) = changed else { return };
         let epoch = self.node.persisted().epoch.0;
-        let (moment, role) = match input {
-            Input::Activated(Ok(())) => (Moment::PostTakeover, Role::Active),
-            Input::WritesClosed(Ok(())) => (Moment::PostRelease, Role::Standby),
-            Input::Deactivated(Ok(())) => (Moment::PostStandby, Role::Standby),
-            Input::Activated(Err(_))
-            | Input::WritesClosed(Err(_))
-            | Input::Deactivated(Err(_))
-            | Input::Admin(..)
-            | Input::Control(_)
-            | Input::Heard
-            | Input::LinkUp
-            | Input::Data(_)
-            | Input::Directories(_)
-            | Input::TimeSynced(_)
-            | Input::Licenses(_)
-            | Input::Repaired
-            | Input::Shutdown(_) => return,
-        };
         if self.hooked.replace((role, epoch)) != Some((role, epoch)) {
             self.hooks.queue(moment, self.told());
         }
@@ -78,6 +63,28 @@ impl Daemon {
             ("IPICSHA_REASON", state.role_reason.to_string()),
             ("IPICSHA_EPOCH", state.epoch.0.to_string()),
         ])
+    }
+}
+
+/// The moment that comes when a role change was carried out, and the role after it.
+fn moment_after(input: &Input) -> Option<(Moment, Role)> {
+    match input {
+        Input::Activated(Ok(())) => Some((Moment::PostTakeover, Role::Active)),
+        Input::WritesClosed(Ok(())) => Some((Moment::PostRelease, Role::Standby)),
+        Input::Deactivated(Ok(())) => Some((Moment::PostStandby, Role::Standby)),
+        Input::Activated(Err(_))
+        | Input::WritesClosed(Err(_))
+        | Input::Deactivated(Err(_))
+        | Input::Admin(..)
+        | Input::Control(_)
+        | Input::Heard
+        | Input::LinkUp
+        | Input::Data(_)
+        | Input::Directories(_)
+        | Input::TimeSynced(_)
+        | Input::Licenses(_)
+        | Input::Repaired
+        | Input::Shutdown(_) => None,
     }
 }
 
