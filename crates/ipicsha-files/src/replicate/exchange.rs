@@ -181,6 +181,8 @@ impl Engine {
         let theirs = noted.filter(|(id, _)| *id == self.index.meta.id).map_or(0, |(_, seq)| seq);
         if !self.exchange.answered || answer || theirs > self.exchange.noted_there {
             self.exchange.answered = true;
+            // What could not be asked for until now can be.
+            self.fetch.wake();
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();

@@ -251,7 +251,7 @@ impl Engine {
             return Ok(());
         }
         let losses = self.losses(&missing)?;
-        let held = self.report.held_here;
+        let held = self.index.counts.held_here;
         match self.guard_here.may_delete(losses + held, self.index.counts.entries, now) {
             Verdict::Go => {
                 self.guard_here.done(losses, now);
@@ -263,7 +263,6 @@ impl Engine {
                     new.bits |= HELD_HERE;
                     self.index.put(path.as_written(), Some(row), &new)?;
                 }
-                self.report.held_here += missing.len() as u64;
                 Ok(())
             }
         }
@@ -339,7 +338,6 @@ impl Engine {
                 count += 1;
             }
         }
-        self.report.held_here = 0;
         self.fetch.wake();
         Ok(count + refused)
     }

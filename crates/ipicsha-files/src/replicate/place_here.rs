@@ -16,11 +16,13 @@ use super::{
     row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT},
 };
 use crate::{
-    facts::Unset,
+    facts::{Facts, Unset},
     meta::Meta,
     path::{Name, RelativePath},
+    place::{
+        Batch, Expected, Hold, PlaceError, Placed, Placement, Ready, Sparse, Temp,
+    },
     resolve::Dir,
-    place::{Batch, Expected, Hold, Placed, Placement, Ready},
 };
 
 /// So many finished files get their names together.
@@ -212,8 +214,30 @@ impl Engine {
         reason: Option<KeptReason>,
     ) -> Result<(), Errno> {
         let Some(reason) = reason else { return Ok(()) };
-        let entry = self.kept.put_copy(dir, name, path, reason, now_unix())?;
+        let entry = if dir.entry(name)?.links > 1 {
+            let hold = apart(dir, name)?;
+            self.kept.put_held(hold, path, reason, now_unix()).map_err(|not_kept| not_kept.errno)?
+        } else {
+            self.kept.put_copy(dir, name, path, reason, now_unix())?
+        };
         self.kept.settle()?;
+        self.tell_kept(entry);
+        Ok(())
+    }
+
+    /// What the partner deleted goes, and is kept.
+    pub(super) fn keep_deleted(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &Name,
+        path: &RelativePath,
+        meta: &Meta,
+    ) -> Result<(), Errno> {
+        if meta.links > 1 {
+            self.keep_copy(dir, name, path, Some(KeptReason::Deleted))?;
+            return dir.remove_file(name);
+        }
+        let entry = self.kept.put(dir, name, path, KeptReason::Deleted, now_unix())?;
         self.tell_kept(entry);
         Ok(())
     }
@@ -269,5 +293,26 @@ impl Engine {
         self.fetch.wake();
         self.report.changed();
         self.store(path, Some(&row), new)
+    }
+}
+
+/// A copy of a file with several names, under a temporary one: what is kept must not change with the
+/// names that stay.
+fn apart(dir: &Arc<Dir>, name: &Name) -> Result<Hold, Errno> {
+    let file = dir.open_file(name)?;
+    let meta = Meta::of(&file)?;
+    let facts = Facts {
+        uid: Some(meta.uid),
+        gid: Some(meta.gid),
+        mode: Some(meta.mode),
+        mtime: Some(meta.mtime),
+        ..Facts::default()
+    };
+    let mut temp = Temp::create(dir, Sparse::Holes, false)?;
+    let copied = temp.copy(&file, 0, meta.size).and_then(|()| temp.finish(None, &facts));
+    match copied {
+        Ok((ready, _)) => Ok(ready.into_hold()),
+        Err(PlaceError::Mismatch) => Err(Errno::BUSY),
+        Err(PlaceError::System(errno)) => Err(errno),
     }
 }

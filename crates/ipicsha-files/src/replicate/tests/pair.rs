@@ -130,6 +130,13 @@ impl Side {
         self.worker.as_ref().unwrap().send(command);
     }
 
+    /// The same, if it runs.
+    fn tell(&self, command: Command) {
+        if let Some(worker) = &self.worker {
+            worker.send(command);
+        }
+    }
+
     fn stop(&mut self) {
         *self.inbox.lock().unwrap() = None;
         self.worker = None;
@@ -176,7 +183,8 @@ impl Side {
     }
 
     pub(crate) fn set_time(&self, name: &str, seconds: u64) {
-        let file = fs::File::open(self.path(name)).unwrap();
+        // For writing: that it was closed is what is noticed.
+        let file = fs::OpenOptions::new().write(true).open(self.path(name)).unwrap();
         file.set_modified(std::time::UNIX_EPOCH + Duration::new(seconds, 5)).unwrap();
     }
 
@@ -278,9 +286,7 @@ impl Pair {
     pub(crate) fn cut(&self) {
         self.wire.up.store(false, Ordering::SeqCst);
         for side in [&self.a, &self.b] {
-            if side.worker.is_some() {
-                side.send(Command::Link(false));
-            }
+            side.tell(Command::Link(false));
         }
     }
 
@@ -307,12 +313,12 @@ impl Pair {
 
     pub(crate) fn stop_a(&mut self) {
         self.a.stop();
-        self.b.send(Command::Link(false));
+        self.b.tell(Command::Link(false));
     }
 
     pub(crate) fn stop_b(&mut self) {
         self.b.stop();
-        self.a.send(Command::Link(false));
+        self.a.tell(Command::Link(false));
     }
 
     /// Everything is on both sides, and both are the same.
