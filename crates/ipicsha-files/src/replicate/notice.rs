@@ -236,12 +236,14 @@ impl Engine {
     pub(super) fn judge_missing(&mut self, root: &Root, now: Instant) -> Step<()> {
         let gone = std::mem::take(&mut self.scan.gone);
         let mut missing: Vec<(RelativePath, Row)> = Vec::new();
+        let mut above: Option<RelativePath> = None;
         for path in gone {
-            if missing.last().is_some_and(|(last, _)| path.is_within(last)) {
+            if above.as_ref().is_some_and(|above| path.is_within(above)) {
                 continue;
             }
             if is_missing(root, &path) {
                 self.with_all_beneath(&path, &mut missing)?;
+                above = Some(path);
             } else {
                 self.scan.look_at(path);
             }

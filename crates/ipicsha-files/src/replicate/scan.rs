@@ -29,6 +29,8 @@ use crate::{
 const SLICE: Duration = Duration::from_millis(40);
 /// A file that changed while it was read is looked at again after this.
 const CHANGING: Duration = Duration::from_millis(400);
+/// Deletions are judged when no more were seen for so long, so that the guard sees all of them.
+const DELETING: Duration = Duration::from_millis(100);
 /// Paths that wait; more are everything.
 const PATHS_MAX: usize = 100_000;
 
@@ -63,6 +65,8 @@ pub(super) struct Scan {
     later: Vec<(Instant, RelativePath)>,
     /// Seen to be missing.
     pub(super) gone: BTreeSet<RelativePath>,
+    /// How many they were when, at the last change of that.
+    gone_at: Option<(usize, Instant)>,
     /// Everything is being looked at.
     full: bool,
     /// Everything was looked at once.
@@ -99,8 +103,8 @@ impl Scan {
 
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        let idle = self.is_idle();
-        !idle && (self.reading.is_empty() || self.is_walking()) || self.next_due().is_some_and(|due| due <= now)
+        self.is_walking() || self.full && self.reading.is_empty() && self.gone.is_empty()
+            || self.next_due().is_some_and(|due| due <= now)
     }
 
     fn is_walking(&self) -> bool {
@@ -112,9 +116,22 @@ impl Scan {
         !self.is_walking() && self.reading.is_empty() && self.gone.is_empty() && !self.full
     }
 
-    /// When a file is to be looked at again.
+    /// When something is to be looked at again, or judged.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.later.iter().map(|(due, _)| *due).min()
+        let judged = self.gone_at.map(|(_, at)| at + DELETING);
+        self.later.iter().map(|(due, _)| *due).chain(judged).min()
+    }
+
+    fn is_time_to_judge(&mut self, now: Instant) -> bool {
+        let count = self.gone.len();
+        match self.gone_at {
+            _ if count == 0 => false,
+            Some((known, at)) if known == count => now >= at + DELETING,
+            _ => {
+                self.gone_at = Some((count, now));
+                false
+            }
+        }
     }
 }
 
@@ -161,8 +178,11 @@ impl Engine {
             }
         }
         if !self.scan.is_walking() && self.scan.reading.is_empty() {
-            self.judge_missing(&root, now)?;
-            if std::mem::take(&mut self.scan.full) {
+            if self.scan.is_time_to_judge(now) || !self.flushes.is_empty() {
+                self.scan.gone_at = None;
+                self.judge_missing(&root, now)?;
+            }
+            if self.scan.gone.is_empty() && std::mem::take(&mut self.scan.full) {
                 self.scan.once = true;
                 self.fetch.wake();
             }

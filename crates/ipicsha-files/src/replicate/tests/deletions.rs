@@ -64,9 +64,12 @@ fn a_directory_with_something_unknown_in_it_stays() {
 
 #[test]
 fn a_mass_deletion_is_held_where_it_happens_and_everything_else_flows() {
-    let pair = guarded();
+    let mut pair = guarded();
+    pair.stop_a();
     fs::remove_dir_all(pair.a.path("files")).unwrap();
     pair.a.write("new", "flows");
+    pair.start_a();
+    pair.connect();
     pair.a.until("the hold", |status| status.held_deletions >= 20);
     pair.settle();
     assert!(pair.b.has("new") && pair.b.has("files/7"), "only deletions are held");

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Generous: the machine may be busy.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(30);
 /// Parts that the receiver has not dealt with.
 const PARTS_MAX: u64 = 64;
 
@@ -194,7 +194,11 @@ impl Side {
 
     /// Waits until the status is so.
     pub(crate) fn until(&self, what: &str, is: impl Fn(&DirectoryStatus) -> bool) {
-        eventually(what, || self.log.lock().unwrap().status.as_ref().is_some_and(&is));
+        let end = Instant::now() + LONG;
+        while !self.log.lock().unwrap().status.as_ref().is_some_and(&is) {
+            assert!(Instant::now() < end, "{what} did not come true: {:?}", self.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn kept(&self, path: &str) -> Option<KeptEntry> {
