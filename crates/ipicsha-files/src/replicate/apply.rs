@@ -392,7 +392,7 @@ impl Engine {
         let is_link = matches!(version.contents, Contents::Symlink { .. });
         let is_directory = version.contents.is_directory();
         // Bits that never travel stay as an administrator of this server set them.
-        let special = before.map_or(0, |meta| meta.mode & if is_directory { 0o4000 } else { 0o6000 });
+        let special = before.map_or(0, |meta| if is_directory { 0 } else { meta.mode & 0o6000 });
         let pairs = &version.attributes;
         Facts {
             uid: is_root.then(|| id(OwnerKind::User, &version.user)),
@@ -458,7 +458,12 @@ impl Engine {
         let told = row.told_known();
         let decision = decide((&own.version, own.known), (version, told), self.config.rank);
         let is_content = own.version.contents != version.contents;
-        (decision == FileDecision::Lose && is_content).then_some(KeptReason::Conflict)
+        let reason = if decision == FileDecision::Lose {
+            KeptReason::Conflict
+        } else {
+            KeptReason::Replaced
+        };
+        is_content.then_some(reason)
     }
 }
 

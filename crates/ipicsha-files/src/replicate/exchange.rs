@@ -298,7 +298,7 @@ fn is_sound(version: &Version) -> bool {
 
 /// Without what never travels, whoever says it.
 fn cleaned(mut version: Version) -> Version {
-    let bits = if version.contents.is_directory() { 0o3777 } else { 0o1777 };
+    let bits = if version.contents.is_directory() { 0o7777 } else { 0o1777 };
     version.mode &= bits;
     let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl_");
     version.attributes.retain(|(name, _)| name.starts_with(b"user.") || is_acl(name));

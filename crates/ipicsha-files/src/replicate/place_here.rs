@@ -97,7 +97,7 @@ impl Engine {
             };
             batch.push(waiting.ready, waiting.name, placement, tag, now);
         }
-        let committed = batch.commit().and_then(|outcomes| batch.settle().map(|()| outcomes));
+        let committed = self.kept.settle().and_then(|()| batch.commit()).and_then(|outcomes| batch.settle().map(|()| outcomes));
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(errno) => {
@@ -145,6 +145,9 @@ impl Engine {
         let dir = Arc::clone(&spot.dir);
         let reason = self.reason(&spot).filter(|_| spot.before.is_some());
         if let Err(errno) = self.keep_copy(&dir, &spot.name, &spot.path, reason) {
+            return Ok(Err(errno));
+        }
+        if let Err(errno) = self.kept.settle() {
             return Ok(Err(errno));
         }
         let placed = match spot.before {
@@ -220,7 +223,6 @@ impl Engine {
         } else {
             self.kept.put_copy(dir, name, path, reason, now_unix())?
         };
-        self.kept.settle()?;
         self.tell_kept(entry);
         Ok(())
     }
@@ -235,6 +237,7 @@ impl Engine {
     ) -> Result<(), Errno> {
         if meta.links > 1 {
             self.keep_copy(dir, name, path, Some(KeptReason::Deleted))?;
+            self.kept.settle()?;
             return dir.remove_file(name);
         }
         let entry = self.kept.put(dir, name, path, KeptReason::Deleted, now_unix())?;
