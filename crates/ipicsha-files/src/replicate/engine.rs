@@ -35,7 +35,12 @@ use super::{
     sieve::Sieve,
     troubles::Troubles,
 };
-use crate::{path::RelativePath, resolve::{Dir, Root}, sync::Names, watch::Watcher};
+use crate::{
+    path::RelativePath,
+    resolve::{Dir, Root},
+    sync::Names,
+    watch::Watcher,
+};
 
 /// Messages of one turn; more wait for the next.
 const MESSAGES_MAX: usize = 1024;
@@ -174,7 +179,9 @@ impl Engine {
         }
         self.keep_partials();
         // What is not committed is found again on the disk or told again by the partner.
-        let _ = self.settle_disk().and_then(|()| self.index.commit().map_err(|_| rustix::io::Errno::IO));
+        let _ = self
+            .settle_disk()
+            .and_then(|()| self.index.commit().map_err(|_| rustix::io::Errno::IO));
     }
 
     /// How long nothing has to be done, if nothing is heard.
@@ -480,8 +487,7 @@ impl Engine {
 /// What is to be done to have what the partner has.
 fn wanted(row: &Row) -> Want {
     let is_removal = row.told.as_ref().is_some_and(|told| told.version.contents.is_absent());
-    let is_directory =
-        row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
+    let is_directory = row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
     match (is_removal, is_directory) {
         (false, _) => Want::Take,
         (true, true) => Want::RemoveDirectory,

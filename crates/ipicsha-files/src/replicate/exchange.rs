@@ -98,14 +98,10 @@ impl Engine {
             let count = rows.len();
             for (at, (path, own)) in rows.into_iter().enumerate() {
                 let attributes = own.version.attributes.iter();
-                bytes += path.len() + 128 + attributes.map(|(n, v)| n.len() + v.len()).sum::<usize>();
+                bytes +=
+                    path.len() + 128 + attributes.map(|(n, v)| n.len() + v.len()).sum::<usize>();
                 let seq = own.seq;
-                entries.push(Entry {
-                    path,
-                    seq: Seq(seq),
-                    version: own.version,
-                    known: own.known,
-                });
+                entries.push(Entry { path, seq: Seq(seq), version: own.version, known: own.known });
                 let is_last = at + 1 == count;
                 if bytes >= BATCH_BYTES && !is_last || is_last && !is_all {
                     to = seq;
@@ -243,7 +239,14 @@ impl Engine {
         let newest = now_us().saturating_add(COUNTER_AHEAD_US);
         let believed = known.primary.max(known.secondary) <= newest;
         let path = match RelativePath::try_from(path) {
-            Ok(path) if believed && !path.is_root() && is_sound(&version) && !is_ours(path.as_written()) => path,
+            Ok(path)
+                if believed
+                    && !path.is_root()
+                    && is_sound(&version)
+                    && !is_ours(path.as_written()) =>
+            {
+                path
+            }
             Ok(path) => {
                 let problem = "the partner's entry is not sound and is not taken".to_owned();
                 self.troubles.add(&path, problem, Instant::now());
@@ -290,7 +293,8 @@ fn is_sound(version: &Version) -> bool {
         }
         Contents::Absent | Contents::File { .. } | Contents::Directory => true,
     };
-    let bytes: usize = version.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize =
+        version.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let link = version.link.clone().is_none_or(|link| RelativePath::try_from(link).is_ok());
     let names = version.attributes.iter().all(|(name, _)| !name.is_empty() && !name.contains(&0));
     target && link && names && bytes <= ATTRIBUTE_BYTES_MAX

@@ -236,7 +236,8 @@ impl Engine {
         if let Some((file, _hold)) = found {
             resume(&mut incoming, &file);
         }
-        let sign = if incoming.temp.length() == 0 { old_content(dir, name, row, size) } else { None };
+        let sign =
+            if incoming.temp.length() == 0 { old_content(dir, name, row, size) } else { None };
         self.fetch.next_id += 1;
         let id = self.fetch.next_id;
         if let Some((file, old_size)) = sign {
@@ -274,9 +275,11 @@ impl Engine {
         if bytes.is_none() {
             incoming.basis = None;
         }
-        let request = self.fetch.incoming.get(&id).map(|incoming| {
-            self.request(id, incoming, bytes.unwrap_or_default())
-        });
+        let request = self
+            .fetch
+            .incoming
+            .get(&id)
+            .map(|incoming| self.request(id, incoming, bytes.unwrap_or_default()));
         self.outbox.extend(request);
     }
 

@@ -143,7 +143,8 @@ pub(super) fn read_file(
     let contents = Contents::File { size, hash };
     let version = version(&before, contents, &Node::Open(file.as_fd()), own, owners)?;
     let after = Meta::of(&file)?;
-    let same_entry = before.same_content_as(&after) && (before.mode, before.uid, before.gid) == (after.mode, after.uid, after.gid);
+    let same_entry = before.same_content_as(&after)
+        && (before.mode, before.uid, before.gid) == (after.mode, after.uid, after.gid);
     if !same_entry || size != after.size || stop.load(Ordering::Relaxed) {
         return Ok(Seen::Changing);
     }

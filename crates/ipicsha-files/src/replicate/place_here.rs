@@ -19,9 +19,7 @@ use crate::{
     facts::{Facts, Unset},
     meta::Meta,
     path::{Name, RelativePath},
-    place::{
-        Batch, Expected, Hold, PlaceError, Placed, Placement, Ready, Sparse, Temp,
-    },
+    place::{Batch, Expected, Hold, PlaceError, Placed, Placement, Ready, Sparse, Temp},
     resolve::Dir,
 };
 
@@ -78,7 +76,8 @@ impl Engine {
                 continue;
             }
             let dir = Arc::clone(waiting.ready.dir());
-            let reason = self.reason_of(&row, &waiting.version).filter(|_| waiting.before.is_some());
+            let reason =
+                self.reason_of(&row, &waiting.version).filter(|_| waiting.before.is_some());
             if let Err(errno) = self.keep_copy(&dir, &waiting.name, &waiting.path, reason) {
                 self.failed(&waiting.path, "keep the old version of", errno);
                 continue;
@@ -97,7 +96,11 @@ impl Engine {
             };
             batch.push(waiting.ready, waiting.name, placement, tag, now);
         }
-        let committed = self.kept.settle().and_then(|()| batch.commit()).and_then(|outcomes| batch.settle().map(|()| outcomes));
+        let committed = self
+            .kept
+            .settle()
+            .and_then(|()| batch.commit())
+            .and_then(|outcomes| batch.settle().map(|()| outcomes));
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(errno) => {

@@ -156,7 +156,8 @@ impl Engine {
         }
         match dir.remove_dir(&name) {
             Ok(()) => {}
-            Err(Errno::NOTEMPTY | Errno::EXIST) => match dir.child(&name).and_then(|c| emptied(&c)) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => match dir.child(&name).and_then(|c| emptied(&c))
+            {
                 Ok(true) => match dir.remove_dir(&name) {
                     Ok(()) => {}
                     Err(errno) => return Ok(Err(errno)),

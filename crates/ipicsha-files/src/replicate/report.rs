@@ -129,7 +129,8 @@ impl Engine {
         let too_long = self.report.too_long.iter();
         let long = too_long.map(|path| (path.clone(), "its path is longer than 4096 bytes".into()));
         let shown = left.chain(long).take(LEFT_MAX);
-        let to_fetch = counts.wanted.saturating_sub(held.saturating_sub(self.index.counts.held_here));
+        let to_fetch =
+            counts.wanted.saturating_sub(held.saturating_sub(self.index.counts.held_here));
         let rate = self.report.rate.filter(|_| to_fetch > 0);
         DirectoryStatus {
             name: self.config.name.clone(),

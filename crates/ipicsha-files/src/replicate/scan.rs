@@ -103,7 +103,8 @@ impl Scan {
 
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        self.is_walking() || self.full && self.reading.is_empty() && self.gone.is_empty()
+        self.is_walking()
+            || self.full && self.reading.is_empty() && self.gone.is_empty()
             || self.next_due().is_some_and(|due| due <= now)
     }
 
@@ -357,8 +358,7 @@ impl Engine {
     pub(super) fn leave(&mut self, path: &RelativePath, row: Option<&Row>) -> Step<()> {
         self.scan.gone.remove(path);
         let Some(row) = row.filter(|row| row.is_present()) else { return Ok(()) };
-        let is_directory =
-            row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
+        let is_directory = row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
         let beneath = if is_directory {
             self.index.beneath(path.as_written(), usize::MAX >> 1)?
         } else {
@@ -382,10 +382,13 @@ impl Engine {
         for path in self.index.with_bits(LEFT)? {
             let Ok(path) = RelativePath::try_from(path) else { continue };
             let Some(row) = self.index.get(path.as_written())? else { continue };
-            let is_directory = [row.own.as_ref().map(|own| &own.version), row.told.as_ref().map(|told| &told.version)]
-                .into_iter()
-                .flatten()
-                .any(|version| version.contents.is_directory());
+            let is_directory = [
+                row.own.as_ref().map(|own| &own.version),
+                row.told.as_ref().map(|told| &told.version),
+            ]
+            .into_iter()
+            .flatten()
+            .any(|version| version.contents.is_directory());
             if !self.sieve.excludes(&root, &path, is_directory) && !self.left.contains_key(&path) {
                 self.take_part_again(&path, &row)?;
             }

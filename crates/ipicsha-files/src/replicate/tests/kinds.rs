@@ -87,7 +87,8 @@ fn owners_travel_where_root_may_give_files_away() {
 #[test]
 fn odd_names_are_names() {
     let pair = Pair::running();
-    let names: [&[u8]; 6] = [b"not \xff utf-8", b"new\nline", b" ", b"-rf", b"\\#012", &[b'x'; 255]];
+    let names: [&[u8]; 6] =
+        [b"not \xff utf-8", b"new\nline", b" ", b"-rf", b"\\#012", &[b'x'; 255]];
     for name in names {
         fs::write(pair.a.root.join(OsStr::from_bytes(name)), name).unwrap();
     }
@@ -131,9 +132,12 @@ fn what_is_excluded_is_neither_sent_nor_deleted() {
     }
     pair.b.write("logs/mine.log", "b");
     pair.settle();
-    for (name, there) in
-        [("logs/keep.log", true), ("logs/x.log", false), ("cache", false), ("sub/cache/entry", true)]
-    {
+    for (name, there) in [
+        ("logs/keep.log", true),
+        ("logs/x.log", false),
+        ("cache", false),
+        ("sub/cache/entry", true),
+    ] {
         assert_eq!(pair.b.has(name), there, "{name}");
     }
     assert!(pair.b.has("logs/mine.log") && !pair.a.has("logs/mine.log"));

@@ -101,7 +101,8 @@ impl Side {
         let outlets = Outlets {
             events: Box::new(move |event| drop(events.send(event))),
             parts: {
-                let (partner, wire, log) = (Arc::clone(partner), Arc::clone(wire), Arc::clone(&log));
+                let (partner, wire, log) =
+                    (Arc::clone(partner), Arc::clone(wire), Arc::clone(&log));
                 Box::new(move |file| {
                     if let File::Part { part: Part::Copy { length, .. }, .. } = &file {
                         log.lock().unwrap().copied += length;
@@ -216,9 +217,12 @@ fn deliver(wire: &Wire, partner: &Inbox, file: File, ticket: Box<dyn Any + Send>
 }
 
 fn part(wire: &Arc<Wire>, partner: &Inbox, file: File) -> bool {
-    let length = match &file {
-        File::Part { part: Part::Data { bytes, .. } | Part::Last { bytes, .. }, .. } => bytes.len(),
-        _ => 0,
+    let length = if let File::Part { part, .. } = &file
+        && let Part::Data { bytes, .. } | Part::Last { bytes, .. } = part
+    {
+        bytes.len()
+    } else {
+        0
     };
     let passed = wire.bytes.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
     let cut_at = wire.cut_at.load(Ordering::SeqCst);

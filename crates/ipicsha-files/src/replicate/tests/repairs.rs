@@ -3,7 +3,11 @@
 use std::fs;
 
 use super::{
-    super::{index::Index, look, row::{Own, Quick}},
+    super::{
+        index::Index,
+        look,
+        row::{Own, Quick},
+    },
     pair::{Pair, Side},
 };
 use crate::path::RelativePath;

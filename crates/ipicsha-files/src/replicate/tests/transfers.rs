@@ -98,7 +98,7 @@ fn a_file_that_changes_while_it_is_read_arrives_as_one_state() {
 fn many_small_files_arrive() {
     let pair = Pair::running();
     for number in 0..3000_u32 {
-        pair.a.write(&format!("d{}/f{number}", number % 30), noise(500, 0)[..].to_vec());
+        pair.a.write(&format!("d{}/f{number}", number % 30), noise(500, 0));
         pair.b.write(&format!("e{}/f{number}", number % 30), number.to_string());
     }
     pair.settle_equal();
