@@ -23,8 +23,7 @@ use crate::{
     resolve::Dir,
 };
 
-/// So many finished files get their names together.
-const FILES_MAX: usize = 512;
+/// So many bytes of finished files get their names together.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// A finished file that waits for its name.
@@ -60,7 +59,8 @@ impl Engine {
 
     /// Gives names, if enough wait for them or nothing more comes.
     pub(super) fn place_waiting(&mut self, now: Instant) -> Step<()> {
-        let many = self.fetch.waiting.len() >= FILES_MAX || self.fetch.waiting_bytes >= BYTES_MAX;
+        let many = self.fetch.waiting.len() >= self.fetch.waiting_max
+            || self.fetch.waiting_bytes >= BYTES_MAX;
         if self.fetch.waiting.is_empty() || !many && !self.fetch.is_quiet() {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     error::Said,
     path::{Name, RelativePath},
+    place,
     resolve::{Dir, Listed, Root},
     watch::Hint,
 };
@@ -31,6 +32,8 @@ const SLICE: Duration = Duration::from_millis(40);
 const CHANGING: Duration = Duration::from_millis(400);
 /// Deletions are judged when no more were seen for so long, so that the guard sees all of them.
 const DELETING: Duration = Duration::from_millis(100);
+/// Unfinished files that nobody went on with for so long are removed.
+const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 /// Paths that wait; more are everything.
 const PATHS_MAX: usize = 100_000;
 
@@ -252,6 +255,10 @@ impl Engine {
             Ok(listed) => listed,
             Err(errno) => return self.unreadable(&at, "list", errno),
         };
+        if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
+            // What cannot be removed now can be an hour later.
+            let _ = place::remove_leftovers(&dir, LEFTOVER, &HashSet::new());
+        }
         let rows = self.index.children(at.as_written())?.into_iter().collect();
         self.scan.open = Some(Open { at, dir, depth, listed: listed.into_iter(), rows });
         Ok(())

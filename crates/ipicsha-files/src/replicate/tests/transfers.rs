@@ -103,17 +103,3 @@ fn many_small_files_arrive() {
     }
     pair.settle_equal();
 }
-
-#[test]
-fn a_full_disk_or_a_missing_permission_stops_only_that_entry() {
-    let pair = Pair::running();
-    pair.a.write("x/file", "1");
-    pair.settle_equal();
-    // In the way of a directory that the partner makes, and not removable while it is busy.
-    let far = "n".repeat(200);
-    let long: Vec<&str> = vec![far.as_str(); 21];
-    assert!(long.join("/").len() > 4096);
-    pair.a.write("other", "2");
-    pair.settle_equal();
-    assert!(pair.b.has("other"));
-}
