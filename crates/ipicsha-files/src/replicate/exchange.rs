@@ -177,6 +177,8 @@ impl Engine {
         let theirs = noted.filter(|(id, _)| *id == self.index.meta.id).map_or(0, |(_, seq)| seq);
         if !self.exchange.answered || answer || theirs > self.exchange.noted_there {
             self.exchange.answered = true;
+            // What could not be asked for until now can be.
+            self.fetch.wake();
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
@@ -300,7 +302,7 @@ fn is_sound(version: &Version) -> bool {
 
 /// Without what never travels, whoever says it.
 fn cleaned(mut version: Version) -> Version {
-    let bits = if version.contents.is_directory() { 0o3777 } else { 0o1777 };
+    let bits = if version.contents.is_directory() { 0o7777 } else { 0o1777 };
     version.mode &= bits;
     let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl_");
     version.attributes.retain(|(name, _)| name.starts_with(b"user.") || is_acl(name));

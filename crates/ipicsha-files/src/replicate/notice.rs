@@ -236,12 +236,14 @@ impl Engine {
     pub(super) fn judge_missing(&mut self, root: &Root, now: Instant) -> Step<()> {
         let gone = std::mem::take(&mut self.scan.gone);
         let mut missing: Vec<(RelativePath, Row)> = Vec::new();
+        let mut above: Option<RelativePath> = None;
         for path in gone {
-            if missing.last().is_some_and(|(last, _)| path.is_within(last)) {
+            if above.as_ref().is_some_and(|above| path.is_within(above)) {
                 continue;
             }
             if is_missing(root, &path) {
                 self.with_all_beneath(&path, &mut missing)?;
+                above = Some(path);
             } else {
                 self.scan.look_at(path);
             }
@@ -251,7 +253,7 @@ impl Engine {
             return Ok(());
         }
         let losses = self.losses(&missing)?;
-        let held = self.report.held_here;
+        let held = self.index.counts.held_here;
         match self.guard_here.may_delete(losses + held, self.index.counts.entries, now) {
             Verdict::Go => {
                 self.guard_here.done(losses, now);
@@ -263,7 +265,6 @@ impl Engine {
                     new.bits |= HELD_HERE;
                     self.index.put(path.as_written(), Some(row), &new)?;
                 }
-                self.report.held_here += missing.len() as u64;
                 Ok(())
             }
         }
@@ -339,7 +340,6 @@ impl Engine {
                 count += 1;
             }
         }
-        self.report.held_here = 0;
         self.fetch.wake();
         Ok(count + refused)
     }

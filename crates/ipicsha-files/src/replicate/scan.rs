@@ -21,6 +21,7 @@ use super::{
 use crate::{
     error::Said,
     path::{Name, RelativePath},
+    place,
     resolve::{Dir, Listed, Root},
     watch::Hint,
 };
@@ -29,6 +30,10 @@ use crate::{
 const SLICE: Duration = Duration::from_millis(40);
 /// A file that changed while it was read is looked at again after this.
 const CHANGING: Duration = Duration::from_millis(400);
+/// Deletions are judged when no more were seen for so long, so that the guard sees all of them.
+const DELETING: Duration = Duration::from_millis(100);
+/// Unfinished files that nobody went on with for so long are removed.
+const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 /// Paths that wait; more are everything.
 const PATHS_MAX: usize = 100_000;
 
@@ -63,6 +68,8 @@ pub(super) struct Scan {
     later: Vec<(Instant, RelativePath)>,
     /// Seen to be missing.
     pub(super) gone: BTreeSet<RelativePath>,
+    /// How many they were when, at the last change of that.
+    gone_at: Option<(usize, Instant)>,
     /// Everything is being looked at.
     full: bool,
     /// Everything was looked at once.
@@ -99,8 +106,8 @@ impl Scan {
 
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        let idle = self.is_idle();
-        !idle && (self.reading.is_empty() || self.is_walking())
+        self.is_walking()
+            || self.full && self.reading.is_empty() && self.gone.is_empty()
             || self.next_due().is_some_and(|due| due <= now)
     }
 
@@ -113,9 +120,22 @@ impl Scan {
         !self.is_walking() && self.reading.is_empty() && self.gone.is_empty() && !self.full
     }
 
-    /// When a file is to be looked at again.
+    /// When something is to be looked at again, or judged.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.later.iter().map(|(due, _)| *due).min()
+        let judged = self.gone_at.map(|(_, at)| at + DELETING);
+        self.later.iter().map(|(due, _)| *due).chain(judged).min()
+    }
+
+    fn is_time_to_judge(&mut self, now: Instant) -> bool {
+        let count = self.gone.len();
+        match self.gone_at {
+            _ if count == 0 => false,
+            Some((known, at)) if known == count => now >= at + DELETING,
+            _ => {
+                self.gone_at = Some((count, now));
+                false
+            }
+        }
     }
 }
 
@@ -162,8 +182,11 @@ impl Engine {
             }
         }
         if !self.scan.is_walking() && self.scan.reading.is_empty() {
-            self.judge_missing(&root, now)?;
-            if std::mem::take(&mut self.scan.full) {
+            if self.scan.is_time_to_judge(now) || !self.flushes.is_empty() {
+                self.scan.gone_at = None;
+                self.judge_missing(&root, now)?;
+            }
+            if self.scan.gone.is_empty() && std::mem::take(&mut self.scan.full) {
                 self.scan.once = true;
                 self.fetch.wake();
             }
@@ -232,6 +255,10 @@ impl Engine {
             Ok(listed) => listed,
             Err(errno) => return self.unreadable(&at, "list", errno),
         };
+        if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
+            // What cannot be removed now can be an hour later.
+            let _ = place::remove_leftovers(&dir, LEFTOVER, &HashSet::new());
+        }
         let rows = self.index.children(at.as_written())?.into_iter().collect();
         self.scan.open = Some(Open { at, dir, depth, listed: listed.into_iter(), rows });
         Ok(())
