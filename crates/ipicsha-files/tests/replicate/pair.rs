@@ -157,6 +157,9 @@ impl Pair {
                 sides.iter().all(idle)
             });
             last = self.settled();
+            if [0, 1].iter().any(|side| self.link.side(*side, |known| known.died)) {
+                return Err(format!("a node ended by itself\n{}", self.state()));
+            }
             match (&first, &last) {
                 (Ok(before), Ok([a, _])) if idle && before[0] == *a => return Ok(a.clone()),
                 _ if Instant::now() < end => {}

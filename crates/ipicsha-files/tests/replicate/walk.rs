@@ -55,7 +55,9 @@ fn look(
     meta: &Metadata,
     links: &mut HashMap<u64, PathBuf>,
 ) -> io::Result<Fact> {
-    let (mode, owner) = (meta.mode() & 0o7777, (meta.uid(), meta.gid()));
+    // The setuid bit, and of files the setgid bit, do not travel.
+    let bits = if meta.is_dir() { 0o3777 } else { 0o1777 };
+    let (mode, owner) = (meta.mode() & bits, (meta.uid(), meta.gid()));
     if meta.is_dir() {
         return Ok(Fact::Directory { mode, owner });
     }
