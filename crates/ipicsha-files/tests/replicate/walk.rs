@@ -89,12 +89,19 @@ fn walk(root: &Path, at: &Path, see: &mut impl FnMut(&Path, &Metadata)) {
     }
 }
 
-/// Contents of files, with one path of each; what is empty is nothing to lose.
+impl Fact {
+    /// Of a file that is not empty, because what is empty is nothing to lose.
+    pub(crate) fn content(&self) -> Option<Hash> {
+        match self {
+            Self::File { size: 1.., hash, .. } => Some(*hash),
+            Self::File { .. } | Self::Directory { .. } | Self::Symlink { .. } | Self::Other => None,
+        }
+    }
+}
+
+/// Contents of files, with one path of each.
 pub(crate) fn contents(tree: &Tree) -> HashMap<Hash, PathBuf> {
-    let content = |(path, fact): (&PathBuf, &Fact)| match fact {
-        Fact::File { size: 1.., hash, .. } => Some((*hash, path.clone())),
-        Fact::File { .. } | Fact::Directory { .. } | Fact::Symlink { .. } | Fact::Other => None,
-    };
+    let content = |(path, fact): (&PathBuf, &Fact)| Some((fact.content()?, path.clone()));
     tree.iter().filter_map(content).collect()
 }
 
