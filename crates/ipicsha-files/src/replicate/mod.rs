@@ -5,9 +5,28 @@
 //! two versions stays is decided by the core's `file_policy`. Must not know sockets, roles beyond the
 //! licensed one, or what an application does with its files.
 
+mod apply;
+mod compare;
+mod engine;
+mod enter;
+mod exchange;
+mod fetch;
+mod flush;
 mod guard;
+mod index;
 mod kept;
+mod look;
+mod notice;
+mod place_here;
+mod reader;
+mod remove;
+mod report;
+mod row;
+mod scan;
+mod serve;
+mod sieve;
 mod status;
+mod troubles;
 mod worker;
 
 use std::{any::Any, collections::BTreeSet, path::PathBuf, time::Duration};
@@ -186,3 +205,6 @@ pub struct CompareReport {
     /// What takes no part: databases, kinds that do not travel.
     pub not_compared: BTreeSet<String>,
 }
+
+#[cfg(test)]
+mod tests;
