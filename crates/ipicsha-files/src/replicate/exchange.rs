@@ -187,6 +187,8 @@ impl Engine {
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
+            // What could not be asked for before can be now.
+            self.fetch.wake();
         }
         // An answer may be one to a connection before this one.
         let is_to_say = is_renewed || !self.exchange.said_hello;
