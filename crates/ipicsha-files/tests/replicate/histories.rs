@@ -9,7 +9,6 @@
 use std::{
     collections::{HashMap, HashSet},
     env,
-    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -158,7 +157,7 @@ fn trouble(pair: &mut Pair, random: &mut Random) {
 
 fn nothing_is_lost(
     pair: &Pair,
-    mut must: HashMap<Hash, PathBuf>,
+    mut must: HashMap<Hash, String>,
     end: &Tree,
 ) -> Result<(), String> {
     let there = walk::contents(end);
@@ -168,5 +167,5 @@ fn nothing_is_lost(
     }
     let kept = pair.kept();
     must.retain(|hash, _| !kept.contains_key(hash));
-    if must.is_empty() { Ok(()) } else { Err(format!("lost: {must:?}\n{}", pair.state())) }
+    if must.is_empty() { Ok(()) } else { Err(format!("lost: {must:?}\nat the end: {end:?}\n{}", pair.state())) }
 }

@@ -51,21 +51,21 @@ pub(crate) fn must_remain(
     seen: &[Tree; 2],
     done: &[Ledger; 2],
     written: &HashSet<Hash>,
-) -> HashMap<Hash, PathBuf> {
+) -> HashMap<Hash, String> {
     let mut must = HashMap::new();
     for side in 0..2 {
         for (hash, path) in walk::contents(&seen[side]) {
             let is_users =
                 |ledger: &Ledger| ledger.destroyed.contains(&hash) || ledger.unsure.contains(&path);
             if written.contains(&hash) && !done.iter().any(is_users) {
-                must.insert(hash, path);
+                must.insert(hash, format!("{path:?} of side {side}, which no writer destroyed"));
             }
         }
         let there = &done[1 - side];
         for (path, hash) in there.only_removed() {
             let is_here = seen[side].get(path).is_some_and(|fact| fact.content() == Some(hash));
             if is_here && !there.unsure.contains(path) {
-                must.insert(hash, path.to_owned());
+                must.insert(hash, format!("{path:?} of side {side}, only removed on the other"));
             }
         }
     }
