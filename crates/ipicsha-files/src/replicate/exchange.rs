@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     /// Counts the connections.
     pub(super) round: u64,
     hello_at: Option<Instant>,
+    /// It was said hello by this connection, which makes the partner begin anew, too.
+    said_hello: bool,
     /// The partner has said where it stands.
     pub(super) answered: bool,
     sent: i64,
@@ -78,6 +80,7 @@ impl Engine {
         let due = self.exchange.hello_at.is_some_and(|at| at <= now);
         if due && self.is_connected() {
             self.exchange.hello_at = Some(now + HELLO_AGAIN);
+            self.exchange.said_hello = true;
             self.outbox.push(self.hello(true));
         }
     }
@@ -182,9 +185,15 @@ impl Engine {
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
+            // What could not be asked for before can be now.
+            self.fetch.wake();
         }
-        self.exchange.hello_at = is_renewed.then(Instant::now);
+        // An answer may be one to a connection before this one.
+        let is_to_say = is_renewed || !self.exchange.said_hello;
+        self.exchange.hello_at = is_to_say.then(Instant::now);
         if answer {
+            // It begins anew: what it was sending by the connection before is lost.
+            self.keep_partials();
             self.outbox.push(self.hello(false));
         }
         Ok(())

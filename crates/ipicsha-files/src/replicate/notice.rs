@@ -3,7 +3,7 @@
 //! Decides when an own version is another one than before, which files are hard links of one
 //! another, and which missing entries were deleted. Must not know the partner.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use ipicsha_core::file::{Contents, Version};
 
@@ -235,19 +235,19 @@ impl Engine {
     /// Judges what was seen to be missing: deleted, unless the guard wants to be asked.
     pub(super) fn judge_missing(&mut self, root: &Root, now: Instant) -> Step<()> {
         let gone = std::mem::take(&mut self.scan.gone);
-        let mut missing: Vec<(RelativePath, Row)> = Vec::new();
-        let mut above: Option<RelativePath> = None;
+        // What is beneath a missing directory is often seen to be missing by itself as well.
+        let mut missing: BTreeMap<RelativePath, Row> = BTreeMap::new();
         for path in gone {
-            if above.as_ref().is_some_and(|above| path.is_within(above)) {
+            if missing.contains_key(&path) {
                 continue;
             }
             if is_missing(root, &path) {
                 self.with_all_beneath(&path, &mut missing)?;
-                above = Some(path);
             } else {
                 self.scan.look_at(path);
             }
         }
+        let mut missing: Vec<(RelativePath, Row)> = missing.into_iter().collect();
         missing.retain(|(_, row)| !row.has(HELD_HERE));
         if missing.is_empty() {
             return Ok(());
@@ -273,13 +273,13 @@ impl Engine {
     fn with_all_beneath(
         &mut self,
         path: &RelativePath,
-        missing: &mut Vec<(RelativePath, Row)>,
+        missing: &mut BTreeMap<RelativePath, Row>,
     ) -> Step<()> {
         let beneath = self.index.beneath(path.as_written(), usize::MAX >> 1)?;
         for path in std::iter::once(path.as_written().to_vec()).chain(beneath) {
             let Ok(path) = RelativePath::try_from(path) else { continue };
             if let Some(row) = self.index.get(path.as_written())?.filter(Row::is_present) {
-                missing.push((path, row));
+                missing.insert(path, row);
             }
         }
         Ok(())

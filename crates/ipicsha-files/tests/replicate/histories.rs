@@ -3,11 +3,11 @@
 //!
 //! What is checked in the end, with a walker of its own: both sides are equal in names, bytes,
 //! modes, owners, times and links, and stay so; and every content that was in either directory after
-//! its writers had ended is still there, or kept. Contents that a writer itself overwrote or deleted
-//! are not in its directory any more at that moment, so everything that is missed later was taken by
-//! the engine.
+//! its writers had ended is still there, or kept, unless a writer destroyed it, see
+//! [`crate::ledger::must_remain`].
 
 use std::{
+    collections::{HashMap, HashSet},
     env,
     sync::{
         Mutex,
@@ -17,7 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{edits::Writer, pair::Pair, random::Random, walk};
+use ipicsha_files::Hash;
+
+use crate::{
+    edits::Writer,
+    ledger::{Ledger, must_remain},
+    pair::Pair,
+    random::Random,
+    walk::{self, Tree},
+};
 
 /// Histories that two nodes go through one after the other.
 const IN_A_ROW: u64 = 20;
@@ -59,9 +67,10 @@ fn row(seed: u64) -> Result<(), String> {
     // Now and then what is kept is on another file system.
     let memory = random.pick(&[[false, false], [true, true], [false, true], [true, false]]);
     let mut pair = Pair::start(memory);
+    let mut written = HashSet::new();
     for number in 0..IN_A_ROW {
         let begin = Instant::now();
-        if let Err(problem) = history(&mut pair, &mut random) {
+        if let Err(problem) = history(&mut pair, &mut random, &mut written) {
             let kept = env::var_os(KEEP).map(|_| pair.keep());
             return Err(format!(
                 "history {number} of row {seed} failed (again with {SEED}={seed}, folders \
@@ -74,7 +83,11 @@ fn row(seed: u64) -> Result<(), String> {
 }
 
 /// One history, from two equal directories to two equal directories.
-fn history(pair: &mut Pair, random: &mut Random) -> Result<(), String> {
+fn history(
+    pair: &mut Pair,
+    random: &mut Random,
+    written: &mut HashSet<Hash>,
+) -> Result<(), String> {
     pair.link.set_slow(random.one_in(2));
     if random.one_in(2) {
         // Both change without knowing of each other.
@@ -85,7 +98,9 @@ fn history(pair: &mut Pair, random: &mut Random) -> Result<(), String> {
     let pause = 1 + random.below(8);
     let mut writers = [0, 1].map(|side| Writer {
         root: pair.homes[side].root.clone(),
+        away: pair.homes[side].away.clone(),
         random: Random::new(random.next()),
+        ledger: Ledger::default(),
     });
     thread::scope(|scope| {
         for writer in &mut writers {
@@ -106,10 +121,13 @@ fn history(pair: &mut Pair, random: &mut Random) -> Result<(), String> {
         trouble(pair, random);
     }
     let seen = pair.trees();
+    let done = writers.map(|writer| writer.ledger);
+    written.extend(done.iter().flat_map(|ledger| &ledger.written));
+    let must = must_remain(&seen, &done, written);
     thread::sleep(random.milliseconds(30));
     pair.heal();
     let end = pair.converge()?;
-    nothing_is_lost(pair, &seen, &end)
+    nothing_is_lost(pair, must, &end)
 }
 
 /// Something happens to the pair.
@@ -137,14 +155,17 @@ fn trouble(pair: &mut Pair, random: &mut Random) {
     }
 }
 
-fn nothing_is_lost(pair: &Pair, seen: &[walk::Tree; 2], end: &walk::Tree) -> Result<(), String> {
+fn nothing_is_lost(pair: &Pair, mut must: HashMap<Hash, String>, end: &Tree) -> Result<(), String> {
     let there = walk::contents(end);
-    let mut missing: Vec<_> = seen.iter().flat_map(walk::contents).collect();
-    missing.retain(|(hash, _)| !there.contains_key(hash));
-    if missing.is_empty() {
+    must.retain(|hash, _| !there.contains_key(hash));
+    if must.is_empty() {
         return Ok(());
     }
     let kept = pair.kept();
-    missing.retain(|(hash, _)| !kept.contains_key(hash));
-    if missing.is_empty() { Ok(()) } else { Err(format!("lost: {missing:?}\n{}", pair.state())) }
+    must.retain(|hash, _| !kept.contains_key(hash));
+    if must.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("lost: {must:?}\nat the end: {end:?}\n{}", pair.state()))
+    }
 }

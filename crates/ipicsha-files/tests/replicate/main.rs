@@ -3,6 +3,7 @@
 
 mod edits;
 mod histories;
+mod ledger;
 mod link;
 mod node;
 mod pair;
