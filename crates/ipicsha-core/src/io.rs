@@ -24,6 +24,8 @@ pub enum Input {
     LinkUp,
     /// The databases were measured.
     Data(DataReport),
+    /// The watched directories were looked at: which are held and why, and deletions that wait.
+    Directories(Vec<DirectoryReport>),
     /// The kernel's clock is synchronised, or not (spec A5).
     TimeSynced(bool),
     /// The licenses that are installed.
@@ -38,6 +40,17 @@ pub enum Input {
     Repaired,
     /// The daemon is asked to end.
     Shutdown(Shutdown),
+}
+
+/// A watched directory that needs somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryReport {
+    /// Its name.
+    pub name: String,
+    /// Why it is not replicated.
+    pub hold: Option<String>,
+    /// Deletions that wait for an administrator.
+    pub held_deletions: u64,
 }
 
 /// How the daemon is asked to end.

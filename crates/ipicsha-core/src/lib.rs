@@ -36,5 +36,5 @@ pub mod status;
 pub mod time;
 pub mod trust;
 
-pub use io::{Event, Gate, Input, Output, Shutdown};
+pub use io::{DirectoryReport, Event, Gate, Input, Output, Shutdown};
 pub use node::Node;

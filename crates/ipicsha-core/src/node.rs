@@ -16,7 +16,7 @@ use crate::{
     config::{NodeConfig, PartitionPolicy, Timing},
     epoch::Epoch,
     id::RequestId,
-    io::{Event, Gate, Input, Output},
+    io::{DirectoryReport, Event, Gate, Input, Output},
     license::{License, LicenseError, LicensedRole, licensed_role},
     message::{DataReport, Goodbye, Report},
     state::{NodeState, PersistedState, Reason, Role},
@@ -87,6 +87,7 @@ pub struct Node {
     time_synced: Option<bool>,
     data: DataReport,
     data_at: Option<MonoTime>,
+    directories: Vec<DirectoryReport>,
     clock: ClockGuard,
     partner: PartnerView,
     /// Silence is counted from here at the earliest: the start, or the end of a pause.
@@ -127,6 +128,7 @@ impl Node {
             time_synced: None,
             data: DataReport::default(),
             data_at: None,
+            directories: Vec::new(),
             clock: ClockGuard::default(),
             partner: PartnerView::default(),
             count_from: now.mono,
@@ -163,6 +165,7 @@ impl Node {
                 self.data = report;
                 self.data_at = Some(now.mono);
             }
+            Input::Directories(reports) => self.directories = reports,
             Input::TimeSynced(synced) => self.time_synced = Some(synced),
             Input::Licenses(licenses) => self.licenses = licenses,
             Input::Activated(result) => self.handle_activated(now, result),

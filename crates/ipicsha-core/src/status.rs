@@ -64,6 +64,20 @@ pub enum Alarm {
         /// Why.
         cause: String,
     },
+    /// A watched directory cannot be replicated.
+    DirectoryHeld {
+        /// Its name.
+        directory: String,
+        /// Why, with the next step.
+        cause: String,
+    },
+    /// More was deleted in a watched directory than happens by itself: an administrator decides.
+    DeletionsHeld {
+        /// Its name.
+        directory: String,
+        /// How many deletions wait.
+        count: u64,
+    },
 }
 
 impl Alarm {
@@ -99,6 +113,14 @@ impl Alarm {
             }
             Self::RepairDue => "databases were not repaired since the split brain".into(),
             Self::License { cause } => cause.clone(),
+            Self::DirectoryHeld { directory, cause } => {
+                format!("the directory {directory} is not replicated: {cause}")
+            }
+            Self::DeletionsHeld { directory, count } => {
+                format!(
+                    "{count} deletions in the directory {directory} wait: that many do not happen by themselves"
+                )
+            }
         }
     }
 }
@@ -244,7 +266,18 @@ pub struct PairStatus {
 impl Alarm {
     /// The same alarm: its figures may have changed since it was raised.
     pub(crate) fn is_still(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::LogFilling { .. }, Self::LogFilling { .. })) || self == other
+        match (self, other) {
+            (Self::LogFilling { .. }, Self::LogFilling { .. }) => true,
+            (
+                Self::DeletionsHeld { directory: mine, .. },
+                Self::DeletionsHeld { directory: theirs, .. },
+            )
+            | (
+                Self::DirectoryHeld { directory: mine, .. },
+                Self::DirectoryHeld { directory: theirs, .. },
+            ) => mine == theirs,
+            _ => self == other,
+        }
     }
 
     /// What to do about it, when the alarm alone says it; `PARTNER` stands for the partner's name.
@@ -278,6 +311,12 @@ impl Alarm {
             ),
             Self::OneWay => Some(
                 "look at firewalls and routes between the servers: TCP port 3444 must be open both ways",
+            ),
+            Self::DirectoryHeld { .. } => {
+                Some("see the hold in the list of directories and do what it says")
+            }
+            Self::DeletionsHeld { .. } => Some(
+                "if they are meant: `ipicsha repair files DIRECTORY --accept-deletions`; if not, put the files back where they were deleted",
             ),
             Self::SplitBrain | Self::PartnerDown => None,
         }

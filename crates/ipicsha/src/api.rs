@@ -7,10 +7,11 @@ use ipicsha_core::{
     admin::AdminReply,
     status::{LogForecast, PairStatus},
 };
+use ipicsha_files::replicate::{CompareReport, DirectoryStatus};
 use ipicsha_records::{DatabaseStatus, LogCapacity};
 use serde::{Deserialize, Serialize};
 
-use crate::{exit::Failure, size::ByteSize};
+use crate::{config::DirectoryFile, exit::Failure, size::ByteSize};
 
 /// A request of an administrator.
 #[derive(Clone, Serialize, Deserialize)]
@@ -45,6 +46,31 @@ pub(crate) enum Request {
     Replication { database: Option<String> },
     /// The state number of every database on both servers.
     RuntimeState,
+    /// Watch a directory.
+    ProtectDirectory { file: DirectoryFile, create: bool },
+    /// Do not watch it any more.
+    UnprotectDirectory { name: String },
+    /// What is asked of watched directories; all of them where none is named.
+    Files(FilesRequest),
+}
+
+/// What can be asked of watched directories.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FilesRequest {
+    Trash { directory: Option<String>, limit: usize },
+    Restore { directory: Option<String>, id: u64 },
+    AcceptDeletions { directory: Option<String> },
+    Compare { directory: Option<String>, apply: bool },
+}
+
+/// How the comparison of one directory ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DirectoryOutcome {
+    pub(crate) directory: String,
+    pub(crate) report: Option<CompareReport>,
+    pub(crate) error: Option<String>,
+    pub(crate) next_step: Option<String>,
 }
 
 /// How long a barrier waits unless it is told.
@@ -270,6 +296,8 @@ pub(crate) struct Status {
     pub(crate) databases: Vec<DatabaseRow>,
     #[serde(default)]
     pub(crate) patterns: Vec<PatternRow>,
+    #[serde(default)]
+    pub(crate) directories: Vec<DirectoryStatus>,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) pending_repairs: Vec<PendingRepair>,
     /// Why there is no connection to the partner, as last seen.

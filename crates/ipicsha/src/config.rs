@@ -1,5 +1,7 @@
 //! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
 
+mod directories;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +12,7 @@ use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::directories::{DirectoryFile, FilesFile, clash};
 use crate::{
     exit::{Failure, Kind},
     size::ByteSize,
@@ -31,8 +34,14 @@ pub(crate) struct ConfigFile {
     pub(crate) time: TimeFile,
     #[serde(default)]
     pub(crate) log: LogFile,
+    #[serde(default)]
+    pub(crate) files: FilesFile,
+    #[serde(default)]
+    pub(crate) hooks: HooksFile,
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub(crate) databases: Vec<DatabaseFile>,
+    #[serde(default, rename = "directory", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) directories: Vec<DirectoryFile>,
     #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub(crate) services: Vec<ServiceFile>,
 }
@@ -92,6 +101,14 @@ pub(crate) struct TimeFile {
 pub(crate) struct LogFile {
     pub(crate) capacity_entries: u64,
     pub(crate) capacity_bytes: ByteSize,
+}
+
+/// Programs that run around role changes, repairs and alarms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HooksFile {
+    pub(crate) directory: PathBuf,
+    pub(crate) timeout_seconds: f64,
 }
 
 /// A protected database.
@@ -187,6 +204,12 @@ impl Default for HeartbeatFile {
     }
 }
 
+impl Default for HooksFile {
+    fn default() -> Self {
+        Self { directory: "/etc/ipicsha/hooks.d".into(), timeout_seconds: 60.0 }
+    }
+}
+
 impl Default for LogFile {
     fn default() -> Self {
         Self { capacity_entries: 1_000_000, capacity_bytes: ByteSize(256 << 20) }
@@ -202,6 +225,7 @@ pub(crate) struct Config {
     pub(crate) pair: PairName,
     pub(crate) timing: Timing,
     pub(crate) initialization_timeout: Duration,
+    pub(crate) hook_limit: Duration,
 }
 
 impl Config {
@@ -247,13 +271,22 @@ impl Config {
                 return Err(wrong(&key, why.into(), range));
             }
         }
+        check_directories(&file).map_err(|(key, why)| {
+            wrong(&key, why, "compare with the examples in config/ipicsha.toml")
+        })?;
         check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
         })?;
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
             return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));
         }
+        if !(0.1..=3600.0).contains(&file.hooks.timeout_seconds) {
+            return Err(wrong("hooks.timeout_seconds", "0.1 to 3600".into(), range));
+        }
+        let hook_limit = seconds(file.hooks.timeout_seconds)
+            .map_err(|why| wrong("hooks.timeout_seconds", why, range))?;
         Ok(Self {
+            hook_limit,
             listen: address("server.listen", &file.server.listen)?,
             advertise: match &file.server.advertise {
                 Some(value) => Some(address("server.advertise", value)?),
@@ -282,6 +315,19 @@ pub(crate) fn log_problem(
         return Some(("entries", "4096 to 1000000000 changes"));
     }
     bytes.is_some_and(|bytes| !BYTES.contains(&bytes)).then_some(("bytes", "1 MiB to 1 TiB"))
+}
+
+/// Watched directories that cannot be meant, alone or together.
+fn check_directories(file: &ConfigFile) -> Result<(), (String, String)> {
+    for directory in &file.directories {
+        if let Some((key, why)) = directory.problem() {
+            return Err((format!("directory {:?}: {key}", directory.common_name()), why));
+        }
+    }
+    match clash(&file.directories, &file.server.state_directory) {
+        Some(why) => Err(("directory".into(), why)),
+        None => Ok(()),
+    }
 }
 
 /// What cannot be said by types: names, programs and limits of services.
@@ -372,6 +418,15 @@ mod tests {
             "keep_journal_mode",
             "log_entries",
             "log_bytes",
+            "[files]",
+            "bandwidth_limit",
+            "[[directory]]",
+            "filter",
+            "ignore_file",
+            "keep_days",
+            "keep_bytes",
+            "deletions_max",
+            "deletions_percent_max",
         ] {
             assert!(text.contains(key), "{key} is missing in config/ipicsha.toml");
         }

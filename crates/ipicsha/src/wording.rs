@@ -1,5 +1,6 @@
 //! What people read: the status screen and the like. Nothing here decides.
 
+pub(crate) mod directories;
 pub(crate) mod patterns;
 pub(crate) mod replication;
 
@@ -41,6 +42,11 @@ pub(crate) fn span(seconds: f64) -> String {
     }
 }
 
+/// A size with the unit that fits.
+pub(crate) fn bytes(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
 /// The status screen.
 pub(crate) fn status(status: &Status) -> String {
     let pair = &status.pair;
@@ -80,6 +86,7 @@ pub(crate) fn status(status: &Status) -> String {
     for row in &status.patterns {
         patterns::line(&mut text, row);
     }
+    directories::table(&mut text, &status.directories);
     for service in &status.services {
         let state = if service.running { "running here" } else { "not running here" };
         line(&mut text, format!("Service {} ({}): {state}", service.name, service.driver));

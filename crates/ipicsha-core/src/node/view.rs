@@ -5,6 +5,7 @@ use crate::{
     advice::{Advice, advice},
     clock_guard::Clocks,
     config::{PartitionPolicy, Timing},
+    io::DirectoryReport,
     message::Report,
     state::{NodeState, NotReady, Reason, Role, settled},
     status::{Alarm, PairStatus, ServerStatus, SplitBrainStatus},
@@ -110,6 +111,9 @@ impl Node {
         }
         if let Err(error) = &self.licensed {
             raise(configured, Alarm::License { cause: error.to_string() });
+        }
+        if configured {
+            alarms.extend(self.directories.iter().flat_map(directory_alarms));
         }
         alarms
     }
@@ -300,4 +304,13 @@ impl Node {
         }
         advice.text().replace("PARTNER", &partner)
     }
+}
+
+fn directory_alarms(report: &DirectoryReport) -> impl Iterator<Item = Alarm> {
+    let directory = || report.name.clone();
+    let held =
+        report.hold.clone().map(|cause| Alarm::DirectoryHeld { directory: directory(), cause });
+    let count = report.held_deletions;
+    let deletions = (count > 0).then(|| Alarm::DeletionsHeld { directory: directory(), count });
+    held.into_iter().chain(deletions)
 }

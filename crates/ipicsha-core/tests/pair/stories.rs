@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipicsha_core::{
-    Shutdown,
+    DirectoryReport, Input, Shutdown,
     admin::{AdminCommand, AdminReply, Refusal},
     config::{HaConfig, PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
@@ -474,4 +474,26 @@ fn spec_a8_a10_update_and_unconfigure_reach_both() {
     assert_eq!(world.servers[SECONDARY].replies[&again], Ok(AdminReply::Done));
     assert_eq!(world.role(PRIMARY), Some(Role::Active), "licenses decide the first role");
     assert!(micros(timing.interval()) > 0);
+}
+
+#[test]
+fn a_held_directory_and_held_deletions_are_alarms_once_and_until_they_are_over() {
+    let mut world = pair();
+    let report = |hold: Option<&str>, held_deletions| {
+        let (name, hold) = ("uploads".to_owned(), hold.map(str::to_owned));
+        Input::Directories(vec![DirectoryReport { name, hold, held_deletions }])
+    };
+    let before = world.servers[PRIMARY].raised.len();
+    for input in [report(Some("its root is missing"), 0), report(None, 7), report(None, 9)] {
+        world.input(PRIMARY, input);
+        world.run(SECOND);
+    }
+    let alarm = Alarm::DeletionsHeld { directory: "uploads".into(), count: 9 };
+    assert_eq!(world.alarms(PRIMARY), [alarm]);
+    assert_eq!(world.status_line(PRIMARY), "Ready", "records do not wait for files");
+    world.input(PRIMARY, report(None, 0));
+    world.run(SECOND);
+    assert_eq!(world.alarms(PRIMARY), []);
+    let raised = world.servers[PRIMARY].raised.len() - before;
+    assert_eq!(raised, 2, "figures that change raise nothing anew");
 }

@@ -283,7 +283,7 @@ impl World {
         self.servers[at].node.as_ref().map_or_else(String::new, |n| n.status(clock).standby_status)
     }
 
-    fn input(&mut self, at: usize, input: Input) {
+    pub(crate) fn input(&mut self, at: usize, input: Input) {
         let now = self.clock(at);
         if let Some(node) = &mut self.servers[at].node {
             node.handle(now, input);
@@ -569,6 +569,7 @@ impl World {
             | Input::Heard
             | Input::LinkUp
             | Input::Data(_)
+            | Input::Directories(_)
             | Input::TimeSynced(_)
             | Input::Licenses(_)
             | Input::Repaired

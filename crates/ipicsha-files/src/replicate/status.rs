@@ -56,6 +56,37 @@ pub struct DirectoryStatus {
     pub compare: Option<CompareProgress>,
 }
 
+impl DirectoryStatus {
+    /// Of a directory that nobody works on.
+    pub fn idle(name: DirectoryName, root: PathBuf) -> Self {
+        Self {
+            name,
+            root,
+            method: String::new(),
+            alarm: None,
+            entries: 0,
+            bytes: 0,
+            synced: false,
+            scanning: false,
+            to_send: 0,
+            to_fetch: 0,
+            to_fetch_bytes: 0,
+            bytes_per_second: None,
+            seconds_left: None,
+            held_deletions: 0,
+            kept: KeptUsage::default(),
+            conflicts_total: 0,
+            left: Vec::new(),
+            left_total: 0,
+            troubles: Vec::new(),
+            troubles_total: 0,
+            hold: None,
+            last_change_unix: None,
+            compare: None,
+        }
+    }
+}
+
 /// What is kept of one directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptUsage {

@@ -2,6 +2,7 @@
 
 mod client;
 pub(crate) use client::ask;
+mod files;
 mod password;
 mod render;
 mod repairs;
@@ -53,10 +54,10 @@ enum Verb {
     Update(HeartbeatArgs),
     /// Unconfigure high availability on both servers
     Unconfigure,
-    /// Protect a database: replicate its records
+    /// Protect a database or a directory: replicate its records or files
     #[command(subcommand)]
     Protect(ProtectVerb),
-    /// Stop protecting a database and remove every trace from it
+    /// Stop protecting a database or a directory, and remove every trace from a database
     #[command(subcommand)]
     Unprotect(UnprotectVerb),
     /// Wait until the partner durably has everything that was committed before: exit 0, or 8
@@ -91,12 +92,21 @@ enum Verb {
         #[arg(long)]
         db: Option<String>,
     },
-    /// Prove that the databases of both servers are equal, and change nothing: exit 0, or 7
+    /// Prove that the databases of both servers, or watched directories, are equal, and change
+    /// nothing: exit 0, or 7
+    #[command(args_conflicts_with_subcommands = true)]
     Verify {
+        #[command(subcommand)]
+        files: Option<files::VerifyVerb>,
         /// Only this database
         #[arg(long)]
         db: Option<String>,
     },
+    /// Compare databases and directories of both servers and only report: exit 0, or 7
+    Compare,
+    /// Files that the partner deleted, and versions that lost, kept for a while
+    #[command(subcommand)]
+    Trash(files::TrashVerb),
     /// Replication of every database and table, and its state on both servers
     #[command(subcommand)]
     Dbreplication(replication::ReplicationVerb),
@@ -214,6 +224,8 @@ enum ProtectVerb {
         #[arg(long, value_name = "SIZE")]
         log_bytes: Option<ByteSize>,
     },
+    /// A directory with everything beneath it; databases in it are left to `protect db`
+    Dir(files::DirArgs),
 }
 
 #[derive(Subcommand)]
@@ -221,6 +233,11 @@ enum UnprotectVerb {
     /// An SQLite database, by name or path, or a pattern with all its databases
     Db {
         /// Name, path or pattern
+        name: String,
+    },
+    /// A directory, by name or path; nothing in it changes
+    Dir {
+        /// Name or path
         name: String,
     },
 }
@@ -262,6 +279,9 @@ enum PastVerb {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// Repair watched directories, on the primary: what only it has is copied, what only the
+    /// secondary has is deleted there, of what both have the newer is kept
+    Files(files::RepairFilesArgs),
     /// Write the versions that lost in a repair again, on the active server
     Undo {
         /// Number of the repair
@@ -316,6 +336,14 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
         Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
         Verb::Config(verb) => verbs::config(verb, &cli.config),
+        Verb::Trash(verb) => files::trash(verb, &cli.config, cli.json),
+        Verb::Repair { past: Some(PastVerb::Files(args)), .. } => {
+            files::repair(args, &cli.config, cli.json, cli.yes)
+        }
+        Verb::Verify { files: Some(files::VerifyVerb::Dir { name }), .. } => {
+            files::verify(name.as_ref(), &cli.config, cli.json)
+        }
+        Verb::Compare => verbs::compare(&cli.config, cli.json),
         Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
             Err(Failure::new(Kind::Usage, "nothing to update")
                 .hinted("give --interval, --count or both"))

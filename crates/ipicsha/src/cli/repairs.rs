@@ -68,14 +68,17 @@ pub(crate) fn verify(value: Value, json: bool) -> Result<ExitCode, Failure> {
             Some(_) | None => print_outcome(outcome, true),
         }
     }
-    if !outcomes.iter().all(equal) {
-        if !json {
-            println!("Nothing was changed. To mend it: ipicsha repair");
-        }
-        return attention();
+    if !json && !outcomes.iter().all(equal) {
+        println!("Nothing was changed. To mend it: ipicsha repair");
     }
+    if is_equal(&outcomes) { Ok(ExitCode::SUCCESS) } else { attention() }
+}
+
+/// Whether everything that should be equal was compared and is.
+pub(crate) fn is_equal(outcomes: &[RepairOutcome]) -> bool {
+    let equal = |outcome: &RepairOutcome| outcome.report.as_ref().is_some_and(|r| r.found() == 0);
     let held = |outcome: &RepairOutcome| outcome.not_compared.iter().any(|table| table.held);
-    if outcomes.iter().any(held) { attention() } else { Ok(ExitCode::SUCCESS) }
+    outcomes.iter().all(|outcome| equal(outcome) && !held(outcome))
 }
 
 fn print_not_compared(outcome: &RepairOutcome) {

@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     ConfigVerb, ConflictsVerb, LicenseVerb, PastVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb,
-    client, confirm, password, render, repairs, watch,
+    client, confirm, files, password, render, repairs, watch,
 };
 use crate::{
     api::{Conflicts, Look, Request, Work},
@@ -24,6 +24,25 @@ pub(crate) fn config(verb: &ConfigVerb, path: &Path) -> Result<ExitCode, Failure
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `compare`: databases and directories one after the other, report only (method 2 of spec D6).
+pub(crate) fn compare(path: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let request = Request::Work(Work::Repair { dry_run: true, database: None });
+    let databases = watch::ask(&Config::load(path)?.file.server.socket, request)?;
+    let directories = files::compare(None, path)?;
+    if json {
+        let both = serde_json::json!({ "databases": databases, "directories": directories });
+        render::raw(&both);
+        let equal = repairs::is_equal(&render::parse::<Vec<_>>(databases)?)
+            && files::is_equal(&render::parse::<Vec<_>>(directories)?);
+        return Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(Kind::Attention.code()) });
+    }
+    // Without a database only the directories count.
+    let none = databases.as_array().is_some_and(Vec::is_empty);
+    let records = if none { ExitCode::SUCCESS } else { repairs::verify(databases, false)? };
+    let files = files::verified(directories, false)?;
+    Ok(if records == ExitCode::SUCCESS { files } else { records })
 }
 
 /// Verbs that the daemon answers.
@@ -52,6 +71,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
             None => repairs::outcomes(value, json, *dry_run),
             Some(PastVerb::List { .. }) => repairs::list(value, json),
             Some(PastVerb::Undo { .. }) => repairs::undone(value, json),
+            Some(PastVerb::Files(_)) => Ok(ExitCode::SUCCESS), // asked elsewhere
         };
     }
     if let Verb::Verify { .. } = verb {
@@ -68,6 +88,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         Verb::Failover { .. } => return render::failover(value),
         Verb::Conflicts(ConflictsVerb::List { .. }) => render::conflicts(&value),
         Verb::Conflicts(ConflictsVerb::Show { .. }) => render::conflict(&value),
+        Verb::Protect(ProtectVerb::Dir(_)) => files::protected(value)?,
         Verb::Protect(_) if value["pattern"].is_object() => render::pattern(&value)?,
         Verb::Protect(_) => render::protected(&value),
         Verb::Barrier { .. } => render::barrier(&value),
@@ -81,6 +102,8 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::GoStandby
         | Verb::Repair { .. }
         | Verb::Verify { .. }
+        | Verb::Compare
+        | Verb::Trash(_)
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
         | Verb::Config(_)
@@ -112,25 +135,14 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             missed_count: heartbeat.count,
         }),
         Verb::Unconfigure => Request::Work(Work::Unconfigure),
-        Verb::Protect(ProtectVerb::Db {
-            path,
-            name,
-            seed,
-            keep_journal_mode,
-            log_entries,
-            log_bytes,
-        }) => Request::Protect {
-            path: path.clone(),
-            name: name.clone(),
-            seed: *seed,
-            keep_journal_mode: *keep_journal_mode,
-            log_entries: *log_entries,
-            log_bytes: *log_bytes,
-        },
+        Verb::Protect(verb) => protect(verb),
         Verb::Barrier { db, timeout } => {
             Request::Barrier { database: db.clone(), timeout_seconds: *timeout }
         }
         Verb::Unprotect(UnprotectVerb::Db { name }) => Request::Unprotect { name: name.clone() },
+        Verb::Unprotect(UnprotectVerb::Dir { name }) => {
+            Request::UnprotectDirectory { name: name.clone() }
+        }
         Verb::Failover { dry_run, accept_data_loss } => {
             Request::Work(Work::Failover { dry_run: *dry_run, accept_data_loss: *accept_data_loss })
         }
@@ -144,11 +156,16 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         Verb::Repair { past: Some(PastVerb::Undo { run }), .. } => {
             Request::Work(Work::RepairUndo { run: *run })
         }
-        Verb::Verify { db } => Request::Work(Work::Repair { dry_run: true, database: db.clone() }),
+        Verb::Verify { db, .. } => {
+            Request::Work(Work::Repair { dry_run: true, database: db.clone() })
+        }
         Verb::Conflicts(verb) => Request::Work(Work::Conflicts(conflicts(verb))),
         Verb::History { limit } => Request::Look(Look::History { limit: *limit }),
         Verb::HaStatus { .. }
         | Verb::Daemon
+        | Verb::Repair { past: Some(PastVerb::Files(_)), .. }
+        | Verb::Compare
+        | Verb::Trash(_)
         | Verb::Dbreplication(_)
         | Verb::Config(_)
         | Verb::Sync { .. }
@@ -156,6 +173,22 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             return Ok(None);
         }
     }))
+}
+
+fn protect(verb: &ProtectVerb) -> Request {
+    match verb {
+        ProtectVerb::Dir(args) => args.request(),
+        ProtectVerb::Db { path, name, seed, keep_journal_mode, log_entries, log_bytes } => {
+            Request::Protect {
+                path: path.clone(),
+                name: name.clone(),
+                seed: *seed,
+                keep_journal_mode: *keep_journal_mode,
+                log_entries: *log_entries,
+                log_bytes: *log_bytes,
+            }
+        }
+    }
 }
 
 /// What is asked before a change, and whether it is asked at all.
@@ -179,7 +212,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         Verb::Repair { past: Some(PastVerb::Undo { .. }), .. } => {
             Some(("Write the versions that lost in that repair again?", true))
         }
-        Verb::Repair { past: Some(PastVerb::List { .. }), .. } => None,
+        Verb::Repair { past: Some(PastVerb::List { .. } | PastVerb::Files(_)), .. } => None,
         Verb::Repair { dry_run, past: None, .. } => Some((
             "Repair? Where records differ the primary's is kept, the other goes to the journal.",
             !dry_run,
@@ -194,6 +227,8 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Unprotect(_)
         | Verb::Barrier { .. }
         | Verb::Verify { .. }
+        | Verb::Compare
+        | Verb::Trash(_)
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }
         | Verb::History { .. }

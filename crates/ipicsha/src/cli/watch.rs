@@ -60,10 +60,11 @@ impl Shown {
         let Ok(value) = client::ask(socket, &Request::Look(Look::Status)) else { return };
         let Ok(status) = serde_json::from_value::<Status>(value) else { return };
         let pending = &status.pending_repairs;
-        if pending.is_empty() {
+        let files = status.directories.iter().filter_map(wording::directories::comparing);
+        let text: Vec<String> = pending.iter().map(wording::pending).chain(files).collect();
+        if text.is_empty() {
             return;
         }
-        let text = pending.iter().map(wording::pending).collect::<Vec<_>>();
         let mut stderr = std::io::stderr().lock();
         if self.terminal {
             // What does not fit into the line would leave parts of itself behind.

@@ -31,6 +31,10 @@ pub(crate) enum Event {
     ControlUp,
     /// The outgoing data connection came or went.
     DataLink(bool),
+    /// The outgoing connection for files came or went.
+    FilesLink(bool),
+    /// The worker of a watched directory reports.
+    Directory(Box<ipicsha_files::replicate::DirectoryStatus>),
     /// Why the control connection cannot be made; `None` when it stands.
     LinkTrouble(Option<String>),
     /// A record of this database is too large to be sent.

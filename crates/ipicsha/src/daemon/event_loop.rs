@@ -8,6 +8,7 @@ use ipicsha_core::{
     admin::{AdminReply, Refusal},
     id::RequestId,
     message::Control,
+    state::Role,
     time::MonoTime,
 };
 use ipicsha_link::Listener;
@@ -19,9 +20,12 @@ use tokio::{
 use super::{
     clock,
     databases::Databases,
+    directories::Directories,
     environment,
     event::Event,
+    files_link::FilesQueue,
     history::History,
+    hooks::Hooks,
     link::{DataQueue, Link, LinkContext},
     persist::Store,
     repairs::Repairs,
@@ -34,6 +38,8 @@ use crate::{config::Config, exit::Failure};
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Data messages are signs of life; more often than this they add nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(50);
+/// Records that wait for longer than this go before files (spec C3).
+const RECORDS_WAIT: Duration = Duration::from_secs(1);
 /// An orderly end that takes longer is cut short.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
@@ -49,11 +55,16 @@ pub(crate) struct Daemon {
     pub(crate) link_context: LinkContext,
     pub(crate) interval: watch::Sender<Duration>,
     pub(crate) data_queue: DataQueue,
+    pub(crate) files_queue: FilesQueue,
     pub(crate) link: Option<Link>,
     pub(crate) databases: Databases,
+    pub(crate) directories: Directories,
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) history: History,
+    pub(crate) hooks: Hooks,
+    /// Role and epoch that hooks were last told of.
+    pub(crate) hooked: Option<(Role, u64)>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) repairs: Repairs,
     pub(crate) waiting: BTreeMap<RequestId, Waiter>,
@@ -109,7 +120,7 @@ impl Daemon {
         match event {
             Event::Request(request, answer) => self.handle_request(request, answer),
             Event::Ask(command, waiter) => self.ask(command, waiter),
-            Event::Node(input) => self.input(input),
+            Event::Node(input) => self.role_changed(input),
             Event::Control(Control::RepairRefused { run, database, cause }) => match database {
                 Some(database) => self.repair_ended(run, &database, Err(cause)),
                 None => self.repair_interrupted(run, &cause),
@@ -130,6 +141,11 @@ impl Daemon {
             }
             Event::ControlUp => self.input(Input::LinkUp),
             Event::DataLink(up) => self.databases.set_link(up),
+            Event::FilesLink(up) => self.directories.set_link(up),
+            Event::Directory(status) => {
+                self.directories.update(*status);
+                self.input(Input::Directories(self.directories.reports()));
+            }
             Event::LinkTrouble(trouble) => self.link_error = trouble,
             Event::TooLarge(database) => self.databases.hold_too_large(&database),
             Event::Inspected(database, inspection) => {
@@ -147,7 +163,7 @@ impl Daemon {
             Event::RepairUndone(report) => {
                 let ipicsha_records::UndoReport { run, database, restored, skipped, .. } = report;
                 let event = ipicsha_core::Event::RepairUndone { run, database, restored, skipped };
-                self.history.add(clock::wall(), event);
+                self.record(event);
             }
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
             Event::Protect(file, inspection, answer) => {
@@ -168,6 +184,12 @@ impl Daemon {
             }
             Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
         }
+    }
+
+    /// How a role change ended, or a fact about this server.
+    fn role_changed(&mut self, input: Input) {
+        self.queue_role_hooks(&input);
+        self.input(input);
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -209,7 +231,7 @@ impl Daemon {
                         let (found, left) = (report.found(), report.remaining());
                         let database = database.to_owned();
                         let event = ipicsha_core::Event::Repaired { run, database, found, left };
-                        self.history.add(clock::wall(), event);
+                        self.record(event);
                     }
                 }
                 if !initial {
@@ -226,7 +248,10 @@ impl Daemon {
         self.tell_databases();
         self.end_quiet_repairs();
         let report = self.databases.report();
+        self.files_queue.set_records_wait(self.databases.lag() > RECORDS_WAIT);
         self.input(Input::Data(report));
+        self.directories.tick();
+        self.input(Input::Directories(self.directories.reports()));
         let synced = clock::time_synced(self.config.file.time.source);
         self.input(Input::TimeSynced(synced));
     }
@@ -235,10 +260,16 @@ impl Daemon {
     pub(crate) fn connect(&mut self) {
         self.link = None;
         self.databases.set_link(false);
+        self.directories.set_link(false);
         let partner = self.node.persisted().partner.clone();
         self.listener.set_partner(partner.clone());
         if let Some(partner) = partner {
-            self.link = Some(Link::spawn(&self.link_context, &partner, &self.data_queue));
+            self.link = Some(Link::spawn(
+                &self.link_context,
+                &partner,
+                &self.data_queue,
+                &self.files_queue,
+            ));
         }
     }
 

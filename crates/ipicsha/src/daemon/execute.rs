@@ -3,7 +3,7 @@
 
 use ipicsha_core::{Output, config::Timing, message::Control};
 
-use super::{clock, event_loop::Daemon, roles::RoleChange};
+use super::{event_loop::Daemon, roles::RoleChange};
 
 impl Daemon {
     pub(crate) async fn execute_all(&mut self) {
@@ -34,10 +34,14 @@ impl Daemon {
                 self.set_interval(timing);
                 if let Some(rank) = self.node.persisted().configured_as {
                     self.databases.install(rank);
+                    self.directories.install(rank);
                 }
                 self.measure();
             }
-            Output::Capture(false) => self.databases.remove_all(),
+            Output::Capture(false) => {
+                self.databases.remove_all();
+                self.directories.remove_all();
+            }
             Output::Activate { drained } => {
                 self.change_role(RoleChange::Activate(self.databases.senders(), drained)).await;
             }
@@ -45,10 +49,15 @@ impl Daemon {
                 self.change_role(RoleChange::Deactivate(self.databases.senders())).await;
             }
             Output::CloseWrites { limit } => {
-                let change = RoleChange::CloseWrites(self.databases.senders(), limit);
+                let (databases, directories) =
+                    (self.databases.senders(), self.directories.senders());
+                let change = RoleChange::CloseWrites { databases, directories, limit };
                 self.change_role(change).await;
             }
-            Output::Replicate(gate) => self.databases.set_gate(gate),
+            Output::Replicate(gate) => {
+                self.databases.set_gate(gate);
+                self.directories.set_gate(gate);
+            }
             Output::Compare(request) => {
                 if !self.databases.compare(&request, &self.events) {
                     let cause = "it is not protected on the primary".to_owned();
@@ -56,7 +65,7 @@ impl Daemon {
                     self.send(Control::RepairRefused { run, database, cause });
                 }
             }
-            Output::Record(event) => self.history.add(clock::wall(), event),
+            Output::Record(event) => self.record(event),
             Output::Exit => self.exit = true,
         }
     }

@@ -1,5 +1,5 @@
-//! The outgoing connections to the partner: one for heartbeats, one for data. Each is dialled anew
-//! until it stands; what is to be sent meanwhile is dropped, the protocols above repeat it.
+//! The outgoing connections to the partner: one for heartbeats, one for data, one for files. Each is
+//! dialled anew until it stands; what is to be sent meanwhile is dropped, the protocols above repeat it.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ipicsha_core::{data::Data, message::Control, trust::Partner};
+use ipicsha_core::{Input, data::Data, file::File, message::Control, trust::Partner};
 use ipicsha_link::{
     Backoff, Channel, Dial, Error, FrameError, FrameReceiver, FrameSender, Hello, Identity,
 };
@@ -17,8 +17,14 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::event::Event;
+use super::{
+    directories::Inbox,
+    event::Event,
+    files_link::{FilesQueue, FilesReceiver},
+};
 
+/// Messages about files are signs of life; more often than this they add nothing.
+const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// Messages that may wait for the control connection; beyond that the newest are dropped.
 const CONTROL_QUEUE: usize = 16;
 /// Messages that may wait for the data connection; the windows of the workers never fill it.
@@ -35,10 +41,10 @@ pub(crate) struct LinkContext {
     pub(crate) events: mpsc::Sender<Event>,
 }
 
-/// Both outgoing connections; dropping it closes them.
+/// The outgoing connections; dropping it closes them.
 pub(crate) struct Link {
     pub(crate) control: mpsc::Sender<Control>,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 impl Drop for Link {
@@ -64,7 +70,12 @@ impl DataQueue {
 
 impl Link {
     /// Connects to `partner` from now on. Must be called inside a tokio runtime.
-    pub(crate) fn spawn(context: &LinkContext, partner: &Partner, data: &DataQueue) -> Self {
+    pub(crate) fn spawn(
+        context: &LinkContext,
+        partner: &Partner,
+        data: &DataQueue,
+        files: &FilesQueue,
+    ) -> Self {
         let (control, controls) = mpsc::channel(CONTROL_QUEUE);
         let dialler = |channel| Dialler {
             context: LinkContext {
@@ -80,10 +91,19 @@ impl Link {
         let data_task = async move {
             // The queue outlives the partner; only one link at a time reads it.
             let mut messages = receiver.lock_owned().await;
-            data_dialler.run_borrowed(&mut messages).await;
+            data_dialler.run_borrowed(&mut *messages).await;
         };
-        let tasks =
-            [tokio::spawn(control_task).abort_handle(), tokio::spawn(data_task).abort_handle()];
+        let files_dialler = dialler(Channel::Files);
+        let receiver = files.receiver();
+        let files_task = async move {
+            let mut messages = receiver.lock_owned().await;
+            files_dialler.run_borrowed(&mut *messages).await;
+        };
+        let tasks = [
+            tokio::spawn(control_task).abort_handle(),
+            tokio::spawn(data_task).abort_handle(),
+            tokio::spawn(files_task).abort_handle(),
+        ];
         Self { control, tasks }
     }
 }
@@ -106,7 +126,7 @@ impl Dialler {
         self.run_borrowed(&mut messages).await;
     }
 
-    async fn run_borrowed<T: Message>(&self, messages: &mut mpsc::Receiver<T>) {
+    async fn run_borrowed<S: Source>(&self, messages: &mut S) {
         let seed = super::persist::random().unwrap_or_default();
         let mut backoff = self.backoff(seed);
         let mut complaint = Complaint::default();
@@ -161,13 +181,13 @@ impl Dialler {
         ipicsha_link::connect(&dial).await
     }
 
-    async fn carry<T: Message>(&self, mut sender: FrameSender, messages: &mut mpsc::Receiver<T>) {
+    async fn carry<S: Source>(&self, mut sender: FrameSender, messages: &mut S) {
         let closed = sender.closed();
         tokio::pin!(closed);
         loop {
             tokio::select! {
                 () = &mut closed => return,
-                message = messages.recv() => {
+                message = messages.next() => {
                     let Some(message) = message else { return };
                     if let Err(error) = sender.send(&message).await {
                         if let (Error::Frame { source: FrameError::TooLong { .. }, .. }, Some(database)) =
@@ -194,7 +214,8 @@ impl Dialler {
             }
             (Channel::Control, false) => return, // only silence counts
             (Channel::Data, up) => Event::DataLink(up),
-            (Channel::Files | Channel::Sync, _) => return,
+            (Channel::Files, up) => Event::FilesLink(up),
+            (Channel::Sync, _) => return,
         };
         // A closed channel means that the daemon ends.
         let _ = self.context.events.send(event).await;
@@ -203,7 +224,7 @@ impl Dialler {
     /// One line for each new cause; the same one again is not news.
     async fn complain(&self, error: &Error, last: &mut Complaint) {
         let text = error.to_string();
-        if self.channel == Channel::Data {
+        if self.channel != Channel::Control {
             return;
         }
         // Seen twice in a row it is no passing state, as while the partner stores a new trust.
@@ -253,13 +274,41 @@ impl Message for Data {
     }
 }
 
+impl Message for File {
+    fn database(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Where messages come from; `next` is cancel-safe.
+trait Source: Send {
+    type Item: Message + Send + Sync;
+    fn next(&mut self) -> impl Future<Output = Option<Self::Item>> + Send;
+}
+
+impl<T: Message + Send + Sync> Source for mpsc::Receiver<T> {
+    type Item = T;
+
+    fn next(&mut self) -> impl Future<Output = Option<T>> + Send {
+        self.recv()
+    }
+}
+
+impl Source for FilesReceiver {
+    type Item = File;
+
+    fn next(&mut self) -> impl Future<Output = Option<File>> + Send {
+        Self::next(self)
+    }
+}
+
 /// Runs `work` while everything that is to be sent is dropped.
-async fn dropping<T, O>(messages: &mut mpsc::Receiver<T>, work: impl Future<Output = O>) -> O {
+async fn dropping<S: Source, O>(messages: &mut S, work: impl Future<Output = O>) -> O {
     tokio::pin!(work);
     loop {
         tokio::select! {
             output = &mut work => return output,
-            Some(_) = messages.recv() => {}
+            Some(_) = messages.next() => {}
         }
     }
 }
@@ -269,12 +318,16 @@ pub(crate) async fn receive(
     channel: Channel,
     mut receiver: FrameReceiver,
     events: mpsc::Sender<Event>,
+    inbox: Inbox,
 ) {
+    if channel == Channel::Files {
+        return receive_files(receiver, events, inbox).await;
+    }
     loop {
         let event = match channel {
             Channel::Control => receiver.recv().await.map(|m| m.map(Event::Control)),
             Channel::Data => receiver.recv().await.map(|m| m.map(Event::Data)),
-            Channel::Files | Channel::Sync => return, // not spoken yet
+            Channel::Files | Channel::Sync => return, // elsewhere
         };
         match event {
             Ok(Some(event)) => {
@@ -285,6 +338,30 @@ pub(crate) async fn receive(
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%error, "a connection of the partner ended");
+                return;
+            }
+        }
+    }
+}
+
+/// Contents are many and large: they go to their workers past the event loop, and the connection
+/// waits while too many wait.
+async fn receive_files(mut receiver: FrameReceiver, events: mpsc::Sender<Event>, inbox: Inbox) {
+    let mut heard: Option<tokio::time::Instant> = None;
+    loop {
+        match receiver.recv::<File>().await {
+            Ok(Some(message)) => {
+                if heard.is_none_or(|heard| heard.elapsed() >= HEARD_INTERVAL) {
+                    heard = Some(tokio::time::Instant::now());
+                    if events.send(Event::Node(Input::Heard)).await.is_err() {
+                        return; // the daemon ends
+                    }
+                }
+                inbox.deliver(message).await;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "the partner's connection for files ended");
                 return;
             }
         }

@@ -5,13 +5,17 @@ mod barrier;
 mod clock;
 mod compared;
 mod databases;
+mod directories;
 mod event;
 mod event_loop;
 mod execute;
+mod files_link;
 mod history;
+mod hooks;
 mod licenses;
 mod limits;
 mod link;
+mod moments;
 mod past;
 mod patterns;
 mod persist;
@@ -40,8 +44,10 @@ use crate::{
     exit::{Failure, Kind},
 };
 use databases::{Databases, Surroundings};
+use directories::{Directories, Inbox};
 use event::Event;
 use event_loop::Daemon;
+use files_link::FilesQueue;
 use link::{DataQueue, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
@@ -115,15 +121,9 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         events: events.clone(),
     };
     let data_queue = DataQueue::new();
-    let journal = config.state_file("journal.db");
-    let surroundings = Surroundings {
-        log: config.file.log.clone(),
-        journal_notice: journal_notice(&journal),
-        journal,
-        data: data_queue.sender.clone(),
-        events: events.clone(),
-    };
-    let databases = protected(&config, surroundings)?;
+    let databases = protected(&config, &data_queue, &events)?;
+    let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));
+    let directories = watched(&config, &files_queue, &events)?;
     let services = services::Services::new(&config.file.services, &config.state_file("services"));
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
@@ -133,8 +133,11 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         events.clone(),
         link_context.clone(),
         advertised(&config, &listener),
+        directories.inbox(),
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
+    let hook_files = config.file.hooks.clone();
+    let hook_limit = config.hook_limit;
     let mut daemon = Daemon {
         config,
         node,
@@ -143,11 +146,15 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         link_context,
         interval,
         data_queue,
+        files_queue,
         link: None,
         databases,
+        directories,
         roles,
         service_rows,
         history,
+        hooks: hooks::Hooks::new(hook_files.directory, hook_limit),
+        hooked: None,
         events,
         repairs: repairs::Repairs::default(),
         waiting: BTreeMap::new(),
@@ -178,10 +185,32 @@ fn journal_notice(journal: &std::path::Path) -> Option<String> {
     }
 }
 
-fn protected(config: &Config, surroundings: Surroundings) -> Result<Databases, Failure> {
+fn protected(
+    config: &Config,
+    queue: &DataQueue,
+    events: &mpsc::Sender<Event>,
+) -> Result<Databases, Failure> {
+    let journal = config.state_file("journal.db");
+    let surroundings = Surroundings {
+        log: config.file.log.clone(),
+        journal_notice: journal_notice(&journal),
+        journal,
+        data: queue.sender.clone(),
+        events: events.clone(),
+    };
     let (files, patterns) = verbs::protected_files(config)?;
     let patterns = patterns::Patterns::new(patterns)?;
     Ok(Databases::new(surroundings, files, patterns, config.state_file("compared.json")))
+}
+
+fn watched(
+    config: &Config,
+    queue: &FilesQueue,
+    events: &mpsc::Sender<Event>,
+) -> Result<Directories, Failure> {
+    let files = directories::watched_files(config)?;
+    let state = config.state_file("directories");
+    Ok(Directories::new(files, state, queue.clone(), events.clone()))
 }
 
 fn hello(config: &Config, server: ServerId) -> Hello {
@@ -226,11 +255,12 @@ async fn accept(
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
+    inbox: Inbox,
 ) {
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
-                tokio::spawn(link::receive(hello.channel, receiver, events.clone()));
+                tokio::spawn(link::receive(hello.channel, receiver, events.clone(), inbox.clone()));
             }
             Incoming::Duplex { hello, .. } => {
                 tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");

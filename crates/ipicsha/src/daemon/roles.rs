@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ipicsha_core::Input;
+use ipicsha_files::replicate as files;
 use ipicsha_records::{Command, CommandSender, Done, Error, Writes};
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +20,11 @@ pub(crate) enum RoleChange {
     /// Close the writes, then stop the services.
     Deactivate(Senders),
     /// Planned: nothing is lost, or nothing happens.
-    CloseWrites(Senders, Duration),
+    CloseWrites {
+        databases: Senders,
+        directories: Vec<(String, files::CommandSender)>,
+        limit: Duration,
+    },
     /// The daemon ends: child processes with it.
     End(oneshot::Sender<()>),
 }
@@ -47,8 +52,12 @@ pub(crate) async fn run(
                 let stopped = services.stop_all().await;
                 tell(Input::Deactivated(closed.and(stopped))).await;
             }
-            RoleChange::CloseWrites(senders, limit) => {
-                let result = close_writes(&senders, limit).await;
+            RoleChange::CloseWrites { databases, directories, limit } => {
+                // Files first: they take longer, and writers of records need not wait for them.
+                let result = match flush(&directories, Instant::now() + limit).await {
+                    Ok(()) => close_writes(&databases, Instant::now() + limit).await,
+                    Err(cause) => Err(cause),
+                };
                 let closed = result.is_ok();
                 // The partner starts its services while ours end: with writes closed here that
                 // costs nothing, and waiting would lengthen the pause for every writer.
@@ -102,8 +111,7 @@ async fn set_writes(senders: &Senders, writes: Writes, drained: bool) -> Result<
 }
 
 /// Holds all databases, ships their tails, closes them together; any failure undoes it.
-async fn close_writes(senders: &Senders, limit: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
+async fn close_writes(senders: &Senders, deadline: Instant) -> Result<(), String> {
     let prepared = all(senders, |done| Command::Prepare { deadline, done }).await;
     let closed = match prepared {
         Ok(()) => all(senders, |done| Command::Commit { done }).await,
@@ -118,6 +126,37 @@ async fn close_writes(senders: &Senders, limit: Duration) -> Result<(), String> 
             tracing::error!(error, "writes could not be opened again");
         }
         return Err(cause);
+    }
+    Ok(())
+}
+
+/// Waits until the partner has every file as it was when this was asked.
+async fn flush(
+    directories: &[(String, files::CommandSender)],
+    deadline: Instant,
+) -> Result<(), String> {
+    let mut waiting = Vec::new();
+    for (name, sender) in directories {
+        let (to, receiver) = oneshot::channel();
+        let done: files::Done<()> = Box::new(move |result| {
+            let _ = to.send(result); // the waiter gave up
+        });
+        sender.send(files::Command::Flush { done });
+        waiting.push((name, receiver));
+    }
+    for (name, receiver) in waiting {
+        match tokio::time::timeout_at(deadline.into(), receiver).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(refused))) => {
+                return Err(format!("directory {name}: {refused}; {}", refused.next_step));
+            }
+            Ok(Err(_)) => return Err(format!("directory {name}: its worker ended")),
+            Err(_) => {
+                return Err(format!(
+                    "directory {name}: files are still on their way; `ipicsha ha-status` shows how many"
+                ));
+            }
+        }
     }
     Ok(())
 }

@@ -136,6 +136,9 @@ impl Daemon {
                 return self.replication(database.as_deref(), answer);
             }
             Request::RuntimeState => self.runtime_state(),
+            Request::ProtectDirectory { file, create } => self.protect_directory(file, create),
+            Request::UnprotectDirectory { name } => self.unprotect_directory(&name),
+            Request::Files(request) => return self.files_request(request, answer),
         };
         let _ = answer.send(result); // the command line went away
     }
@@ -166,6 +169,8 @@ impl Daemon {
                 .collect(),
             workers: self.databases.senders(),
             active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
+            hooks: self.hooks.clone(),
+            told: self.told(),
         };
         tokio::spawn(async move {
             let result = Box::pin(task.run(work)).await;
@@ -187,6 +192,7 @@ impl Daemon {
             pair: self.node.status(clock::now()),
             databases: self.databases.rows(),
             patterns: self.databases.patterns.rows(),
+            directories: self.directories.rows(),
             services: self.service_rows.borrow().iter().map(Running::row).collect(),
             link_error: self.link_error.clone(),
             pending_repairs: self.databases.pending_repairs(),

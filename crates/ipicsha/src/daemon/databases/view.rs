@@ -51,6 +51,13 @@ impl Databases {
         }
     }
 
+    /// How long the oldest record waits for the partner.
+    pub(crate) fn lag(&self) -> std::time::Duration {
+        let lags = self.all.values().filter_map(|p| p.status.as_ref()).map(|s| s.lag_seconds);
+        let longest = lags.fold(0.0, f64::max);
+        std::time::Duration::try_from_secs_f64(longest).unwrap_or_default()
+    }
+
     /// Everything has been compared with the partner's once and follows since.
     pub(crate) fn is_in_sync(&self) -> bool {
         let late = |p: &Protected| p.member.as_ref().is_some_and(|member| member.late);
