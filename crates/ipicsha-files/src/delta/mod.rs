@@ -56,6 +56,13 @@ impl Signature {
         block > 0 && self.size.div_ceil(block) == self.sums.len() as u64
     }
 
+    /// How many sums are still to come.
+    pub fn missing_sums(&self) -> usize {
+        let blocks = u64::from(self.block_bytes).max(1);
+        let blocks = usize::try_from(self.size.div_ceil(blocks)).unwrap_or(usize::MAX);
+        blocks.saturating_sub(self.sums.len())
+    }
+
     /// Bytes of block `index`.
     fn length(&self, index: u64) -> u64 {
         let block = u64::from(self.block_bytes);

@@ -38,6 +38,7 @@ use tokio::{
 use crate::{
     config::Config,
     exit::{Failure, Kind},
+    transfer::{Policy, Transfers},
 };
 use databases::{Databases, Surroundings};
 use event::Event;
@@ -46,6 +47,7 @@ use link::{DataQueue, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
+pub(crate) use persist::read as read_state;
 
 /// Version told to the partner; both servers must run the same (spec A6).
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -80,7 +82,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager is told");
     }
+    let transfers = daemon.transfers.clone();
     daemon.run(events).await?;
+    transfers.end().await;
     if let Err(error) = std::fs::remove_file(&daemon.config.file.server.socket) {
         tracing::debug!(%error, "the socket is left behind");
     }
@@ -128,12 +132,18 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
     tokio::spawn(roles::run(role_changes, services, events.clone()));
-    tokio::spawn(accept(
-        incoming,
-        events.clone(),
-        link_context.clone(),
-        advertised(&config, &listener),
-    ));
+    let transfers = Transfers::new(Policy {
+        server: server.name.clone(),
+        allow: config.file.sync.allow.clone(),
+        deletions_max: config.file.sync.deletions_max,
+    });
+    let accepting = Accepting {
+        events: events.clone(),
+        context: link_context.clone(),
+        advertised: advertised(&config, &listener),
+        transfers: transfers.clone(),
+    };
+    tokio::spawn(accept(incoming, accepting));
     let history = history::History::new(config.state_file("history.jsonl"));
     let mut daemon = Daemon {
         config,
@@ -153,6 +163,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         waiting: BTreeMap::new(),
         requests: 0,
         exit: false,
+        transfers,
         link_error: None,
         heard: MonoTime::default(),
     };
@@ -184,7 +195,8 @@ fn protected(config: &Config, surroundings: Surroundings) -> Result<Databases, F
     Ok(Databases::new(surroundings, files, patterns, config.state_file("compared.json")))
 }
 
-fn hello(config: &Config, server: ServerId) -> Hello {
+/// What this server says first on its connections.
+pub(crate) fn hello(config: &Config, server: ServerId) -> Hello {
     Hello {
         protocol: ipicsha_link::PROTOCOL,
         version: VERSION.into(),
@@ -220,21 +232,23 @@ fn advertised(config: &Config, listener: &Listener) -> Option<String> {
     (!address.ip().is_unspecified()).then(|| address.to_string())
 }
 
-/// Takes what the listener accepts: connections of the partner, and proven trust requests.
-async fn accept(
-    mut incoming: mpsc::Receiver<Incoming>,
+/// What is needed for what the listener accepts.
+struct Accepting {
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
-) {
+    transfers: Transfers,
+}
+
+/// Takes what the listener accepts: connections of the partner, and proven trust requests.
+async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
+    let Accepting { events, context, advertised, transfers } = accepting;
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
                 tokio::spawn(link::receive(hello.channel, receiver, events.clone()));
             }
-            Incoming::Duplex { hello, .. } => {
-                tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");
-            }
+            Incoming::Duplex { hello, duplex } => transfers.spawn(duplex, hello.name),
             Incoming::Trust { introduction, partner, answer } => {
                 let own = trust::introduction(&context, advertised.clone(), introduction.action);
                 tokio::spawn(trust::answer(partner, own, answer, events.clone()));

@@ -151,7 +151,7 @@ where
             self.tell_item(item);
             return Ok(Decision::Settled);
         }
-        self.progress.planned_bytes += details.size;
+        self.progress.planned_bytes = self.progress.planned_bytes.saturating_add(details.size);
         self.outputs.wait(id, item);
         let (want, basis) = self.way(spot, details, existing.as_ref());
         let spot = Spot { dir: None, ..spot.clone() };
@@ -192,7 +192,8 @@ where
 
     pub(super) fn count_transfer(&mut self, details: &Details, new: bool) {
         self.stats.transferred += 1;
-        self.stats.transferred_bytes += details.size;
+        let stats = &mut self.stats;
+        stats.transferred_bytes = stats.transferred_bytes.saturating_add(details.size);
         if new {
             self.stats.created.add(details.kind);
         }
