@@ -19,7 +19,7 @@ const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
 /// Files below this are sent whole.
 pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
-/// Sizes that differ by more than this factor have little in common.
+/// A content that is so much longer than what it becomes has little to give for its length.
 const SIZE_RATIO_MAX: u64 = 8;
 
 /// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by.
@@ -96,10 +96,11 @@ pub fn block_bytes(size: u64) -> u32 {
     block
 }
 
-/// Whether a difference is worth computing, from the sizes alone.
+/// Whether a difference is worth computing, from the sizes alone. However short the old content is,
+/// it may be what has come of the new one before a transfer was cut.
 pub fn is_worthwhile(old_size: u64, new_size: u64) -> bool {
-    let (small, large) = (old_size.min(new_size), old_size.max(new_size));
-    small >= DELTA_BYTES_MIN && large / small < SIZE_RATIO_MAX
+    let large_enough = old_size.min(new_size) >= DELTA_BYTES_MIN;
+    large_enough && old_size / new_size < SIZE_RATIO_MAX
 }
 
 #[cfg(test)]

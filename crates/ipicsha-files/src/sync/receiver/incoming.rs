@@ -182,7 +182,7 @@ where
         if options.inplace || options.append.is_some() {
             let file = match &pending.existing {
                 Some(_) => {
-                    if options.backup {
+                    if options.backup && !pending.backed_up {
                         let keep = super::backup::Keep::Copy;
                         self.back_up(&dir, &spot.parent, &spot.name, keep)?;
                     }
@@ -329,6 +329,7 @@ where
             // Once more, all of it: a basis that changed, or a sum that fits by chance.
             Err(Ended::Mismatch) if pending.want != Want::Whole => {
                 (pending.want, pending.basis) = (Want::Whole, None);
+                pending.backed_up = self.options.inplace || self.options.append.is_some();
                 self.wants.push((id, Want::Whole));
                 self.pending.insert(id, pending);
                 self.ask()
