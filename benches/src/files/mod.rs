@@ -75,7 +75,7 @@ impl Plan {
 }
 
 /// Everything that was measured: by scenario, by peer, one per round.
-pub(super) type Measured = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Cost>>>;
+type Measured = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Cost>>>;
 
 /// Runs all of it.
 ///

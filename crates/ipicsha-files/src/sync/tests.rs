@@ -527,7 +527,7 @@ fn told_by_partner(folders: &Folders, change: impl FnOnce(&mut Details)) -> (Rec
     let preserve = Preserve { devices: true, specials: true, extended: true, ..archive().preserve };
     let options = Options {
         preserve,
-        territory: Territory::beneath(&[folders.destination.clone()]),
+        territory: Territory::beneath(std::slice::from_ref(&folders.destination)),
         ..archive()
     };
     let heard = Heard::default();

@@ -306,7 +306,13 @@ pub fn from_partner(event: Event, name: &str) -> Event {
             Event::Skipped(Skipped::Directory(shown(&text)))
         }
         Event::Skipped(Skipped::Quietly(text)) => Event::Skipped(Skipped::Quietly(shown(&text))),
-        other => other,
+        other @ (Event::Begun
+        | Event::Item(_)
+        | Event::Deleted { .. }
+        | Event::Listed(_)
+        | Event::CreatedDestination { .. }
+        | Event::Skipped(Skipped::NotRegular(_) | Skipped::UnsafeLink { .. })
+        | Event::Progress(_)) => other,
     }
 }
 
@@ -329,7 +335,13 @@ impl Interest {
                 }
                 wanted
             }
-            _ => true,
+            Event::Begun
+            | Event::Deleted { .. }
+            | Event::Listed(_)
+            | Event::CreatedDestination { .. }
+            | Event::Skipped(_)
+            | Event::Problem { .. }
+            | Event::Notice(_) => true,
         }
     }
 }

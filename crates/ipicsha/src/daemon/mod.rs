@@ -102,12 +102,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             .map_err(|error| trust::failure(&error))?;
     let identity = Arc::new(identity);
     let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
-    let node_config = NodeConfig {
-        server: store.server(),
-        name: server.name.clone(),
-        version: VERSION.into(),
-        initialization_timeout: config.initialization_timeout,
-    };
+    let node_config = node_config(&config, store.server());
     let seed = persist::random().map_err(anyhow::Error::from)?;
     let node = Node::new(node_config, state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
@@ -132,18 +127,16 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
     tokio::spawn(roles::run(role_changes, services, events.clone()));
-    let transfers = Transfers::new(Policy {
-        server: server.name.clone(),
-        allow: config.file.sync.allow.clone(),
-        deletions_max: config.file.sync.deletions_max,
-    });
-    let accepting = Accepting {
-        events: events.clone(),
-        context: link_context.clone(),
-        advertised: advertised(&config, &listener),
-        transfers: transfers.clone(),
-    };
-    tokio::spawn(accept(incoming, accepting));
+    let transfers = transfers(&config);
+    tokio::spawn(accept(
+        incoming,
+        Accepting {
+            events: events.clone(),
+            context: link_context.clone(),
+            advertised: advertised(&config, &listener),
+            transfers: transfers.clone(),
+        },
+    ));
     let history = history::History::new(config.state_file("history.jsonl"));
     let mut daemon = Daemon {
         config,
@@ -169,6 +162,15 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     };
     daemon.connect();
     Ok(daemon)
+}
+
+fn node_config(config: &Config, server: ServerId) -> NodeConfig {
+    NodeConfig {
+        server,
+        name: config.file.server.name.clone(),
+        version: VERSION.into(),
+        initialization_timeout: config.initialization_timeout,
+    }
 }
 
 /// A damaged conflict journal is kept beside a new one: replication goes on, nothing is lost.
@@ -230,6 +232,16 @@ fn listen(
 fn advertised(config: &Config, listener: &Listener) -> Option<String> {
     let address = config.advertise.unwrap_or_else(|| listener.local_address());
     (!address.ip().is_unspecified()).then(|| address.to_string())
+}
+
+/// What `ipicsha sync` of the partner may do here.
+fn transfers(config: &Config) -> Transfers {
+    let sync = &config.file.sync;
+    Transfers::new(Policy {
+        server: config.file.server.name.clone(),
+        allow: sync.allow.clone(),
+        deletions_max: sync.deletions_max,
+    })
 }
 
 /// What is needed for what the listener accepts.
