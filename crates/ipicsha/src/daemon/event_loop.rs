@@ -32,7 +32,7 @@ use super::{
     roles::RoleChange,
     services::Running,
 };
-use crate::{config::Config, exit::Failure};
+use crate::{config::Config, exit::Failure, transfer::Transfers};
 
 /// Databases and clock state are measured this often even when nothing happens.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +70,8 @@ pub(crate) struct Daemon {
     pub(crate) waiting: BTreeMap<RequestId, Waiter>,
     pub(crate) requests: u64,
     pub(crate) exit: bool,
+    /// Transfers of the partner's `ipicsha sync`.
+    pub(crate) transfers: Transfers,
     /// Why there is no connection to the partner, as last seen.
     pub(crate) link_error: Option<String>,
     /// When a data message last counted as a sign of life.

@@ -42,6 +42,7 @@ use tokio::{
 use crate::{
     config::Config,
     exit::{Failure, Kind},
+    transfer::{Policy, Transfers},
 };
 use databases::{Databases, Surroundings};
 use directories::{Directories, Inbox};
@@ -52,6 +53,7 @@ use link::{DataQueue, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
+pub(crate) use persist::read as read_state;
 
 /// Version told to the partner; both servers must run the same (spec A6).
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -86,7 +88,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager is told");
     }
+    let transfers = daemon.transfers.clone();
     daemon.run(events).await?;
+    transfers.end().await;
     if let Err(error) = std::fs::remove_file(&daemon.config.file.server.socket) {
         tracing::debug!(%error, "the socket is left behind");
     }
@@ -104,12 +108,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             .map_err(|error| trust::failure(&error))?;
     let identity = Arc::new(identity);
     let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
-    let node_config = NodeConfig {
-        server: store.server(),
-        name: server.name.clone(),
-        version: VERSION.into(),
-        initialization_timeout: config.initialization_timeout,
-    };
+    let node_config = node_config(&config, store.server());
     let seed = persist::random().map_err(anyhow::Error::from)?;
     let node = Node::new(node_config, state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
@@ -128,12 +127,16 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
     tokio::spawn(roles::run(role_changes, services, events.clone()));
+    let transfers = transfers(&config);
     tokio::spawn(accept(
         incoming,
-        events.clone(),
-        link_context.clone(),
-        advertised(&config, &listener),
-        directories.inbox(),
+        Accepting {
+            inbox: directories.inbox(),
+            events: events.clone(),
+            context: link_context.clone(),
+            advertised: advertised(&config, &listener),
+            transfers: transfers.clone(),
+        },
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
     let hook_files = config.file.hooks.clone();
@@ -160,11 +163,21 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         waiting: BTreeMap::new(),
         requests: 0,
         exit: false,
+        transfers,
         link_error: None,
         heard: MonoTime::default(),
     };
     daemon.connect();
     Ok(daemon)
+}
+
+fn node_config(config: &Config, server: ServerId) -> NodeConfig {
+    NodeConfig {
+        server,
+        name: config.file.server.name.clone(),
+        version: VERSION.into(),
+        initialization_timeout: config.initialization_timeout,
+    }
 }
 
 /// A damaged conflict journal is kept beside a new one: replication goes on, nothing is lost.
@@ -213,7 +226,8 @@ fn watched(
     Ok(Directories::new(files, state, queue.clone(), events.clone()))
 }
 
-fn hello(config: &Config, server: ServerId) -> Hello {
+/// What this server says first on its connections.
+pub(crate) fn hello(config: &Config, server: ServerId) -> Hello {
     Hello {
         protocol: ipicsha_link::PROTOCOL,
         version: VERSION.into(),
@@ -249,22 +263,36 @@ fn advertised(config: &Config, listener: &Listener) -> Option<String> {
     (!address.ip().is_unspecified()).then(|| address.to_string())
 }
 
-/// Takes what the listener accepts: connections of the partner, and proven trust requests.
-async fn accept(
-    mut incoming: mpsc::Receiver<Incoming>,
+/// The partner's `ipicsha sync` reaches what is opened to it, and watched directories of the
+/// configuration: those it may change anyway.
+fn transfers(config: &Config) -> Transfers {
+    let sync = &config.file.sync;
+    let watched = config.file.directories.iter().map(|directory| directory.path.clone());
+    Transfers::new(Policy {
+        server: config.file.server.name.clone(),
+        allow: sync.allow.iter().cloned().chain(watched).collect(),
+        deletions_max: sync.deletions_max,
+    })
+}
+
+/// What is needed for what the listener accepts.
+struct Accepting {
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
     inbox: Inbox,
-) {
+    transfers: Transfers,
+}
+
+/// Takes what the listener accepts: connections of the partner, and proven trust requests.
+async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
+    let Accepting { events, context, advertised, inbox, transfers } = accepting;
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
                 tokio::spawn(link::receive(hello.channel, receiver, events.clone(), inbox.clone()));
             }
-            Incoming::Duplex { hello, .. } => {
-                tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");
-            }
+            Incoming::Duplex { hello, duplex } => transfers.spawn(duplex, hello.name),
             Incoming::Trust { introduction, partner, answer } => {
                 let own = trust::introduction(&context, advertised.clone(), introduction.action);
                 tokio::spawn(trust::answer(partner, own, answer, events.clone()));
