@@ -332,5 +332,9 @@ pub(crate) fn reply_value(reply: &AdminReply) -> serde_json::Value {
             serde_json::json!({ "result": "preflight", "checks": checks })
         }
         AdminReply::RepairMayStart => serde_json::json!({ "result": "repair may start" }),
+        AdminReply::Recovering => serde_json::json!({
+            "result": "recovering",
+            "note": "the partner starts again what failed; `ipicsha ha-status` shows how it ends",
+        }),
     }
 }
