@@ -12,7 +12,8 @@ use crate::{
     server::Server,
     settings::Settings,
     status::Status,
-    wait::SOON,
+    tree::Tree,
+    wait::{SOON, wait_for},
 };
 
 /// Password of `ipicsadmin` on bravo.
@@ -256,6 +257,23 @@ impl Pair {
             compare::wait_equal(&self.alpha.database(name), &self.bravo.database(name), SOON)?;
         }
         Ok(())
+    }
+
+    /// Waits until a watched directory is equal on both servers, as an eye of its own sees it.
+    ///
+    /// # Errors
+    /// It is not; the differences are shown.
+    pub fn wait_same_files(&self, name: &str) -> Result<()> {
+        let mut last = Vec::new();
+        let trees = || -> Result<Vec<String>> {
+            let [a, b] = Side::BOTH.map(|side| Tree::of(&self.server(side).directory(name)));
+            Ok(a?.without_ours().differences(&b?.without_ours()))
+        };
+        let equal = wait_for(&format!("{name} is the same on both"), SOON, || {
+            last = trees().unwrap_or_else(|error| vec![format!("{error:#}")]);
+            last.is_empty().then_some(())
+        });
+        equal.with_context(|| format!("{last:#?}"))
     }
 
     /// The state files of both servers as they are now.

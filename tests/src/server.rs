@@ -75,6 +75,11 @@ impl Server {
         self.home.join(format!("data/{name}.sqlite"))
     }
 
+    /// A watched directory.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        self.home.join("files").join(name)
+    }
+
     /// A database, opened as an application does.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub struct Settings {
     missed_count: u32,
     time_source: [&'static str; 2],
     auto_heal: bool,
+    /// Blocks at the end of each file.
     services: [String; 2],
     log_capacity: u64,
     /// Text of the ERROR lines that the test brings about.
@@ -89,6 +90,18 @@ impl Settings {
     #[must_use]
     pub fn service(mut self, side: Side, block: &str) -> Self {
         self.services[side as usize].push_str(block);
+        self
+    }
+
+    /// A directory that both servers watch: `files/NAME` in the folder of each; `more` are further lines of
+    /// its block.
+    #[must_use]
+    pub fn directory(mut self, name: &str, more: &str) -> Self {
+        for side in &mut self.services {
+            side.push_str(&format!(
+                "[[directory]]\npath = \"HOME/files/{name}\"\nname = {name:?}\n{more}\n"
+            ));
+        }
         self
     }
 

@@ -34,6 +34,19 @@ impl Tree {
         Ok(Self(walker.finish()))
     }
 
+    /// Without what ipicsha keeps in a watched directory for itself, and without the times of
+    /// directories, which change with whatever is in them.
+    #[must_use]
+    pub fn without_ours(mut self) -> Self {
+        self.0.retain(|path, _| path != ".ipicsha" && !path.starts_with(".ipicsha/"));
+        for line in self.0.values_mut().filter(|line| line.starts_with("directory ")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let at = words.iter().position(|word| *word == "time").unwrap_or(words.len());
+            *line = words[..at].join(" ");
+        }
+        self
+    }
+
     /// What differs from `other`, line by line: `-` here only, `+` there only.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let missing = |a: &Self, b: &Self, sign: &str| {

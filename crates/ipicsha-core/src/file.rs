@@ -108,7 +108,8 @@ impl Version {
         }
     }
 
-    /// Whether nothing of it would have to be changed to become `other`.
+    /// Whether nothing of it would have to be changed to become `other`. The time of a directory
+    /// follows from what happens in it, so it makes no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         if self.contents.is_absent() || other.contents.is_absent() {
             return self.contents == other.contents;
@@ -117,7 +118,7 @@ impl Version {
             && self.mode == other.mode
             && self.user.is_same(&other.user)
             && self.group.is_same(&other.group)
-            && self.mtime_ns == other.mtime_ns
+            && (self.mtime_ns == other.mtime_ns || self.contents.is_directory())
             && self.attributes == other.attributes
             && self.link == other.link
     }
@@ -198,6 +199,13 @@ pub enum Part {
     End,
     /// It cannot be sent; why, for people.
     Refused(String),
+    /// These bytes, and that was all: of a small file, everything in one message.
+    Last {
+        /// Perhaps compressed.
+        bytes: Vec<u8>,
+        /// By zstd.
+        compressed: bool,
+    },
 }
 
 /// Everything the two servers say about watched directories.
@@ -270,6 +278,27 @@ pub enum File {
         /// That of the request.
         id: u64,
     },
+    /// All contents are to be read anew, and what is not as the receiver's index says is to be told.
+    Audit {
+        /// The directory.
+        directory: DirectoryName,
+        /// Chosen by the sender.
+        id: u64,
+    },
+    /// What an `Audit` found.
+    Audited {
+        /// The directory.
+        directory: DirectoryName,
+        /// That of the audit.
+        id: u64,
+        /// Newest position in the sender's index at its end.
+        to: Seq,
+        /// Entries that are not what they were told to be, though nobody changed them: as they are,
+        /// with the knowledge of what they should be.
+        found: Vec<Entry>,
+        /// Whether nothing follows.
+        last: bool,
+    },
 }
 
 impl File {
@@ -281,7 +310,9 @@ impl File {
             | Self::Noted { directory, .. }
             | Self::Request { directory, .. }
             | Self::Part { directory, .. }
-            | Self::Cancel { directory, .. } => directory,
+            | Self::Cancel { directory, .. }
+            | Self::Audit { directory, .. }
+            | Self::Audited { directory, .. } => directory,
         }
     }
 }
@@ -311,6 +342,7 @@ mod tests {
         let index = IndexId([1; 16]);
         let known = Known { primary: 300, secondary: 1 };
         let entry = Entry { path: b"p".to_vec(), seq: Seq(2), version: version(), known };
+        let found = vec![entry.clone()];
         let part = |part| File::Part { directory: directory(), id: 7, part };
         vec![
             File::Hello {
@@ -342,6 +374,9 @@ mod tests {
             part(Part::End),
             part(Part::Refused("r".into())),
             File::Cancel { directory: directory(), id: 7 },
+            part(Part::Last { bytes: vec![1, 2], compressed: false }),
+            File::Audit { directory: directory(), id: 7 },
+            File::Audited { directory: directory(), id: 7, to: Seq(2), found, last: true },
         ]
     }
 

@@ -18,6 +18,8 @@ const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 pub enum Scope {
     /// What the owner sets (`user.`), and as root also `security.` and `trusted.`.
     Extended,
+    /// What the owner sets, and nothing else.
+    User,
     /// The access list and, of directories, the default list for new entries.
     AccessLists,
 }
@@ -27,7 +29,7 @@ impl Scope {
         match self {
             Self::AccessLists => name == ACL_ACCESS || name == ACL_DEFAULT,
             Self::Extended if privileged => !name.starts_with(b"system."),
-            Self::Extended => name.starts_with(b"user."),
+            Self::Extended | Self::User => name.starts_with(b"user."),
         }
     }
 }
@@ -89,6 +91,16 @@ impl Attributes {
             Some(entry) => mode & !0o070 | (u32::from(entry[2]) & 7) << 3,
             None => mode,
         }
+    }
+
+    /// Those of `pairs` that belong to `scope` whoever asks.
+    pub fn of(pairs: &[(Vec<u8>, Vec<u8>)], scope: Scope) -> Self {
+        Self(pairs.iter().filter(|(name, _)| scope.has(name, false)).cloned().collect())
+    }
+
+    /// Names and values.
+    pub fn into_pairs(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        self.0.into_iter()
     }
 
     /// Whether there are none.

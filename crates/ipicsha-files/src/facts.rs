@@ -24,6 +24,8 @@ pub struct Facts {
     pub access_lists: Option<Attributes>,
     /// Extended attributes.
     pub extended: Option<Attributes>,
+    /// Extended attributes of the owner alone; those of the system stay as they are.
+    pub user: Option<Attributes>,
 }
 
 /// A fact that could not be set: what was tried, and what the system said.
@@ -64,11 +66,12 @@ impl Facts {
         {
             note("set the permissions of", node.set_mode(mode));
         }
-        if let Some(wanted) = &self.extended {
-            match Attributes::read(node, Scope::Extended) {
+        for (wanted, scope) in [(&self.extended, Scope::Extended), (&self.user, Scope::User)] {
+            let Some(wanted) = wanted else { continue };
+            match Attributes::read(node, scope) {
                 Ok(extended) if extended == *wanted => {}
                 Ok(extended) => {
-                    note("set the attributes of", wanted.apply(node, Scope::Extended, &extended))
+                    note("set the attributes of", wanted.apply(node, scope, &extended));
                 }
                 Err(errno) => note("read the attributes of", Err(errno)),
             }

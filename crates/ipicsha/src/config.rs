@@ -36,6 +36,8 @@ pub(crate) struct ConfigFile {
     pub(crate) log: LogFile,
     #[serde(default)]
     pub(crate) files: FilesFile,
+    #[serde(default)]
+    pub(crate) hooks: HooksFile,
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub(crate) databases: Vec<DatabaseFile>,
     #[serde(default, rename = "directory", skip_serializing_if = "Vec::is_empty")]
@@ -99,6 +101,14 @@ pub(crate) struct TimeFile {
 pub(crate) struct LogFile {
     pub(crate) capacity_entries: u64,
     pub(crate) capacity_bytes: ByteSize,
+}
+
+/// Programs that run around role changes, repairs and alarms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HooksFile {
+    pub(crate) directory: PathBuf,
+    pub(crate) timeout_seconds: f64,
 }
 
 /// A protected database.
@@ -194,6 +204,12 @@ impl Default for HeartbeatFile {
     }
 }
 
+impl Default for HooksFile {
+    fn default() -> Self {
+        Self { directory: "/etc/ipicsha/hooks.d".into(), timeout_seconds: 60.0 }
+    }
+}
+
 impl Default for LogFile {
     fn default() -> Self {
         Self { capacity_entries: 1_000_000, capacity_bytes: ByteSize(256 << 20) }
@@ -209,6 +225,7 @@ pub(crate) struct Config {
     pub(crate) pair: PairName,
     pub(crate) timing: Timing,
     pub(crate) initialization_timeout: Duration,
+    pub(crate) hook_limit: Duration,
 }
 
 impl Config {
@@ -263,7 +280,13 @@ impl Config {
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
             return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));
         }
+        if !(0.1..=3600.0).contains(&file.hooks.timeout_seconds) {
+            return Err(wrong("hooks.timeout_seconds", "0.1 to 3600".into(), range));
+        }
+        let hook_limit = seconds(file.hooks.timeout_seconds)
+            .map_err(|why| wrong("hooks.timeout_seconds", why, range))?;
         Ok(Self {
+            hook_limit,
             listen: address("server.listen", &file.server.listen)?,
             advertise: match &file.server.advertise {
                 Some(value) => Some(address("server.advertise", value)?),

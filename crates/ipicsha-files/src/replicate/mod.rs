@@ -5,18 +5,41 @@
 //! two versions stays is decided by the core's `file_policy`. Must not know sockets, roles beyond the
 //! licensed one, or what an application does with its files.
 
-mod forget;
+mod apply;
+mod compare;
+mod engine;
+mod enter;
+mod exchange;
+mod fetch;
+mod flush;
 mod guard;
+mod index;
 mod kept;
+mod look;
+mod notice;
+mod place_here;
+mod reader;
+mod remove;
+mod report;
+mod row;
+mod scan;
+mod serve;
+mod sieve;
 mod status;
+mod troubles;
 mod worker;
 
-use std::{any::Any, collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipicsha_core::{file::DirectoryName, license::LicensedRole};
 use serde::{Deserialize, Serialize};
 
-pub use forget::remove_index;
 pub use kept::{list_kept, restore_kept};
 pub use status::{CompareProgress, DirectoryStatus, KeptUsage, Left, Trouble};
 pub use worker::{CommandSender, Outlets, Worker};
@@ -131,6 +154,15 @@ pub enum Event {
     Repairing(String),
 }
 
+/// Removes the index of a directory that has no worker, so that a later pair begins with a merge; what is
+/// kept stays. `state` is [`DirectoryConfig::state`].
+///
+/// # Errors
+/// The system refuses.
+pub fn remove_index(state: &Path) -> io::Result<()> {
+    index::remove(state)
+}
+
 /// Why something is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -188,3 +220,6 @@ pub struct CompareReport {
     /// What takes no part: databases, kinds that do not travel.
     pub not_compared: BTreeSet<String>,
 }
+
+#[cfg(test)]
+mod tests;

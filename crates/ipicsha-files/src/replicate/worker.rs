@@ -1,10 +1,22 @@
 //! The thread of one directory.
 
-use std::sync::mpsc::{Sender, channel};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+};
 
 use ipicsha_core::file::File;
 
-use super::{Command, DirectoryConfig, Event, Refused};
+use super::{
+    Command, DirectoryConfig, Event, Refused,
+    engine::{Engine, Message},
+    reader::Reader,
+    serve::Server,
+};
+use crate::sync::Names;
 
 /// Where a worker's words go.
 pub struct Outlets {
@@ -17,29 +29,46 @@ pub struct Outlets {
 
 /// Commands for one worker; it may have ended.
 #[derive(Clone)]
-pub struct CommandSender(Sender<Command>);
+pub struct CommandSender(Sender<Message>);
 
 impl CommandSender {
     /// Queues a command; one to a worker that has ended is dropped.
     pub fn send(&self, command: Command) {
-        let _ = self.0.send(command);
+        let _ = self.0.send(Message::Command(command));
     }
 }
 
 /// The thread of one directory. Dropping it ends the thread and waits for it.
 pub struct Worker {
     commands: CommandSender,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
     /// Starts replicating; the gate is closed and there is no link yet.
     ///
     /// # Errors
-    /// The state folder cannot be used. A root that is missing is no error but a hold.
+    /// The state folder cannot be used, or a filter rule. A root that is missing is no error but a
+    /// hold.
     pub fn spawn(config: DirectoryConfig, outlets: Outlets) -> Result<Self, Refused> {
-        let (sender, _commands) = channel();
-        let _ = (config, outlets);
-        Ok(Self { commands: CommandSender(sender) })
+        let (sender, inbox) = channel();
+        let owners = Arc::new(Names::of_this_machine());
+        let threads = |error: std::io::Error| Refused {
+            message: format!("cannot start the threads of a directory: {error}"),
+            next_step: "raise the limits of processes and open files".into(),
+        };
+        let changed = sender.clone();
+        let changed = move |path| drop(changed.send(Message::Changed(path)));
+        let server = Server::start(config.name.clone(), outlets.parts, Box::new(changed));
+        let read = sender.clone();
+        let read = move |done| drop(read.send(Message::Read(done)));
+        let reader = Reader::start(Arc::clone(&owners), read);
+        let (server, reader) = (server.map_err(threads)?, reader.map_err(threads)?);
+        let name = format!("files-{}", config.name);
+        let engine = Engine::new(config, outlets.events, sender.clone(), server, reader, owners)?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || engine.run(&inbox));
+        let thread = Some(thread.map_err(threads)?);
+        Ok(Self { commands: CommandSender(sender), thread })
     }
 
     /// Commands for it.
@@ -50,5 +79,16 @@ impl Worker {
     /// Queues a command.
     pub fn send(&self, command: Command) {
         self.commands.send(command);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A worker that has ended needs no telling.
+        let _ = self.commands.0.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed there.
+            let _ = thread.join();
+        }
     }
 }

@@ -28,6 +28,7 @@ pub use event::{
 };
 pub use exit::{Exit, Fatal, Troubles};
 use message::{ToReceiver, ToSender};
+pub(crate) use names::Names;
 pub use names::owner_id;
 pub use options::{Append, BasisUse, Delete, Depth, Options, OwnerMap, OwnerPattern, Preserve};
 pub use receiver::Received;

@@ -9,13 +9,13 @@ use super::message::OwnerKind;
 
 /// Users and groups, by number and by name.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     by_id: HashMap<(OwnerKind, u32), String>,
     by_name: HashMap<(OwnerKind, String), u32>,
 }
 
 impl Names {
-    pub(super) fn of_this_machine() -> Self {
+    pub(crate) fn of_this_machine() -> Self {
         let mut names = Self::default();
         names.read(OwnerKind::User, Path::new("/etc/passwd"));
         names.read(OwnerKind::Group, Path::new("/etc/group"));
@@ -35,11 +35,11 @@ impl Names {
         }
     }
 
-    pub(super) fn name(&self, kind: OwnerKind, id: u32) -> Option<&str> {
+    pub(crate) fn name(&self, kind: OwnerKind, id: u32) -> Option<&str> {
         self.by_id.get(&(kind, id)).map(String::as_str)
     }
 
-    pub(super) fn id(&self, kind: OwnerKind, name: &str) -> Option<u32> {
+    pub(crate) fn id(&self, kind: OwnerKind, name: &str) -> Option<u32> {
         self.by_name.get(&(kind, name.to_owned())).copied()
     }
 }

@@ -5,7 +5,7 @@
 //! the kernel is asked ([`Ear`]), or what a file is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     hash::Hash,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
@@ -25,8 +25,9 @@ const BARE_MAX: usize = 256;
 /// A directory that is not where it should be is looked for again after so long; its event comes any
 /// moment.
 const ASTRAY_AGAIN: Duration = Duration::from_millis(5);
-/// After so many times the tree is not believed any more.
-const ASTRAY_ROUNDS_MAX: u32 = 8;
+/// After so long the tree is not believed any more. Time and not looks: while events pour in, one
+/// look follows the other at once, and the event that explains it is still in the queue.
+const ASTRAY_MAX: Duration = Duration::from_millis(200);
 
 /// What the kernel is asked to listen to a directory.
 pub(super) trait Ear {
@@ -89,7 +90,8 @@ pub(super) struct Cover<E: Ear> {
     /// Directories that were not where they should be when they were to be listed: they, or what
     /// they are in, were moved meanwhile, which is an event still to come.
     astray: BTreeSet<Id>,
-    astray_rounds: u32,
+    /// When it is enough, if some are astray.
+    astray_until: Option<Instant>,
 }
 
 impl<E: Ear> Cover<E> {
@@ -109,7 +111,7 @@ impl<E: Ear> Cover<E> {
             round: 0,
             next_poll: None,
             astray: BTreeSet::new(),
-            astray_rounds: 0,
+            astray_until: None,
         };
         // First of all, so that a limit does not leave us without cookies.
         let own = reach::directory(&cover.root, names::OWN);
@@ -178,15 +180,16 @@ impl<E: Ear> Cover<E> {
     }
 
     /// Lists directories that were astray, if they are where they should be by now.
-    fn find_astray(&mut self, hints: &Shared) {
+    fn find_astray(&mut self, now: Instant, hints: &Shared) {
         for id in std::mem::take(&mut self.astray) {
             if self.tree.is_alive(id) && self.open(id).is_ok() {
                 self.list(id, Depth::New);
                 hints.subtree(&self.tree.path(id));
             }
         }
-        self.astray_rounds = if self.astray.is_empty() { 0 } else { self.astray_rounds + 1 };
-        if self.astray_rounds > ASTRAY_ROUNDS_MAX {
+        if self.astray.is_empty() {
+            self.astray_until = None;
+        } else if now >= *self.astray_until.get_or_insert(now + ASTRAY_MAX) {
             self.doubt = true;
         }
     }
@@ -203,7 +206,7 @@ impl<E: Ear> Cover<E> {
             self.next_poll = None;
             self.retry_bare(hints);
         }
-        self.find_astray(hints);
+        self.find_astray(now, hints);
         if std::mem::take(&mut self.doubt) {
             self.list_all(hints);
         }
@@ -218,7 +221,7 @@ impl<E: Ear> Cover<E> {
 
     fn list_all(&mut self, hints: &Shared) {
         self.astray.clear();
-        self.astray_rounds = 0;
+        self.astray_until = None;
         self.round += 1;
         self.bare.clear();
         self.list(ROOT, Depth::All);
@@ -288,6 +291,7 @@ impl<E: Ear> Cover<E> {
                 // It moved or went, which is an event of its own; or it may not be read by us.
                 Err(_) => continue,
             };
+            self.forget_missing(id, &found);
             for name in found {
                 match self.adopt(id, &name, reach::directory(&dir, &name)) {
                     Seen::New(child) => stack.push(child),
@@ -298,6 +302,19 @@ impl<E: Ear> Cover<E> {
                     Seen::Known(_) | Seen::Moved(_) | Seen::Absent => {}
                 }
             }
+        }
+    }
+
+    /// Forgets children that are not in the directory any more. Where one moved to, another event
+    /// says or said; kept here, it would be taken for covered wherever it is, and never be found.
+    fn forget_missing(&mut self, id: Id, found: &[Box<[u8]>]) {
+        let children = self.tree.children(id);
+        if children.is_empty() {
+            return;
+        }
+        let found: HashSet<&[u8]> = found.iter().map(|name| &**name).collect();
+        for (_, child) in children.into_iter().filter(|(name, _)| !found.contains(&**name)) {
+            self.forget(child);
         }
     }
 
@@ -351,4 +368,80 @@ fn inode(dir: &OwnedFd) -> Result<u64, Errno> {
 /// More of something would be needed than the system gives.
 fn is_limit(errno: Errno) -> bool {
     [Errno::NOSPC, Errno::NOMEM, Errno::MFILE, Errno::NFILE].contains(&errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::watch::{Hint, Options};
+
+    /// Knows directories by inode, and hears nothing: tests say what happened.
+    struct Deaf;
+
+    impl Ear for Deaf {
+        type Key = u64;
+
+        fn cover(&mut self, dir: BorrowedFd<'_>) -> Result<u64, Errno> {
+            Ok(rustix::fs::fstat(dir)?.st_ino)
+        }
+
+        fn uncover(&mut self, _: u64) {}
+
+        fn drain(&mut self) {}
+    }
+
+    const EVERY: Duration = Duration::from_secs(10);
+
+    /// A covered root with `a/b` in it, and a folder beside it.
+    fn covered() -> (TempDir, Cover<Deaf>, Shared) {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(folder.path().join("root/a/b")).expect("directories");
+        fs::create_dir(folder.path().join("beside")).expect("a folder");
+        let root = reach::root(&folder.path().join("root")).expect("a root");
+        let cover = Cover::start(&root, Deaf).expect("covered");
+        let shared = Shared::new(&Options::default()).expect("an eventfd");
+        (folder, cover, shared)
+    }
+
+    fn rename(folder: &Path, from: &str, to: &str) {
+        fs::rename(folder.join(from), folder.join(to)).expect("renamed");
+    }
+
+    #[test]
+    fn a_directory_that_left_unseen_is_forgotten_when_its_parent_is_found() {
+        let (folder, mut cover, hints) = covered();
+        let a = cover.tree.child(ROOT, b"a").expect("known");
+        let b = cover.tree.child(a, b"b").expect("known");
+        rename(folder.path(), "root/a", "root/x");
+        rename(folder.path(), "root/x/b", "beside/b");
+        // That `b` left is heard of before it is known where `a` is.
+        cover.look((a, b"b"), How::Moved, None, &hints);
+        assert!(cover.tree.is_alive(b));
+        cover.look((ROOT, b"x"), How::Moved, None, &hints);
+        cover.tend(Instant::now(), EVERY, &hints);
+        assert_eq!((cover.tree.path(a), cover.tree.is_alive(b)), (b"x".to_vec(), false));
+        assert!(!hints.take().contains(&Hint::Everything));
+        assert_eq!(cover.tend(Instant::now(), EVERY, &hints), None);
+    }
+
+    #[test]
+    fn a_directory_is_looked_for_until_its_event_came_and_not_for_ever() {
+        let (folder, mut cover, hints) = covered();
+        let a = cover.tree.child(ROOT, b"a").expect("known");
+        rename(folder.path(), "root/a", "beside/a");
+        cover.look((a, b"b"), How::Moved, None, &hints);
+        let now = Instant::now();
+        for _ in 0..100 {
+            let again = cover.tend(now, EVERY, &hints);
+            assert_eq!(again, Some(now + ASTRAY_AGAIN), "many events in a row are no reason");
+        }
+        assert!(!hints.take().contains(&Hint::Everything));
+        assert_eq!(cover.tend(now + ASTRAY_MAX, EVERY, &hints), None);
+        assert!(hints.take().contains(&Hint::Everything));
+        assert!(!cover.tree.is_alive(a));
+    }
 }

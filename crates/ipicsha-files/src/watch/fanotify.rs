@@ -130,6 +130,10 @@ impl Fanotify {
         } else {
             hints.touched(&path, writer, now);
         }
+        // Several files had the name, told as one: the last of them may be open still.
+        if event.mask & libc::FAN_CREATE != 0 && event.mask & libc::FAN_DELETE != 0 {
+            hints.created(&path, writer, now);
+        }
     }
 }
 

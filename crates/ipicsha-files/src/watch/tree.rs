@@ -77,6 +77,12 @@ impl<K: Clone + Eq + Hash> Tree<K> {
         self.node(id)?.children.get(name).copied()
     }
 
+    /// The directories in it that are known.
+    pub(super) fn children(&self, id: Id) -> Vec<(Box<[u8]>, Id)> {
+        let children = self.node(id).map(|node| &node.children);
+        children.into_iter().flatten().map(|(name, id)| (name.clone(), *id)).collect()
+    }
+
     /// Parent and name; `None` for the root and for what is not there.
     pub(super) fn place(&self, id: Id) -> Option<(Id, Box<[u8]>)> {
         let node = self.node(id).filter(|_| id != ROOT)?;

@@ -4,7 +4,7 @@ use std::{fs, path::Path, thread};
 
 use ipicsha_files::watch::{Hint, Method, Options};
 
-use crate::mirror::{HANG, LISTENING, Mirror, folders, is_there};
+use crate::mirror::{HANG, LISTENING, Mirror, folders, is_there, options};
 
 /// Deep directories with files at the bottom.
 fn deep(root: &Path, from: usize, to: usize) {
@@ -121,7 +121,7 @@ fn a_consumer_that_sleeps_costs_a_scan_and_no_memory() {
         if !is_there(method, folder.path()) {
             continue;
         }
-        let options = Options { best: method, paths_max: 2000, ..Options::default() };
+        let options = Options { paths_max: 2000, ..options(method) };
         let mut mirror = Mirror::with(folder.path(), options);
         // More directories than paths are kept, and never a look.
         for number in 0..3000 {

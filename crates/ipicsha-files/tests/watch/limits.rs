@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use ipicsha_files::watch::{Hint, Method, Options, Watcher};
 
-use crate::mirror::{HANG, LISTENING, Mirror, folders, is_there};
+use crate::mirror::{HANG, LISTENING, Mirror, folders, is_there, options};
 
 /// Events that the kernel keeps for one instance of inotify.
 fn queue() -> usize {
@@ -164,7 +164,7 @@ fn a_file_system_too_busy_elsewhere_is_watched_by_directories() {
 fn every_method_that_is_not_used_has_its_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     for (used, method) in LISTENING.into_iter().chain([Method::Polling]).enumerate() {
-        let options = Options { best: method, ..Options::default() };
+        let options = options(method);
         let status = Watcher::start(folder.path(), options, || {}).expect("a watcher").status();
         assert!(status.refused.len() >= used, "{status}");
         assert!(status.refused.iter().all(|refused| !refused.why.is_empty()), "{status}");
@@ -176,7 +176,7 @@ fn every_method_that_is_not_used_has_its_reason() {
 fn watchers_end_when_they_are_dropped() {
     let folder = tempfile::tempdir().expect("a folder");
     for method in LISTENING {
-        let options = Options { best: method, ..Options::default() };
+        let options = options(method);
         let watcher = Watcher::start(folder.path(), options, || {}).expect("a watcher");
         assert_eq!(watcher.wait(HANG), [Hint::Everything]);
         drop(watcher);

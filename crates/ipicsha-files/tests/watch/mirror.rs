@@ -18,6 +18,11 @@ use tempfile::TempDir;
 /// Ends a hanging test; nothing is measured by it.
 pub(crate) const HANG: Duration = Duration::from_secs(90);
 
+/// To watch by `method`, however busy other tests keep the same file system.
+pub(crate) fn options(method: Method) -> Options {
+    Options { best: method, foreign_per_second_max: u32::MAX, ..Options::default() }
+}
+
 /// All methods that listen.
 pub(crate) const LISTENING: [Method; 3] = [Method::Fanotify, Method::Inotify, Method::Notify];
 
@@ -66,8 +71,7 @@ pub(crate) fn folders() -> Vec<TempDir> {
 
 /// Whether the method can be tested here; says so where not.
 pub(crate) fn is_there(method: Method, folder: &Path) -> bool {
-    let options = Options { best: method, ..Options::default() };
-    let status = Watcher::start(folder, options, || {}).expect("a watcher").status();
+    let status = Watcher::start(folder, options(method), || {}).expect("a watcher").status();
     if status.method != method {
         eprintln!("skipped: {status}");
     }
@@ -87,7 +91,7 @@ pub(crate) struct Mirror {
 impl Mirror {
     /// Watches by `method`, which must be there.
     pub(crate) fn start(root: &Path, method: Method) -> Self {
-        Self::with(root, Options { best: method, ..Options::default() })
+        Self::with(root, options(method))
     }
 
     pub(crate) fn with(root: &Path, options: Options) -> Self {
@@ -210,6 +214,19 @@ impl Mirror {
         }
     }
 
+    /// Flushes until that costs no scan: what names that changed too fast left unclear is known.
+    pub(crate) fn settle(&mut self) {
+        let deadline = Instant::now() + HANG;
+        loop {
+            let before = self.scans;
+            self.assert_complete();
+            if self.scans == before {
+                return;
+            }
+            assert!(Instant::now() < deadline, "every flush costs a scan");
+        }
+    }
+
     pub(crate) fn assert_equal(&self) {
         assert!(self.known == self.truth(), "{}", self.difference());
     }
@@ -221,11 +238,15 @@ impl Mirror {
         let show = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
         let first: Vec<_> = missed.iter().take(5).map(|(path, _)| show(path)).collect();
         let ghost: Vec<_> = ghosts.iter().take(5).map(|path| show(path)).collect();
+        let facts = missed.first().map(|(path, facts)| (*facts, self.known.get(*path)));
+        let last = &self.seen[self.seen.len().saturating_sub(30)..];
         format!(
-            "{} of {} missed {first:?}, {} not there {ghost:?}",
+            "{} of {} missed {first:?}, {} not there {ghost:?}; is and known of the first: {facts:?}; \
+             {}; last hints: {last:?}",
             missed.len(),
             truth.len(),
-            ghosts.len()
+            ghosts.len(),
+            self.watcher.status(),
         )
     }
 }

@@ -73,6 +73,7 @@ fn whatever_two_writers_do_is_known_in_the_end() {
             mirror.assert_complete();
         }
         // The tree is still followed, and not only scanned.
+        mirror.settle();
         let scans = mirror.scans;
         let deep = root.join("new/x/y");
         fs::create_dir_all(&deep).expect("directories");

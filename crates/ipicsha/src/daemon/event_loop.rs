@@ -8,6 +8,7 @@ use ipicsha_core::{
     admin::{AdminReply, Refusal},
     id::RequestId,
     message::Control,
+    state::Role,
     time::MonoTime,
 };
 use ipicsha_link::Listener;
@@ -24,6 +25,7 @@ use super::{
     event::Event,
     files_link::FilesQueue,
     history::History,
+    hooks::Hooks,
     link::{DataQueue, Link, LinkContext},
     persist::Store,
     repairs::Repairs,
@@ -60,6 +62,9 @@ pub(crate) struct Daemon {
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) history: History,
+    pub(crate) hooks: Hooks,
+    /// Role and epoch that hooks were last told of.
+    pub(crate) hooked: Option<(Role, u64)>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) repairs: Repairs,
     pub(crate) waiting: BTreeMap<RequestId, Waiter>,
@@ -115,7 +120,7 @@ impl Daemon {
         match event {
             Event::Request(request, answer) => self.handle_request(request, answer),
             Event::Ask(command, waiter) => self.ask(command, waiter),
-            Event::Node(input) => self.input(input),
+            Event::Node(input) => self.handle_node(input),
             Event::Control(Control::RepairRefused { run, database, cause }) => match database {
                 Some(database) => self.repair_ended(run, &database, Err(cause)),
                 None => self.repair_interrupted(run, &cause),
@@ -158,7 +163,7 @@ impl Daemon {
             Event::RepairUndone(report) => {
                 let ipicsha_records::UndoReport { run, database, restored, skipped, .. } = report;
                 let event = ipicsha_core::Event::RepairUndone { run, database, restored, skipped };
-                self.history.add(clock::wall(), event);
+                self.record(event);
             }
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
             Event::Protect(file, inspection, answer) => {
@@ -220,7 +225,7 @@ impl Daemon {
                         let (found, left) = (report.found(), report.remaining());
                         let database = database.to_owned();
                         let event = ipicsha_core::Event::Repaired { run, database, found, left };
-                        self.history.add(clock::wall(), event);
+                        self.record(event);
                     }
                 }
                 if !initial {

@@ -3,7 +3,7 @@
 
 use ipicsha_core::{Output, config::Timing, message::Control};
 
-use super::{clock, event_loop::Daemon, roles::RoleChange};
+use super::{event_loop::Daemon, roles::RoleChange};
 
 impl Daemon {
     pub(crate) async fn execute_all(&mut self) {
@@ -65,7 +65,7 @@ impl Daemon {
                     self.send(Control::RepairRefused { run, database, cause });
                 }
             }
-            Output::Record(event) => self.history.add(clock::wall(), event),
+            Output::Record(event) => self.record(event),
             Output::Exit => self.exit = true,
         }
     }

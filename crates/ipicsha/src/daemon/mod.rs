@@ -11,9 +11,11 @@ mod event_loop;
 mod execute;
 mod files_link;
 mod history;
+mod hooks;
 mod licenses;
 mod limits;
 mod link;
+mod moments;
 mod past;
 mod patterns;
 mod persist;
@@ -139,6 +141,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         directories.inbox(),
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
+    let hook_files = config.file.hooks.clone();
+    let hook_limit = config.hook_limit;
     let mut daemon = Daemon {
         config,
         node,
@@ -154,6 +158,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         roles,
         service_rows,
         history,
+        hooks: hooks::Hooks::new(hook_files.directory, hook_limit),
+        hooked: None,
         events,
         repairs: repairs::Repairs::default(),
         waiting: BTreeMap::new(),

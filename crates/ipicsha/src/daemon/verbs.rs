@@ -169,6 +169,8 @@ impl Daemon {
                 .collect(),
             workers: self.databases.senders(),
             active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
+            hooks: self.hooks.clone(),
+            told: self.told(),
         };
         tokio::spawn(async move {
             let result = Box::pin(task.run(work)).await;

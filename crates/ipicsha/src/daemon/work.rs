@@ -46,10 +46,13 @@ pub(crate) struct Task {
     pub(crate) databases: Vec<(String, std::path::PathBuf)>,
     pub(crate) workers: Vec<(String, CommandSender)>,
     pub(crate) active: bool,
+    pub(crate) hooks: super::hooks::Hooks,
+    pub(crate) told: super::hooks::Told,
 }
 
 impl Task {
     pub(crate) async fn run(self, work: Work) -> Answer {
+        self.ask_hooks(&work).await?;
         match work {
             Work::TrustPassword { password } => self.set_password(password).await,
             Work::TrustSet { address, password } => {

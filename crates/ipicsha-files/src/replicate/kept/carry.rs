@@ -195,6 +195,7 @@ fn facts_of(node: &Node<'_>, meta: &Meta) -> Result<Facts, Errno> {
         mtime: Some(meta.mtime),
         access_lists: lists.transpose()?,
         extended: Some(Attributes::read(node, Scope::Extended)?),
+        user: None,
     })
 }
 

@@ -93,6 +93,7 @@ where
             mtime: self.keeps_time(details.kind).then_some(details.mtime),
             access_lists: details.access_lists.clone(),
             extended: details.extended.clone(),
+            user: None,
         }
     }
 

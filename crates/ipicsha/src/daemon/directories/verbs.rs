@@ -251,10 +251,22 @@ impl Daemon {
                 };
                 outcomes.push(DirectoryOutcome { directory, report, error, next_step });
             }
-            let _ = answer.send(value(&outcomes)); // the command line went away
+            let result = refused_by_all(&outcomes).map_or_else(|| value(&outcomes), Err);
+            let _ = answer.send(result); // the command line went away
         });
         Ok(())
     }
+}
+
+/// Where nothing at all was done, it is a refusal and no outcome.
+fn refused_by_all(outcomes: &[DirectoryOutcome]) -> Option<Failure> {
+    if outcomes.iter().any(|outcome| outcome.report.is_some()) {
+        return None;
+    }
+    let first = outcomes.first()?;
+    let message = format!("{}: {}", first.directory, first.error.as_deref().unwrap_or_default());
+    let failure = Failure::new(Kind::Refused, message);
+    Some(failure.hinted(first.next_step.as_deref().unwrap_or("try again")))
 }
 
 type Waiter = oneshot::Sender<Answer>;

@@ -1,0 +1,274 @@
+//! What is finished gets its name, many at a time.
+//!
+//! Decides when, and what becomes of what had the name before. The index says what is there only
+//! after the disk has it for good. Must not know where a content came from.
+
+use std::{sync::Arc, time::Instant};
+
+use ipicsha_core::file::{Known, Version};
+use rustix::io::Errno;
+
+use super::{
+    Event, KeptEntry, KeptReason,
+    apply::{Made, Spot, quick_of},
+    engine::{Engine, Step, now_unix, now_us},
+    fetch::Outcome,
+    row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT},
+};
+use crate::{
+    facts::Unset,
+    meta::Meta,
+    path::{Name, RelativePath},
+    place::{Batch, Expected, Hold, Placed, Placement, Ready},
+    resolve::Dir,
+};
+
+/// So many finished files get their names together.
+const FILES_MAX: usize = 512;
+const BYTES_MAX: u64 = 64 << 20;
+
+/// A finished file that waits for its name.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) path: RelativePath,
+    pub(super) name: Name,
+    pub(super) version: Version,
+    pub(super) known: Known,
+    /// What has the name now.
+    pub(super) before: Option<Meta>,
+    pub(super) ready: Ready,
+    pub(super) unset: Vec<Unset>,
+}
+
+/// What is needed when it has its name.
+struct Tag {
+    path: RelativePath,
+    version: Version,
+    known: Known,
+    unset: Vec<Unset>,
+    /// The position of the row that was decided about.
+    seq: Option<i64>,
+}
+
+impl Engine {
+    /// A finished file waits for its name.
+    pub(super) fn wait_for_name(&mut self, waiting: Waiting) {
+        self.fetch.begun(&waiting.path);
+        self.fetch.waiting_bytes += waiting.ready.length();
+        self.fetch.waiting.push(waiting);
+    }
+
+    /// Gives names, if enough wait for them or nothing more comes.
+    pub(super) fn place_waiting(&mut self, now: Instant) -> Step<()> {
+        let many = self.fetch.waiting.len() >= FILES_MAX || self.fetch.waiting_bytes >= BYTES_MAX;
+        if self.fetch.waiting.is_empty() || !many && !self.fetch.is_quiet() {
+            return Ok(());
+        }
+        self.fetch.waiting_bytes = 0;
+        let mut batch = Batch::default();
+        for waiting in std::mem::take(&mut self.fetch.waiting) {
+            self.fetch.ended(&waiting.path);
+            let row = self.index.get(waiting.path.as_written())?.unwrap_or_default();
+            // What came after it was asked for is decided anew.
+            let is_wanted = row.told.as_ref().is_some_and(|told| told.known == waiting.known);
+            if !is_wanted || row.want != super::row::Want::Take {
+                self.fetch.wake();
+                continue;
+            }
+            let dir = Arc::clone(waiting.ready.dir());
+            let reason =
+                self.reason_of(&row, &waiting.version).filter(|_| waiting.before.is_some());
+            if let Err(errno) = self.keep_copy(&dir, &waiting.name, &waiting.path, reason) {
+                self.failed(&waiting.path, "keep the old version of", errno);
+                continue;
+            }
+            let tag = Tag {
+                path: waiting.path,
+                version: waiting.version,
+                known: waiting.known,
+                unset: waiting.unset,
+                seq: row.own.map(|own| own.seq),
+            };
+            let placement = match waiting.before {
+                Some(_) if self.report.no_exchange => Placement::Replace,
+                Some(before) => Placement::Exchange(Box::new(before)),
+                None => Placement::New,
+            };
+            batch.push(waiting.ready, waiting.name, placement, tag, now);
+        }
+        let committed = batch.commit().and_then(|outcomes| batch.settle().map(|()| outcomes));
+        let outcomes = match committed {
+            Ok(outcomes) => outcomes,
+            Err(errno) => {
+                self.hold_for(format!(
+                    "the disk cannot be written: {}; check it",
+                    crate::error::Said(errno)
+                ));
+                return Ok(());
+            }
+        };
+        self.fetch.wake();
+        outcomes.into_iter().try_for_each(|(tag, outcome)| self.placed(tag, outcome))
+    }
+
+    fn placed(&mut self, tag: Tag, outcome: Result<Placed, Errno>) -> Step<()> {
+        let placed = match outcome {
+            Ok(placed) => placed,
+            Err(Errno::EXIST | Errno::NOENT) => {
+                // Somebody made or removed something there: that is looked at first.
+                self.scan.look_at(tag.path);
+                return Ok(());
+            }
+            Err(Errno::INVAL) if !self.report.no_exchange => {
+                self.report.no_exchange = true;
+                return Ok(());
+            }
+            Err(errno) => {
+                self.failed(&tag.path, "place", errno);
+                return Ok(());
+            }
+        };
+        let row = self.index.get(tag.path.as_written())?.unwrap_or_default();
+        let changed_meanwhile = row.own.as_ref().map(|own| own.seq) != tag.seq;
+        if let Some((hold, expected)) = placed.before {
+            // What was to be kept was copied before; this is what nobody knew of.
+            if expected == Expected::No || changed_meanwhile {
+                self.keep_held(hold, &tag.path);
+            }
+        }
+        self.took_as(&tag.path, row, (tag.version, tag.known), &placed.meta, &tag.unset)
+    }
+
+    /// Something under a temporary name gets its own.
+    pub(super) fn place_held(&mut self, spot: Spot, hold: Hold, unset: &[Unset]) -> Made {
+        let dir = Arc::clone(&spot.dir);
+        let reason = self.reason(&spot).filter(|_| spot.before.is_some());
+        if let Err(errno) = self.keep_copy(&dir, &spot.name, &spot.path, reason) {
+            return Ok(Err(errno));
+        }
+        let placed = match spot.before {
+            None => dir.rename_new(hold.name(), &dir, &spot.name).map(|()| None),
+            Some(_) => match dir.exchange(hold.name(), &dir, &spot.name) {
+                // The file system cannot; for a moment the name is missing.
+                Err(Errno::INVAL) => dir.rename(hold.name(), &dir, &spot.name).map(|()| None),
+                other => other.map(Some),
+            },
+        };
+        let hold = match placed {
+            Ok(None) => {
+                hold.release();
+                None
+            }
+            Ok(Some(())) => Some(hold),
+            Err(errno) => return Ok(Err(errno)),
+        };
+        self.touch(&dir);
+        if let Some(hold) = hold {
+            let out = dir.entry(hold.name());
+            let facts = |m: &Meta| (m.inode, m.kind, m.size, m.mtime);
+            let expected = out.ok().zip(spot.before.as_ref());
+            let expected = expected.is_some_and(|(out, before)| facts(&out) == facts(before));
+            if !expected {
+                self.keep_held(hold, &spot.path);
+            }
+        }
+        match dir.entry(&spot.name) {
+            Ok(meta) => {
+                self.took(&spot, &meta, unset)?;
+                self.refresh_links(&spot.path, &meta)?;
+                Ok(Ok(Outcome::Done))
+            }
+            Err(errno) => Ok(Err(errno)),
+        }
+    }
+
+    /// A further name changes the facts that the others are known by.
+    fn refresh_links(&mut self, path: &RelativePath, meta: &Meta) -> Step<()> {
+        if meta.links < 2 {
+            return Ok(());
+        }
+        for (other, row) in self.index.with_inode(meta.inode)? {
+            let Some(own) = row.own.as_ref().filter(|_| other.as_slice() != path.as_written())
+            else {
+                continue;
+            };
+            let Some(quick) = own.quick.as_ref() else { continue };
+            if (quick.size, quick.mtime) == (meta.size, meta.mtime) {
+                let mut new = row.clone();
+                let unset = quick.unset;
+                let quick = super::row::Quick { unset, ..super::row::Quick::of(meta) };
+                new.own = Some(Own { quick: Some(quick), ..own.clone() });
+                self.index.put(&other, Some(&row), &new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is about to be replaced is kept first, so that no crash can lose it.
+    fn keep_copy(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &Name,
+        path: &RelativePath,
+        reason: Option<KeptReason>,
+    ) -> Result<(), Errno> {
+        let Some(reason) = reason else { return Ok(()) };
+        let entry = self.kept.put_copy(dir, name, path, reason, now_unix())?;
+        self.kept.settle()?;
+        self.tell_kept(entry);
+        Ok(())
+    }
+
+    /// What had the name before without anybody knowing is kept.
+    fn keep_held(&mut self, hold: Hold, path: &RelativePath) {
+        match self.kept.put_held(hold, path, KeptReason::Conflict, now_unix()) {
+            Ok(entry) => self.tell_kept(entry),
+            Err(not_kept) => {
+                let errno = not_kept.errno;
+                // It stays under its temporary name, which nothing removes for a day.
+                let name = not_kept.hold.release();
+                let said = crate::error::Said(errno);
+                self.failed_because(path, format!("cannot keep what it was ({name}): {said}"));
+            }
+        }
+    }
+
+    /// Something was kept.
+    pub(super) fn tell_kept(&mut self, entry: KeptEntry) {
+        if entry.reason == KeptReason::Conflict {
+            self.index.meta.conflicts += 1;
+        }
+        self.report.kept_changed();
+        (self.events)(Event::Kept(entry));
+    }
+
+    /// The partner's version is here.
+    pub(super) fn took(&mut self, spot: &Spot, meta: &Meta, unset: &[Unset]) -> Step<()> {
+        let known = spot.row.told_known();
+        let row = self.index.get(spot.path.as_written())?.unwrap_or_default();
+        self.took_as(&spot.path, row, (spot.version.clone(), known), meta, unset)
+    }
+
+    fn took_as(
+        &mut self,
+        path: &RelativePath,
+        row: Row,
+        (version, known): (Version, Known),
+        meta: &Meta,
+        unset: &[Unset],
+    ) -> Step<()> {
+        let mut known = row.known().join(known);
+        if row.has(REPAIR) {
+            known = known.changed(self.config.rank, self.index.next_counter(now_us()));
+        }
+        let seq = self.index.next_seq();
+        let mut new = row.clone();
+        new.own = Some(Own { seq, known, version, quick: Some(quick_of(meta, unset)) });
+        new.bits &= !(HELD_HERE | LEFT | SILENT | REPAIR);
+        self.troubles.remove(path);
+        self.left.remove(path);
+        self.fetch.wake();
+        self.report.changed();
+        self.store(path, Some(&row), new)
+    }
+}

@@ -1,0 +1,145 @@
+//! What changes on one side is on the other.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use super::pair::{Pair, eventually};
+
+#[test]
+fn what_is_made_on_either_side_is_on_both() {
+    let pair = Pair::running();
+    pair.a.write("at a", "1");
+    pair.a.write("deep/er/file", "2");
+    pair.b.write("at b", "3");
+    fs::create_dir_all(pair.b.path("empty/directory")).unwrap();
+    pair.settle_equal();
+    assert_eq!(pair.b.read("deep/er/file"), "2");
+    assert_eq!(pair.a.read("at b"), "3");
+    assert!(pair.a.path("empty/directory").is_dir());
+}
+
+#[test]
+fn a_first_join_merges_and_deletes_nothing() {
+    let mut pair = Pair::new();
+    pair.a.write("only a", "a");
+    pair.b.write("only b", "b");
+    pair.a.write("both", "the newer");
+    pair.b.write("both", "the older one");
+    pair.a.set_time("both", 2000);
+    pair.b.set_time("both", 1000);
+    pair.a.write("same", "same");
+    pair.b.write("same", "same");
+    pair.a.set_time("same", 7);
+    pair.b.set_time("same", 7);
+    pair.start();
+    pair.settle_equal();
+    assert_eq!(pair.b.read("both"), "the newer");
+    assert_eq!(fs::read_dir(&pair.a.root).unwrap().count(), 5, "four files, and our directory");
+    assert!(pair.b.kept("both").is_some() && pair.a.log.lock().unwrap().kept.is_empty());
+}
+
+#[test]
+fn changes_and_facts_travel_both_ways() {
+    let pair = Pair::running();
+    for name in ["one", "two", "three"] {
+        pair.a.write(name, "old");
+    }
+    pair.settle_equal();
+    pair.a.write("one", "new content");
+    pair.b.write("two", "newer content");
+    fs::set_permissions(pair.b.path("three"), fs::Permissions::from_mode(0o640)).unwrap();
+    pair.settle_equal();
+    pair.b.set_time("one", 1_000_000_000);
+    pair.a.write("three", "");
+    pair.settle_equal();
+    assert_eq!(pair.a.read("two"), "newer content");
+    assert!(pair.a.log.lock().unwrap().kept.is_empty(), "nobody lost anything");
+}
+
+#[test]
+fn an_older_time_is_a_change_all_the_same() {
+    let pair = Pair::running();
+    pair.a.write("file", "first");
+    pair.settle_equal();
+    pair.b.write("file", "restored from a backup");
+    pair.b.set_time("file", 1000);
+    pair.settle_equal();
+    assert_eq!(pair.a.read("file"), "restored from a backup");
+}
+
+#[test]
+fn renames_travel_without_their_content() {
+    let pair = Pair::running();
+    for number in 0..20 {
+        pair.a.write(&format!("before/{number}"), vec![number; 100_000]);
+    }
+    pair.settle_equal();
+    let passed = pair.passed();
+    fs::rename(pair.a.path("before"), pair.a.path("after")).unwrap();
+    pair.settle_equal();
+    assert!(pair.b.has("after/19") && !pair.b.has("before"));
+    fs::rename(pair.b.path("after/3"), pair.b.path("three")).unwrap();
+    pair.settle_equal();
+    assert_eq!(pair.passed(), passed, "the receiver had it all");
+}
+
+#[test]
+fn a_file_becomes_a_directory_and_a_directory_a_file() {
+    let pair = Pair::running();
+    pair.a.write("file", "1");
+    pair.a.write("directory/inside/x", "2");
+    pair.settle_equal();
+    fs::remove_file(pair.a.path("file")).unwrap();
+    pair.a.write("file/now/y", "3");
+    fs::remove_dir_all(pair.a.path("directory")).unwrap();
+    pair.a.write("directory", "4");
+    pair.settle_equal();
+    assert_eq!(pair.b.read("directory"), "4");
+    assert_eq!(pair.b.read("file/now/y"), "3");
+}
+
+#[test]
+fn what_changes_while_the_partner_is_away_comes_later() {
+    let mut pair = Pair::running();
+    pair.a.write("stays", "1");
+    pair.a.write("goes", "2");
+    pair.settle_equal();
+    pair.stop_b();
+    pair.a.write("new", "3");
+    fs::remove_file(pair.a.path("goes")).unwrap();
+    pair.b.write("made without anybody looking", "4");
+    pair.start_b();
+    pair.connect();
+    pair.settle_equal();
+    assert!(!pair.b.has("goes") && pair.a.has("made without anybody looking"));
+}
+
+#[test]
+fn our_own_writes_are_not_told_back() {
+    let pair = Pair::running();
+    for number in 0..50 {
+        pair.a.write(&format!("f{number}"), "content");
+    }
+    pair.settle_equal();
+    eventually("both to be in sync", || pair.a.status().synced && pair.b.status().synced);
+    let passed = pair.passed();
+    pair.settle_equal();
+    assert_eq!(pair.passed(), passed);
+    assert_eq!(passed, 50 * 7, "each content travelled once");
+}
+
+#[test]
+fn a_closed_gate_lets_nothing_through_and_forgets_nothing() {
+    use super::super::{Command, Gate};
+    let pair = Pair::running();
+    pair.a.write("one", "1");
+    pair.settle_equal();
+    pair.a.send(Command::SetGate(Gate::Closed));
+    pair.a.write("two", "2");
+    pair.a.until("the change", |status| status.to_send == 1);
+    assert!(!pair.b.has("two"));
+    let refused = pair.a.flush().unwrap_err();
+    assert!(!refused.next_step.is_empty());
+    pair.a.send(Command::SetGate(Gate::Open));
+    pair.settle_equal();
+    assert!(pair.b.has("two"));
+}

@@ -1,0 +1,10 @@
+//! Two real workers with a link that can be cut, on real directories.
+
+mod changes;
+mod conflicts;
+mod deletions;
+mod kinds;
+mod pair;
+mod repairs;
+mod transfers;
+mod walk;

@@ -1,0 +1,80 @@
+//! Entries that failed, and when each is tried again.
+//!
+//! Decides the times. Must not know what is tried.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::Trouble;
+use crate::path::RelativePath;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+/// More are not listed, but each is tried again.
+const SHOWN_MAX: usize = 100;
+
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    wait: Duration,
+    problem: String,
+    due_told: bool,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    by_path: BTreeMap<RelativePath, Retry>,
+}
+
+impl Troubles {
+    /// It failed, once more perhaps.
+    pub(super) fn add(&mut self, path: &RelativePath, problem: String, now: Instant) {
+        let before = self.by_path.get(path).map(|retry| retry.wait * 2);
+        let wait = before.unwrap_or(FIRST).min(LONGEST);
+        let retry = Retry { at: now + wait, wait, problem, due_told: false };
+        self.by_path.insert(path.clone(), retry);
+    }
+
+    /// It went well, or is not wanted any more.
+    pub(super) fn remove(&mut self, path: &RelativePath) {
+        self.by_path.remove(path);
+    }
+
+    /// Whether it is too early to try it again.
+    pub(super) fn waits(&self, path: &RelativePath, now: Instant) -> bool {
+        self.by_path.get(path).is_some_and(|retry| retry.at > now)
+    }
+
+    /// When the next is to be tried.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.by_path.values().filter(|retry| !retry.due_told).map(|retry| retry.at).min()
+    }
+
+    /// Those that are to be tried now, each told once.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<RelativePath> {
+        let due = self.by_path.iter_mut().filter(|(_, retry)| !retry.due_told && retry.at <= now);
+        due.map(|(path, retry)| {
+            retry.due_told = true;
+            path.clone()
+        })
+        .collect()
+    }
+
+    /// Number of all.
+    pub(super) fn len(&self) -> u64 {
+        self.by_path.len() as u64
+    }
+
+    /// For people.
+    pub(super) fn shown(&self, now: Instant) -> Vec<Trouble> {
+        let shown = self.by_path.iter().take(SHOWN_MAX).map(|(path, retry)| Trouble {
+            path: path.to_string(),
+            problem: retry.problem.clone(),
+            retry_seconds: retry.at.saturating_duration_since(now).as_secs(),
+        });
+        shown.collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! When hooks run: before what an administrator asks for, and after what has happened. What happens by
+//! itself waits for no hook.
+
+use ipicsha_core::{Event, Input, state::Role, status::Alarm};
+
+use super::{
+    clock,
+    event_loop::Daemon,
+    hooks::{Moment, Told},
+    work::Task,
+};
+use crate::{
+    api::Work,
+    exit::{Failure, Kind},
+};
+
+impl Daemon {
+    /// Something worth remembering has happened: the history, the log, and the hooks that wait for it.
+    pub(crate) fn record(&self, event: Event) {
+        match &event {
+            Event::Raised { alarm } => self.queue_alarm("raised", alarm),
+            Event::Cleared { alarm } => self.queue_alarm("cleared", alarm),
+            Event::Repaired { run, database, .. } => {
+                let mut told = self.told();
+                told.insert("IPICSHA_REPAIR", run.to_string());
+                told.insert("IPICSHA_DATABASE", database.clone());
+                self.hooks.queue(Moment::PostRepair, told);
+            }
+            Event::State { .. } | Event::RepairUndone { .. } => {}
+        }
+        self.history.add(clock::wall(), event);
+    }
+
+    fn queue_alarm(&self, what: &str, alarm: &Alarm) {
+        let mut told = self.told();
+        told.insert("IPICSHA_ALARM", what.into());
+        told.insert("IPICSHA_ALARM_TEXT", alarm.text());
+        let kind = serde_json::to_value(alarm).ok();
+        let kind = kind.and_then(|alarm| alarm["kind"].as_str().map(str::to_owned));
+        told.insert("IPICSHA_ALARM_KIND", kind.unwrap_or_default());
+        self.hooks.queue(Moment::Alarm, told);
+    }
+
+    /// How a role change ended, or a fact about this server. One that is tried again runs its hooks once.
+    pub(crate) fn handle_node(&mut self, input: Input) {
+        let changed = moment_after(&input);
+        self.input(input);
+        let Some((moment, role)) = changed else { return };
+        let epoch = self.node.persisted().epoch.0;
+        if self.hooked.replace((role, epoch)) != Some((role, epoch)) {
+            self.hooks.queue(moment, self.told());
+        }
+    }
+
+    /// What every hook is told.
+    pub(crate) fn told(&self) -> Told {
+        let state = self.node.persisted();
+        let partner = state.partner.as_ref();
+        Told::from([
+            ("IPICSHA_SERVER", self.config.file.server.name.clone()),
+            ("IPICSHA_PARTNER", partner.map(|p| p.name.clone()).unwrap_or_default()),
+            ("IPICSHA_ROLE", self.node.role().map(|r| r.to_string()).unwrap_or_default()),
+            ("IPICSHA_REASON", state.role_reason.to_string()),
+            ("IPICSHA_EPOCH", state.epoch.0.to_string()),
+        ])
+    }
+}
+
+/// The moment that comes when a role change was carried out, and the role after it.
+fn moment_after(input: &Input) -> Option<(Moment, Role)> {
+    match input {
+        Input::Activated(Ok(())) => Some((Moment::PostTakeover, Role::Active)),
+        Input::WritesClosed(Ok(())) => Some((Moment::PostRelease, Role::Standby)),
+        Input::Deactivated(Ok(())) => Some((Moment::PostStandby, Role::Standby)),
+        Input::Activated(Err(_))
+        | Input::WritesClosed(Err(_))
+        | Input::Deactivated(Err(_))
+        | Input::Admin(..)
+        | Input::Control(_)
+        | Input::Heard
+        | Input::LinkUp
+        | Input::Data(_)
+        | Input::Directories(_)
+        | Input::TimeSynced(_)
+        | Input::Licenses(_)
+        | Input::Repaired
+        | Input::Shutdown(_) => None,
+    }
+}
+
+impl Task {
+    /// Runs the hooks that can veto what an administrator asks for.
+    ///
+    /// # Errors
+    /// One of them does; nothing has changed.
+    pub(crate) async fn ask_hooks(&self, work: &Work) -> Result<(), Failure> {
+        let moment = match work {
+            Work::Failover { dry_run: false, accept_data_loss: false } => Moment::PreRelease,
+            Work::Failover { dry_run: false, accept_data_loss: true } => Moment::PreTakeover,
+            Work::GoStandby => Moment::PreStandby,
+            Work::Repair { dry_run: false, .. } => Moment::PreRepair,
+            Work::Failover { dry_run: true, .. }
+            | Work::Repair { dry_run: true, .. }
+            | Work::TrustPassword { .. }
+            | Work::TrustSet { .. }
+            | Work::TrustDelete { .. }
+            | Work::LicenseInstall { .. }
+            | Work::Configure { .. }
+            | Work::Update { .. }
+            | Work::Unconfigure
+            | Work::RepairUndo { .. }
+            | Work::RepairList { .. }
+            | Work::Conflicts(_) => return Ok(()),
+        };
+        self.hooks.run(moment, &self.told).await.map_err(|failed| {
+            Failure::new(Kind::Refused, format!("vetoed, nothing was changed: {failed}"))
+                .hinted("remove the cause, or move the hook away, and try again")
+        })
+    }
+}
