@@ -18,6 +18,8 @@ pub struct Settings {
     /// Blocks at the end of each file.
     services: [String; 2],
     log_capacity: u64,
+    /// More lines of `[pair]`.
+    pair: String,
     /// Text of the ERROR lines that the test brings about.
     pub(crate) expected_error: Option<&'static str>,
     /// Names of the protected databases.
@@ -37,6 +39,7 @@ impl Settings {
             auto_heal: true,
             services: [String::new(), String::new()],
             log_capacity: 1_000_000,
+            pair: String::new(),
             expected_error: None,
             databases: vec![BOARD.into()],
             protect_arguments: vec![],
@@ -86,6 +89,13 @@ impl Settings {
         self
     }
 
+    /// A line of `[pair]`, on both servers.
+    #[must_use]
+    pub fn pair(mut self, line: &str) -> Self {
+        self.pair.push_str(&format!("{line}\n"));
+        self
+    }
+
     /// A `[[service]]` block of one server; `HOME` in it stands for the server's folder.
     #[must_use]
     pub fn service(mut self, side: Side, block: &str) -> Self {
@@ -124,12 +134,14 @@ impl Settings {
         let home = home.display();
         format!(
             "[server]\nname = {name:?}\nlisten = {listen:?}\nstate_directory = \"{home}/state\"\n\
-             socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\n\
+             socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\
+             takeover_window_seconds = 0.0\n{pair}\n\
              [heartbeat]\nprofile = {profile:?}\ninterval_seconds = {interval:?}\nmissed_count = {count}\n\n\
              [time]\nsource = {source:?}\n\n[log]\ncapacity_entries = {capacity}\n\n{services}",
             name = side.name(),
             listen = network.address(side),
             auto_heal = self.auto_heal,
+            pair = self.pair,
             profile = self.profile,
             interval = self.interval_seconds,
             count = self.missed_count,

@@ -31,11 +31,7 @@ mod work;
 use std::{collections::BTreeMap, sync::Arc};
 
 use ipicsha_core::{
-    Input, Node, Shutdown,
-    config::{Automatic, NodeConfig},
-    id::ServerId,
-    time::MonoTime,
-    trust::Partner,
+    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::MonoTime, trust::Partner,
 };
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
@@ -113,7 +109,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         name: server.name.clone(),
         version: VERSION.into(),
         initialization_timeout: config.initialization_timeout,
-        automatic: Automatic::default(),
+        automatic: config.automatic,
     };
     let seed = persist::random().map_err(anyhow::Error::from)?;
     let node = Node::new(node_config, state, seed, now);
