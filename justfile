@@ -15,6 +15,10 @@ test *ARGS:
 sim SEED:
     IPICSHA_SIM_SEED={{ SEED }} cargo nextest run -p ipicsha-core --test pair --no-capture one_seed
 
+# 100,000 random histories instead of 2,000: about 20 minutes of processor time.
+sim-long SEEDS="100000":
+    IPICSHA_SIM_SEEDS={{ SEEDS }} cargo test -p ipicsha-core --test pair random_histories -- --nocapture
+
 # Accept changed snapshots.
 bless:
     INSTA_UPDATE=always cargo nextest run -p ipicsha-core

@@ -19,6 +19,8 @@ pub struct Settings {
     services: [String; 2],
     sync: [String; 2],
     log_capacity: u64,
+    /// More lines of `[pair]`.
+    pair: String,
     /// Text of the ERROR lines that the test brings about.
     pub(crate) expected_error: Option<&'static str>,
     /// Names of the protected databases.
@@ -39,6 +41,7 @@ impl Settings {
             services: [String::new(), String::new()],
             sync: [String::new(), String::new()],
             log_capacity: 1_000_000,
+            pair: String::new(),
             expected_error: None,
             databases: vec![BOARD.into()],
             protect_arguments: vec![],
@@ -88,6 +91,13 @@ impl Settings {
         self
     }
 
+    /// A line of `[pair]`, on both servers.
+    #[must_use]
+    pub fn pair(mut self, line: &str) -> Self {
+        self.pair.push_str(&format!("{line}\n"));
+        self
+    }
+
     /// A `[[service]]` block of one server; `HOME` in it stands for the server's folder.
     #[must_use]
     pub fn service(mut self, side: Side, block: &str) -> Self {
@@ -134,12 +144,14 @@ impl Settings {
         let home = home.display();
         format!(
             "[server]\nname = {name:?}\nlisten = {listen:?}\nstate_directory = \"{home}/state\"\n\
-             socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\n\
+             socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\
+             takeover_window_seconds = 0.0\n{pair}\n\
              [heartbeat]\nprofile = {profile:?}\ninterval_seconds = {interval:?}\nmissed_count = {count}\n\n\
              [time]\nsource = {source:?}\n\n[log]\ncapacity_entries = {capacity}\n\n{sync}\n{services}",
             name = side.name(),
             listen = network.address(side),
             auto_heal = self.auto_heal,
+            pair = self.pair,
             profile = self.profile,
             interval = self.interval_seconds,
             count = self.missed_count,

@@ -45,6 +45,24 @@ pub enum AdminCommand {
     },
     /// May a configured server's licenses be replaced by ones for this role?
     AskLicenses(Result<LicensedRole, LicenseError>),
+    /// The primary serves again (spec B7).
+    Fallback {
+        /// Only show what would happen.
+        dry_run: bool,
+    },
+    /// Start again what failed, on both servers (spec B8).
+    Recover,
+    /// Suspend what changes roles by itself (spec B13).
+    Pause {
+        /// Why.
+        reason: String,
+        /// For how long at most.
+        limit: Duration,
+    },
+    /// End a pause.
+    Resume,
+    /// The services of this server were mended and may run again (spec F3).
+    ServicesMended,
 }
 
 /// A request that was carried out.
@@ -65,6 +83,8 @@ pub enum AdminReply {
     Unconfirmed,
     /// The comparison may start; the shell carries it out.
     RepairMayStart,
+    /// What failed is being started again; the status shows how it ends.
+    Recovering,
 }
 
 /// Why a request was refused.
@@ -155,7 +175,33 @@ pub enum Refusal {
         /// Changes it had not shipped in its last report.
         known: u64,
     },
+    /// The primary is active already.
+    #[error("this server is the primary and active: there is nothing to fall back to")]
+    NotInBackup,
+    /// Nothing failed.
+    #[error("nothing has failed: neither server is in Running in Failed Mode")]
+    NotFailed,
+    /// What failed was started again, and failed again.
+    #[error("it failed again: {0}")]
+    FailedAgain(String),
+    /// Nothing is suspended.
+    #[error("HA is not paused")]
+    NotPaused,
+    /// A pause for no time, or for too long.
+    #[error("a pause lasts from 1 second to {} days", PAUSE_MAX.as_secs() / 86_400)]
+    PauseLimit,
+    /// A service cannot run.
+    #[error("the service {name} cannot run: {cause}")]
+    ServiceDown {
+        /// Its name.
+        name: String,
+        /// What was found.
+        cause: String,
+    },
 }
+
+/// Longest pause: one that is forgotten ends all the same.
+pub const PAUSE_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 impl Refusal {
     /// What the administrator does next.
@@ -198,7 +244,7 @@ impl Refusal {
             Self::Split => {
                 "end it first: `ipicsha go-standby` on the server that is to give up, usually the secondary".into()
             }
-            Self::RolledBack(_) => "remove the cause and run the failover again".into(),
+            Self::RolledBack(_) => "remove the cause and try again".into(),
             Self::Unconfirmed => {
                 "look at `ipicsha ha-status` on both servers; whichever is silent for D is replaced".into()
             }
@@ -213,6 +259,16 @@ impl Refusal {
             }
             Self::DataLoss { .. } => {
                 "repair the active server or the link; or accept the loss: `ipicsha failover --accept-data-loss`".into()
+            }
+            Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
+            Self::NotFailed => "nothing to do; `ipicsha ha-status` shows the states".into(),
+            Self::FailedAgain(_) => {
+                "remove the cause and run `ipicsha recover` again; else reboot this server".into()
+            }
+            Self::NotPaused => "nothing to do; `ipicsha ha-status` shows a pause".into(),
+            Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
+            Self::ServiceDown { .. } => {
+                "remove the cause, then run `ipicsha service start` again; else reboot this server".into()
             }
         }
     }

@@ -1,7 +1,8 @@
-//! The recommended action for every pair of states (spec B10). One table, no wildcard for this
-//! server's state: a new state does not compile without its advice.
+//! The recommended action for every pair of states (spec B10), in the words of the reference's table
+//! and with our commands. One table, no wildcard for a state: a new one does not compile without
+//! its advice.
 
-use crate::state::NodeState;
+use crate::state::{NodeState, Reason};
 
 /// What an administrator should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,16 +13,36 @@ pub enum Advice {
     Wait,
     /// The partner has to be brought back.
     RestorePartner,
+    /// The partner, which is the primary, has to be brought back.
+    RestorePrimary,
+    /// The partner, which is the primary, was shut down.
+    PowerUpPartner,
     /// The licensed roles are swapped.
     FallBack,
+    /// The licensed roles are swapped, and the primary was not there at the start.
+    FallBackWhenUp,
+    /// The services of the primary, which is this server, are down.
+    StartServicesHere,
+    /// The services of the primary, which is the partner, are down.
+    StartServicesThere,
+    /// A database of the primary, which is this server, is down.
+    RebootHere,
+    /// A database of the primary, which is the partner, is down.
+    RebootThere,
     /// Both are active.
     EndSplit,
-    /// Writes or services are not open.
-    MendServices,
+    /// The active cannot serve.
+    Recover,
+    /// The active cannot serve after it took back.
+    RecoverThenFallBack,
+    /// Neither could serve.
+    RecoverBoth,
     /// The partner knows what to do.
     LookAtPartner,
     /// HA is not configured.
     Configure,
+    /// The servers do not agree whether HA is configured.
+    RestartBoth,
 }
 
 impl Advice {
@@ -33,55 +54,147 @@ impl Advice {
             Self::RestorePartner => {
                 "repair the link to PARTNER, or start PARTNER and its daemon; it comes back as standby by itself"
             }
+            Self::RestorePrimary => {
+                "repair the link to PARTNER, or power up PARTNER and start its daemon; it comes back as standby by itself; when it is healthy: `ipicsha fallback`"
+            }
+            Self::PowerUpPartner => {
+                "repair and power up PARTNER; it comes back as standby by itself; when it is healthy: `ipicsha fallback`"
+            }
             Self::FallBack => {
-                "none; when the primary is to serve again: `ipicsha failover` on the active server"
+                "none; when the primary is to serve again: `ipicsha fallback` on the active server"
+            }
+            Self::FallBackWhenUp => {
+                "`ipicsha fallback` on the active server when the primary is up with its services able to run"
+            }
+            Self::StartServicesHere => {
+                "mend the services and run `ipicsha service start` here; else reboot this server; then `ipicsha fallback` on PARTNER"
+            }
+            Self::StartServicesThere => {
+                "mend the services and run `ipicsha service start` on PARTNER; else reboot PARTNER; then `ipicsha fallback` here"
+            }
+            Self::RebootHere => {
+                "mend the database or reboot this server; then `ipicsha fallback` on PARTNER"
+            }
+            Self::RebootThere => {
+                "mend the database of PARTNER or reboot PARTNER; then `ipicsha fallback` here"
             }
             Self::EndSplit => {
                 "choose who goes on (usually the primary) and run `ipicsha go-standby` on the other, then `ipicsha repair`"
             }
-            Self::MendServices => {
-                "look at the service and the database named in the alarms and remove the cause; it is tried again every 5 s"
+            Self::Recover => {
+                "remove the cause named in the alarms, then `ipicsha recover`; else reboot the active server"
+            }
+            Self::RecoverThenFallBack => {
+                "remove the cause named in the alarms, then `ipicsha recover`; else reboot the active server; then `ipicsha fallback`"
+            }
+            Self::RecoverBoth => {
+                "remove the cause named in the alarms, then `ipicsha recover`; else reboot both servers"
             }
             Self::LookAtPartner => "see `ipicsha ha-status` on PARTNER",
             Self::Configure => "configure HA: `ipicsha configure`",
+            Self::RestartBoth => {
+                "restart the daemon on both servers: `systemctl restart ipicsha`; if it stays, configure HA anew"
+            }
         }
     }
 }
 
-/// The advice when this server is `mine` and the partner `partner` (`None`: not reachable).
-pub fn advice(mine: NodeState, partner: Option<NodeState>) -> Advice {
+/// The advice when this server is `mine` for `reason`, and the partner `partner` (`None`: not
+/// reachable).
+pub fn advice(mine: NodeState, reason: Reason, partner: Option<NodeState>) -> Advice {
     use NodeState as S;
     match mine {
         S::NotConfigured => Advice::Configure,
-        S::RunningInFailedMode => Advice::MendServices,
+        S::Unknown => Advice::RestartBoth,
+        S::RunningInFailedMode => failed(reason),
         S::SplitBrain => match partner {
             None => Advice::RestorePartner,
             Some(_) => Advice::EndSplit,
         },
-        S::FailingOver | S::TakingOver => Advice::Wait,
         S::Initializing => match partner {
             None => Advice::RestorePartner,
             Some(_) => Advice::Wait,
         },
-        S::Suspect => Advice::Wait,
-        S::Normal | S::Idle | S::RunningInBackupMode | S::FailedOver => settled(mine, partner),
+        S::FailingOver | S::TakingOver | S::TakingBack | S::FallingBack | S::Suspect => {
+            Advice::Wait
+        }
+        S::Normal
+        | S::Idle
+        | S::RunningInBackupMode
+        | S::FailedOver
+        | S::FailedOverServicesNotRunning
+        | S::BackupActivated
+        | S::FailoverAffectedServices => settled(mine, reason, partner),
     }
 }
 
-fn settled(mine: NodeState, partner: Option<NodeState>) -> Advice {
-    use NodeState as S;
-    let swapped = mine != S::Normal;
-    match partner {
-        None => Advice::RestorePartner,
-        Some(S::SplitBrain | S::RunningInFailedMode | S::NotConfigured) => Advice::LookAtPartner,
-        Some(S::Initializing | S::Suspect | S::FailingOver | S::TakingOver) => Advice::Wait,
-        Some(S::Normal | S::Idle | S::RunningInBackupMode | S::FailedOver) => {
-            if swapped {
-                Advice::FallBack
-            } else {
-                Advice::None
-            }
+fn failed(reason: Reason) -> Advice {
+    match reason {
+        Reason::StartOfCriticalServicesFailed => Advice::RecoverThenFallBack,
+        Reason::TakeOverUsersFailed | Reason::TakeBackUsersFailed | Reason::Unknown => {
+            Advice::RecoverBoth
         }
+        Reason::Normal
+        | Reason::OnAdminRequest
+        | Reason::Initialization
+        | Reason::PeerDown
+        | Reason::PeerReboot
+        | Reason::SplitBrain
+        | Reason::CriticalServiceDown
+        | Reason::DatabaseFailure
+        | Reason::AutomaticFallback
+        | Reason::PeerDownDuringInitialization
+        | Reason::AutoRecoverDatabaseFailure
+        | Reason::AutoRecoverCriticalServiceDown => Advice::Recover,
+    }
+}
+
+fn settled(mine: NodeState, reason: Reason, partner: Option<NodeState>) -> Advice {
+    use NodeState as S;
+    let database = reason == Reason::DatabaseFailure;
+    let late = Reason::PeerDownDuringInitialization;
+    match partner {
+        None if mine == S::RunningInBackupMode && reason == Reason::PeerReboot => {
+            Advice::PowerUpPartner
+        }
+        None if mine == S::RunningInBackupMode => Advice::RestorePrimary,
+        None => Advice::RestorePartner,
+        Some(S::SplitBrain | S::RunningInFailedMode | S::NotConfigured | S::Unknown) => {
+            Advice::LookAtPartner
+        }
+        Some(
+            S::Initializing
+            | S::Suspect
+            | S::FailingOver
+            | S::TakingOver
+            | S::TakingBack
+            | S::FallingBack,
+        ) => Advice::Wait,
+        Some(S::BackupActivated | S::FailoverAffectedServices) => Advice::None,
+        Some(S::FailedOverServicesNotRunning) if reason == late => Advice::FallBackWhenUp,
+        Some(S::FailedOverServicesNotRunning) if database => Advice::RebootThere,
+        Some(S::FailedOverServicesNotRunning) => Advice::StartServicesThere,
+        Some(S::Normal | S::Idle | S::RunningInBackupMode | S::FailedOver) => swapped(mine, reason),
+    }
+}
+
+/// Both are well; the licensed roles may be swapped.
+fn swapped(mine: NodeState, reason: Reason) -> Advice {
+    use NodeState as S;
+    if mine == S::FailedOverServicesNotRunning {
+        return if reason == Reason::DatabaseFailure {
+            Advice::RebootHere
+        } else {
+            Advice::StartServicesHere
+        };
+    }
+    if matches!(mine, S::Normal | S::BackupActivated | S::FailoverAffectedServices) {
+        return Advice::None;
+    }
+    if reason == Reason::PeerDownDuringInitialization {
+        Advice::FallBackWhenUp
+    } else {
+        Advice::FallBack
     }
 }
 
@@ -89,14 +202,32 @@ fn settled(mine: NodeState, partner: Option<NodeState>) -> Advice {
 mod tests {
     use super::*;
 
+    /// Reasons that change the advice, and one that does not.
+    const REASONS: [Reason; 7] = [
+        Reason::OnAdminRequest,
+        Reason::CriticalServiceDown,
+        Reason::DatabaseFailure,
+        Reason::PeerReboot,
+        Reason::PeerDownDuringInitialization,
+        Reason::StartOfCriticalServicesFailed,
+        Reason::TakeOverUsersFailed,
+    ];
+
     #[test]
     fn the_whole_matrix_is_known() {
         let mut matrix = String::new();
         for mine in NodeState::ALL {
             for partner in std::iter::once(None).chain(NodeState::ALL.iter().copied().map(Some)) {
                 let theirs = partner.map_or_else(|| "(unreachable)".into(), |s| s.to_string());
-                let text = advice(*mine, partner).text();
-                matrix.push_str(&format!("{mine} | {theirs} | {text}\n"));
+                let usual = advice(*mine, REASONS[0], partner);
+                matrix.push_str(&format!("{mine} | {theirs} | {}\n", usual.text()));
+                for reason in REASONS {
+                    let special = advice(*mine, reason, partner);
+                    if special != usual {
+                        let text = special.text();
+                        matrix.push_str(&format!("{mine}, {reason} | {theirs} | {text}\n"));
+                    }
+                }
             }
         }
         insta::assert_snapshot!("advice_matrix", matrix);

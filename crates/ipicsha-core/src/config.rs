@@ -219,6 +219,29 @@ pub struct NodeConfig {
     pub version: String,
     /// How long a starting server waits for its partner before it may act alone (spec B9).
     pub initialization_timeout: Duration,
+    /// When roles change by themselves, beyond the heartbeat.
+    pub automatic: Automatic,
+}
+
+/// When roles change by themselves, beyond the heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Automatic {
+    /// A critical service may be down for so long before its server gives up (spec B3).
+    pub critical_service_delay: Duration,
+    /// The primary takes back after it was healthy for so long; `None` is never (spec B6).
+    pub fallback_after: Option<Duration>,
+    /// At most two automatic takeovers within this time; then they are held.
+    pub takeover_window: Duration,
+}
+
+impl Default for Automatic {
+    fn default() -> Self {
+        Self {
+            critical_service_delay: Duration::from_secs(90),
+            fallback_after: None,
+            takeover_window: Duration::from_secs(600),
+        }
+    }
 }
 
 #[cfg(test)]

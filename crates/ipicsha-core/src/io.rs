@@ -30,8 +30,10 @@ pub enum Input {
     TimeSynced(bool),
     /// The licenses that are installed.
     Licenses(Vec<License>),
+    /// Which critical services are down here now. On a standby: which could not run.
+    Services(ServicesReport),
     /// [`Output::Activate`] ended.
-    Activated(Result<(), String>),
+    Activated(Result<(), ActivationFailed>),
     /// [`Output::Deactivate`] ended.
     Deactivated(Result<(), String>),
     /// [`Output::CloseWrites`] ended: closed with the tail at the partner, or rolled back.
@@ -51,6 +53,51 @@ pub struct DirectoryReport {
     pub hold: Option<String>,
     /// Deletions that wait for an administrator.
     pub held_deletions: u64,
+}
+
+/// What kind of critical service it is (spec B3, B4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// A process, or what answers at a port.
+    Critical,
+    /// A database.
+    Database,
+}
+
+/// A critical service that does not run as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceDown {
+    /// Its name.
+    pub name: String,
+    /// What kind.
+    pub kind: ServiceKind,
+    /// What was found, for people.
+    pub cause: String,
+}
+
+/// All critical services that are down; those an administrator stopped are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicesReport {
+    /// In the order of the configuration.
+    pub down: Vec<ServiceDown>,
+}
+
+/// What part of an activation went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Opening the writes: the users cannot work.
+    Writes,
+    /// Starting the critical services.
+    Services,
+}
+
+/// An activation that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActivationFailed {
+    /// Where.
+    pub stage: Stage,
+    /// Why, for people.
+    pub cause: String,
 }
 
 /// How the daemon is asked to end.

@@ -10,6 +10,8 @@
 //! - no two activations ever share an epoch;
 //! - a server becomes active only with the partner's word, after D of silence that it was awake to
 //!   hear, or alone as the last active one after the initialisation timeout;
+//! - no role changes by itself during a pause, to a partner that is not ready, or more than twice
+//!   within the window of the anti-flap rule;
 //! - with both servers active, records stay where they are until an administrator (or an empty
 //!   side) ends it.
 
@@ -28,6 +30,7 @@ pub mod id;
 mod io;
 pub mod license;
 pub mod lww;
+pub mod machine;
 pub mod message;
 mod node;
 pub mod preflight;
@@ -36,5 +39,8 @@ pub mod status;
 pub mod time;
 pub mod trust;
 
-pub use io::{DirectoryReport, Event, Gate, Input, Output, Shutdown};
+pub use io::{
+    ActivationFailed, DirectoryReport, Event, Gate, Input, Output, ServiceDown, ServiceKind,
+    ServicesReport, Shutdown, Stage,
+};
 pub use node::Node;

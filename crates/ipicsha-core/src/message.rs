@@ -10,7 +10,7 @@ use crate::{
     epoch::Epoch,
     id::{DatabaseName, ServerId},
     license::LicensedRole,
-    state::{NodeState, NotReady, Reason, Role},
+    state::{NodeState, NotReady, PauseSetting, Reason, Role},
     status::LogForecast,
     time::{MonoTime, WallTime},
 };
@@ -50,6 +50,8 @@ pub enum Control {
         /// Another part follows.
         more: bool,
     },
+    /// An administrator asks both servers to start again what failed (spec B8).
+    Recover,
 }
 
 /// How the replication of one database stands on one server (spec C5); the numbers are those that
@@ -172,6 +174,10 @@ pub struct Report {
     pub data: DataReport,
     /// How long ago it heard the receiver; `None` is never.
     pub hears_you: Option<Duration>,
+    /// The last pause or resume known there (spec B13).
+    pub pause: PauseSetting,
+    /// The automatic takeovers of the pair that it knows of: the epoch, and how long ago.
+    pub takeovers: Vec<(Epoch, Duration)>,
 }
 
 /// All databases of one server in a few numbers; the bytes never pass through the core.
@@ -212,6 +218,7 @@ pub struct LogReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Pause;
 
     /// The bytes of every message; a change here is a change of the protocol.
     #[test]
@@ -231,6 +238,11 @@ mod tests {
             time_synced: true,
             data: DataReport { measured: true, writes_open: 1, ..Default::default() },
             hears_you: Some(Duration::from_millis(5)),
+            pause: PauseSetting {
+                number: 8,
+                pause: Some(Pause { reason: "r".into(), until: WallTime(9) }),
+            },
+            takeovers: vec![(Epoch(2), Duration::from_millis(10))],
         };
         let beat = Beat {
             boot: 1,
@@ -264,6 +276,7 @@ mod tests {
             Control::RepairRequest(RepairRequest { run: 1, apply: true, database: None }),
             Control::RepairRefused { run: 1, database: None, cause: "c".into() },
             Control::Databases { list: states, more: true },
+            Control::Recover,
         ];
         let mut hex = String::new();
         for message in messages {

@@ -4,19 +4,29 @@
 mod admin;
 mod beat;
 mod boot;
+mod fallback;
+mod flap;
 mod handover;
+mod next;
+mod pause;
+mod recover;
+mod services;
 mod setting;
+mod shown;
 mod split;
 mod view;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use crate::{
     clock_guard::ClockGuard,
     config::{NodeConfig, PartitionPolicy, Timing},
     epoch::Epoch,
     id::RequestId,
-    io::{DirectoryReport, Event, Gate, Input, Output},
+    io::{DirectoryReport, Event, Gate, Input, Output, ServicesReport},
     license::{License, LicenseError, LicensedRole, licensed_role},
     message::{DataReport, Goodbye, Report},
     state::{NodeState, PersistedState, Reason, Role},
@@ -49,7 +59,7 @@ enum Phase {
     /// Serving.
     Active,
     /// Serving, and giving up as planned.
-    HandingOver { request: Option<RequestId>, exit: bool, since: MonoTime },
+    HandingOver { request: Option<RequestId>, exit: bool, since: MonoTime, reason: Reason },
 }
 
 /// The partner as last heard.
@@ -72,6 +82,18 @@ struct PendingHandover {
     request: Option<RequestId>,
     since: MonoTime,
     limit: Duration,
+    /// Why this server gave up.
+    reason: Reason,
+    /// What the partner is told: it may have restarted since the first word.
+    word: Reason,
+}
+
+/// A role change that went wrong.
+#[derive(Clone, Debug)]
+struct Failure {
+    /// Of an active one that cannot serve.
+    reason: Reason,
+    cause: String,
 }
 
 /// One server of the pair.
@@ -102,10 +124,30 @@ pub struct Node {
     exit_after_close: bool,
     /// Said goodbye: nothing may follow.
     ended: bool,
-    failure: Option<String>,
+    failure: Option<Failure>,
     /// When a role change that went wrong is tried again.
     retry_at: Option<MonoTime>,
     split_noticed: Option<MonoTime>,
+    services: ServicesReport,
+    /// Since when a critical service is down while this server is active.
+    services_down_since: Option<MonoTime>,
+    /// Since when nothing is reported as down.
+    services_well_since: MonoTime,
+    /// It was this run of the daemon that lost the role because of its services.
+    services_lost_here: bool,
+    /// A role change that is not asked for is not tried before.
+    handover_blocked_until: Option<MonoTime>,
+    /// Since when the primary could take back.
+    primary_well_since: Option<MonoTime>,
+    /// Automatic takeovers of the pair, by epoch.
+    takeovers: BTreeMap<Epoch, MonoTime>,
+    /// When the pause that is in force ends.
+    pause_ends: Option<MonoTime>,
+    pending_recover: Option<RequestId>,
+    /// What the active, which cannot serve, gives as its reason.
+    partner_failed: Option<Reason>,
+    /// The pair could not serve when this daemon started.
+    started_failed: bool,
     shown: (Option<Role>, NodeState, Reason),
     alarms: Vec<Alarm>,
     gate: Gate,
@@ -144,6 +186,17 @@ impl Node {
             failure: None,
             retry_at: None,
             split_noticed: None,
+            services: ServicesReport::default(),
+            services_down_since: None,
+            services_well_since: now.mono,
+            services_lost_here: false,
+            handover_blocked_until: None,
+            primary_well_since: None,
+            takeovers: BTreeMap::new(),
+            pause_ends: None,
+            pending_recover: None,
+            partner_failed: None,
+            started_failed: false,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
             alarms: Vec::new(),
             gate: Gate::Closed,
@@ -155,7 +208,8 @@ impl Node {
 
     /// Takes one input.
     pub fn handle(&mut self, now: Now, input: Input) {
-        self.notice_pause(now);
+        self.notice_sleep(now);
+        self.refresh_pause(now);
         match input {
             Input::Admin(request, command) => self.handle_admin(now, request, command),
             Input::Control(control) => self.handle_control(now, *control),
@@ -168,6 +222,7 @@ impl Node {
             Input::Directories(reports) => self.directories = reports,
             Input::TimeSynced(synced) => self.time_synced = Some(synced),
             Input::Licenses(licenses) => self.licenses = licenses,
+            Input::Services(report) => self.handle_services(now, report),
             Input::Activated(result) => self.handle_activated(now, result),
             Input::Deactivated(result) => self.handle_deactivated(now, result),
             Input::WritesClosed(result) => self.handle_writes_closed(result),
@@ -179,7 +234,8 @@ impl Node {
 
     /// To be called when the time of [`Node::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.notice_pause(now);
+        self.notice_sleep(now);
+        self.refresh_pause(now);
         self.settle(now);
     }
 
@@ -195,6 +251,12 @@ impl Node {
             (later(self.silent_at()), "partner silent"),
             (self.handover_due(), "handover unconfirmed"),
             (self.retry_at, "role change to be tried again"),
+            (later(self.services_due()), "critical service delay"),
+            (later(self.services_forgotten_at()), "services well again"),
+            (later(self.fallback_due()), "automatic fallback"),
+            (later(self.handover_blocked_until), "role change to be tried again"),
+            (later(self.takeover_release()), "takeovers no longer held"),
+            (later(self.pause_ends), "end of the pause"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
         ]
         .into_iter()
@@ -216,6 +278,11 @@ impl Node {
         &self.state
     }
 
+    /// What this server shows of itself.
+    pub fn state(&self, now: Now) -> (NodeState, Reason) {
+        self.state_and_reason(now.mono)
+    }
+
     /// The role now: `None` while HA is not configured. A starting server is standby.
     pub fn role(&self) -> Option<Role> {
         match self.phase {
@@ -227,7 +294,7 @@ impl Node {
 
     /// A daemon that did not run for half of D cannot judge the partner's silence: it starts to
     /// count anew. Half of D leaves room for the beats that are still in the socket.
-    fn notice_pause(&mut self, now: Now) {
+    fn notice_sleep(&mut self, now: Now) {
         let slept = now.mono.since(self.last_tick);
         if slept >= (self.takeover_after() / 2).max(self.interval() + self.interval() / 2) {
             self.count_from = now.mono;
@@ -241,11 +308,14 @@ impl Node {
             return;
         }
         self.licensed = licensed_role(&self.licenses, now.wall);
+        self.forget_takeovers(now);
         self.expire_requests(now);
         self.consider_boot(now);
         self.consider_takeover(now);
         self.consider_auto_heal(now);
         self.consider_retry(now);
+        self.consider_services(now);
+        self.consider_fallback(now);
         self.consider_log(now);
         self.settle_gate(now);
         let changed = self.record_changes(now);

@@ -71,6 +71,18 @@ worded! {
         RunningInFailedMode => "Running in Failed Mode",
         /// Active while the partner is active too.
         SplitBrain => "Split Brain",
+        /// Primary that lost its role and whose critical services do not run.
+        FailedOverServicesNotRunning => "Failed Over with Critical Services Not Running",
+        /// Primary that becomes active again.
+        TakingBack => "Taking Back",
+        /// Active secondary that is giving up.
+        FallingBack => "Falling Back",
+        /// Primary that took over from a secondary whose services failed.
+        BackupActivated => "Backup Activated",
+        /// Secondary that gave up because its services failed.
+        FailoverAffectedServices => "Failover Affected Services",
+        /// The servers do not agree whether HA is configured.
+        Unknown => "Unknown",
     }
 }
 
@@ -91,6 +103,53 @@ worded! {
         StartOfCriticalServicesFailed => "Start of Critical Services Failed",
         /// Both were active, and this one stepped back.
         SplitBrain => "Split Brain",
+        /// A critical service was down for longer than its delay (spec B3).
+        CriticalServiceDown => "Critical Service Down",
+        /// A database failed its check for longer than the delay (spec B4).
+        DatabaseFailure => "Database Failure",
+        /// The primary was healthy for long enough (spec B6).
+        AutomaticFallback => "Automatic Fallback",
+        /// Started, and did not hear the partner until the initialisation timeout (spec B9).
+        PeerDownDuringInitialization => "Peer Down During Initialization",
+        /// The secondary could not open its writes.
+        TakeOverUsersFailed => "Take Over Users Failed",
+        /// The primary could not open its writes.
+        TakeBackUsersFailed => "Take Back Users Failed",
+        /// Not known: a daemon restarted meanwhile.
+        Unknown => "Unknown",
+        /// A database of the secondary failed, and the primary took over (spec B11).
+        AutoRecoverDatabaseFailure => "Auto Recover Database Failure",
+        /// A critical service of the secondary failed, and the primary took over (spec B11).
+        AutoRecoverCriticalServiceDown => "Auto Recover Critical Service Down",
+    }
+}
+
+impl Reason {
+    /// Nobody asked for the role change, and nobody said goodbye.
+    pub(crate) fn is_automatic(self) -> bool {
+        self.is_of_services() || matches!(self, Self::AutomaticFallback | Self::PeerDown)
+    }
+
+    /// The role changed because of the services of the server that gave up.
+    pub(crate) fn is_of_services(self) -> bool {
+        match self {
+            Self::CriticalServiceDown
+            | Self::DatabaseFailure
+            | Self::AutoRecoverDatabaseFailure
+            | Self::AutoRecoverCriticalServiceDown => true,
+            Self::Normal
+            | Self::OnAdminRequest
+            | Self::Initialization
+            | Self::PeerDown
+            | Self::PeerReboot
+            | Self::StartOfCriticalServicesFailed
+            | Self::SplitBrain
+            | Self::AutomaticFallback
+            | Self::PeerDownDuringInitialization
+            | Self::TakeOverUsersFailed
+            | Self::TakeBackUsersFailed
+            | Self::Unknown => false,
+        }
     }
 }
 
@@ -119,6 +178,8 @@ worded! {
         WritesNotClosed => "its writes are not closed",
         /// A database cannot follow.
         DatabaseHeld => "one of its databases is held",
+        /// It lost its role because of its services, or they could not run now.
+        ServicesDown => "its critical services cannot run",
     }
 }
 
@@ -138,6 +199,24 @@ pub struct LogFullCause {
     pub database: String,
     /// It had overwritten changes the partner never had.
     pub overflowed: bool,
+}
+
+/// HA suspended for maintenance (spec B13): nothing changes roles by itself meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Why, in the administrator's words.
+    pub reason: String,
+    /// When it ends by itself.
+    pub until: WallTime,
+}
+
+/// The last pause or resume; the higher number counts on both servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseSetting {
+    /// Raised by every pause and every resume.
+    pub number: u64,
+    /// `None` after a resume. A pause that has ended by itself stays here.
+    pub pause: Option<Pause>,
 }
 
 /// What a server must remember over a crash. Written before anything that follows from it.
@@ -167,6 +246,15 @@ pub struct PersistedState {
     pub log_full_cause: LogFullCause,
     /// Last time the partner was heard, by this server's wall clock.
     pub last_contact: Option<WallTime>,
+    /// This primary gave up on an administrator's request: it stays Idle (spec B5).
+    #[serde(default)]
+    pub gave_up: bool,
+    /// This server lost its role because of its services, and nobody has mended them since.
+    #[serde(default)]
+    pub services_down: Option<Reason>,
+    /// HA is suspended, or was (spec B13).
+    #[serde(default)]
+    pub pause: PauseSetting,
 }
 
 impl Default for PersistedState {
@@ -183,31 +271,9 @@ impl Default for PersistedState {
             log_full: None,
             log_full_cause: LogFullCause::default(),
             last_contact: None,
-        }
-    }
-}
-
-/// State and reason of a healthy server in `role`, by its license: being active is normal for a
-/// primary and backup mode for a secondary.
-pub(crate) fn settled(
-    role: Role,
-    licensed: Option<LicensedRole>,
-    reason: Reason,
-) -> (NodeState, Reason) {
-    match (role, licensed) {
-        (Role::Active, Some(LicensedRole::Secondary)) => (NodeState::RunningInBackupMode, reason),
-        (Role::Standby, Some(LicensedRole::Primary)) => match reason {
-            Reason::OnAdminRequest => (NodeState::Idle, reason),
-            Reason::Normal
-            | Reason::Initialization
-            | Reason::PeerDown
-            | Reason::PeerReboot
-            | Reason::StartOfCriticalServicesFailed
-            | Reason::SplitBrain => (NodeState::FailedOver, reason),
-        },
-        (Role::Active, Some(LicensedRole::Primary) | None)
-        | (Role::Standby, Some(LicensedRole::Secondary) | None) => {
-            (NodeState::Normal, Reason::Normal)
+            gave_up: false,
+            services_down: None,
+            pause: PauseSetting::default(),
         }
     }
 }

@@ -78,6 +78,25 @@ pub enum Alarm {
         /// How many deletions wait.
         count: u64,
     },
+    /// A critical service is down, or could not run here (spec B3, B4).
+    CriticalServiceDown {
+        /// Its name.
+        service: String,
+        /// What was found.
+        cause: String,
+    },
+    /// Too many automatic takeovers: the next one waits.
+    TakeoversHeld {
+        /// For how long from now.
+        seconds: u64,
+    },
+    /// HA is suspended for maintenance (spec B13).
+    Paused {
+        /// Why.
+        reason: String,
+        /// For how long from now.
+        seconds: u64,
+    },
 }
 
 impl Alarm {
@@ -119,6 +138,19 @@ impl Alarm {
             Self::DeletionsHeld { directory, count } => {
                 format!(
                     "{count} deletions in the directory {directory} wait: that many do not happen by themselves"
+                )
+            }
+            Self::CriticalServiceDown { service, cause } => {
+                format!("the critical service {service} is down: {cause}")
+            }
+            Self::TakeoversHeld { seconds } => format!(
+                "two automatic takeovers within a short time: the next one is held for {}",
+                rounded(*seconds)
+            ),
+            Self::Paused { reason, seconds } => {
+                format!(
+                    "HA is paused for {} ({reason}): no role changes by itself",
+                    rounded(*seconds)
                 )
             }
         }
@@ -186,7 +218,7 @@ impl LogForecast {
 }
 
 /// A span with the unit that fits.
-fn rounded(seconds: u64) -> String {
+pub(crate) fn rounded(seconds: u64) -> String {
     let nearest = |unit: u64| (seconds + unit / 2) / unit;
     match seconds {
         0..100 => format!("{seconds} s"),
@@ -234,6 +266,17 @@ pub struct SplitBrainStatus {
     pub changes_on_partner: u64,
 }
 
+/// A pause as shown (spec B13).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PauseStatus {
+    /// Why, in the administrator's words.
+    pub reason: String,
+    /// Milliseconds since 1970 of its end.
+    pub until_unix_ms: i64,
+    /// For how long from now.
+    pub seconds: u64,
+}
+
 /// State of the pair as one server sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairStatus {
@@ -261,6 +304,9 @@ pub struct PairStatus {
     pub alarms: Vec<Alarm>,
     /// When this was seen, milliseconds since 1970.
     pub seen_unix_ms: i64,
+    /// Set while HA is suspended.
+    #[serde(default)]
+    pub pause: Option<PauseStatus>,
 }
 
 impl Alarm {
@@ -276,6 +322,14 @@ impl Alarm {
                 Self::DirectoryHeld { directory: mine, .. },
                 Self::DirectoryHeld { directory: theirs, .. },
             ) => mine == theirs,
+            (
+                Self::CriticalServiceDown { service: mine, .. },
+                Self::CriticalServiceDown { service: theirs, .. },
+            ) => mine == theirs,
+            (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. }) => true,
+            (Self::Paused { reason: mine, .. }, Self::Paused { reason: theirs, .. }) => {
+                mine == theirs
+            }
             _ => self == other,
         }
     }
@@ -318,7 +372,13 @@ impl Alarm {
             Self::DeletionsHeld { .. } => Some(
                 "if they are meant: `ipicsha repair files DIRECTORY --accept-deletions`; if not, put the files back where they were deleted",
             ),
-            Self::SplitBrain | Self::PartnerDown => None,
+            Self::Paused { .. } => Some(
+                "`ipicsha resume` when the maintenance is over and the users are back; else it ends by itself",
+            ),
+            Self::TakeoversHeld { .. } => Some(
+                "find out why the servers or the link flap; `ipicsha failover` and `ipicsha fallback` are not held",
+            ),
+            Self::SplitBrain | Self::PartnerDown | Self::CriticalServiceDown { .. } => None,
         }
     }
 }

@@ -101,10 +101,21 @@ pub(crate) enum Work {
     Unconfigure,
     Failover { dry_run: bool, accept_data_loss: bool },
     GoStandby,
+    Life(LifeWork),
     Repair { dry_run: bool, database: Option<String> },
     RepairUndo { run: u64 },
     RepairList { database: Option<String>, limit: usize },
     Conflicts(Conflicts),
+}
+
+/// The life of a pair beyond failover.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LifeWork {
+    Fallback { dry_run: bool },
+    Recover,
+    Pause { reason: String, seconds: u64 },
+    Resume,
 }
 
 /// The conflict journal.
@@ -332,5 +343,9 @@ pub(crate) fn reply_value(reply: &AdminReply) -> serde_json::Value {
             serde_json::json!({ "result": "preflight", "checks": checks })
         }
         AdminReply::RepairMayStart => serde_json::json!({ "result": "repair may start" }),
+        AdminReply::Recovering => serde_json::json!({
+            "result": "recovering",
+            "note": "the partner starts again what failed; `ipicsha ha-status` shows how it ends",
+        }),
     }
 }

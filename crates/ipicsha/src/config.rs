@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ipicsha_core::config::{PairName, PartitionPolicy, Profile, Timing};
+use ipicsha_core::config::{Automatic, PairName, PartitionPolicy, Profile, Timing};
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,8 @@ pub(crate) struct PairFile {
     pub(crate) partition_policy: PartitionPolicy,
     pub(crate) auto_heal: bool,
     pub(crate) initialization_timeout_seconds: f64,
+    pub(crate) automatic_fallback_minutes: f64,
+    pub(crate) takeover_window_seconds: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -206,6 +208,8 @@ impl Default for PairFile {
             partition_policy: PartitionPolicy::default(),
             auto_heal: true,
             initialization_timeout_seconds: 120.0,
+            automatic_fallback_minutes: 0.0,
+            takeover_window_seconds: 600.0,
         }
     }
 }
@@ -243,6 +247,7 @@ pub(crate) struct Config {
     pub(crate) pair: PairName,
     pub(crate) timing: Timing,
     pub(crate) initialization_timeout: Duration,
+    pub(crate) automatic: Automatic,
     pub(crate) hook_limit: Duration,
 }
 
@@ -320,6 +325,7 @@ impl Config {
             pair,
             timing,
             initialization_timeout,
+            automatic: automatic(&file.pair).map_err(|(key, why)| wrong(key, why.into(), range))?,
             file,
         })
     }
@@ -328,6 +334,20 @@ impl Config {
     pub(crate) fn state_file(&self, name: &str) -> PathBuf {
         self.file.server.state_directory.join(name)
     }
+}
+
+/// When roles change by themselves; or the key that is out of range, and the range.
+fn automatic(pair: &PairFile) -> Result<Automatic, (&'static str, &'static str)> {
+    let within = |value: f64, max: f64, unit: f64| {
+        let seconds = (0.0..=max).contains(&value).then_some(value * unit);
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
+    let fallback = within(pair.automatic_fallback_minutes, 10_080.0, 60.0)
+        .ok_or(("pair.automatic_fallback_minutes", "0 (never) to 10080"))?;
+    let takeover_window = within(pair.takeover_window_seconds, 86_400.0, 1.0)
+        .ok_or(("pair.takeover_window_seconds", "0 (nothing is held) to 86400"))?;
+    let fallback_after = (!fallback.is_zero()).then_some(fallback);
+    Ok(Automatic { fallback_after, takeover_window, ..Automatic::default() })
 }
 
 /// Which size of a transaction log is out of range (`entries` or `bytes`), and the range.

@@ -44,6 +44,11 @@ impl Node {
             AdminCommand::AskLicenses(role) => {
                 self.may_license(role).map(|()| Some(AdminReply::Done))
             }
+            AdminCommand::Fallback { dry_run } => self.fallback(now, request, dry_run),
+            AdminCommand::Recover => self.recover(now, request),
+            AdminCommand::Pause { reason, limit } => self.pause(now, request, &reason, limit),
+            AdminCommand::Resume => self.resume(now, request),
+            AdminCommand::ServicesMended => self.services_mended(),
         };
         match answer {
             Ok(Some(reply)) => self.outputs.push_back(Output::Reply(request, Ok(reply))),
@@ -96,21 +101,21 @@ impl Node {
         Ok(Some(AdminReply::Done))
     }
 
-    fn require_configured(&self) -> Result<(), Refusal> {
+    pub(super) fn require_configured(&self) -> Result<(), Refusal> {
         match self.state.ha.config {
             Some(_) => Ok(()),
             None => Err(Refusal::NotConfigured),
         }
     }
 
-    fn require_partner(&self, now: Now) -> Result<(), Refusal> {
+    pub(super) fn require_partner(&self, now: Now) -> Result<(), Refusal> {
         if self.connected(now.mono) {
             return Ok(());
         }
         Err(Refusal::PartnerUnreachable(self.partner_name()))
     }
 
-    fn require_idle(&self) -> Result<(), Refusal> {
+    pub(super) fn require_idle(&self) -> Result<(), Refusal> {
         let waiting = self.pending_handover.is_some()
             || self.pending_setting.is_some()
             || self.pending_close.is_some();
@@ -154,15 +159,7 @@ impl Node {
         self.require_configured()?;
         self.require_idle()?;
         if self.role() == Some(Role::Active) {
-            let checks = self.preflight(now.mono);
-            if dry_run {
-                return Ok(Some(AdminReply::Preflight(checks)));
-            }
-            if checks.iter().any(|check| check.failure().is_some()) {
-                return Err(Refusal::Preflight(checks));
-            }
-            self.start_handover(now, Some(request), false);
-            return Ok(None);
+            return self.switch_over(now, request, dry_run);
         }
         if self.connected(now.mono) {
             return Err(Refusal::NotActive(self.partner_name()));
@@ -185,6 +182,24 @@ impl Node {
             return Err(Refusal::License(missing));
         }
         Ok(Some(AdminReply::TookOver))
+    }
+
+    /// The planned switchover to the partner, or its pre-flight list.
+    pub(super) fn switch_over(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        dry_run: bool,
+    ) -> Result<Option<AdminReply>, Refusal> {
+        let checks = self.preflight(now.mono);
+        if dry_run {
+            return Ok(Some(AdminReply::Preflight(checks)));
+        }
+        if checks.iter().any(|check| check.failure().is_some()) {
+            return Err(Refusal::Preflight(checks));
+        }
+        self.start_handover(now, Some(request), false, Reason::OnAdminRequest);
+        Ok(None)
     }
 
     fn go_standby(&mut self, now: Now, request: RequestId) -> Result<Option<AdminReply>, Refusal> {

@@ -40,6 +40,10 @@ impl Node {
                     }
                 }
             }
+            Control::Recover => {
+                self.hear(now);
+                self.retry_now(now);
+            }
             // The shell tells who waits, and keeps what the partner protects.
             Control::RepairRefused { .. } | Control::Databases { .. } => self.hear(now),
         }
@@ -76,7 +80,10 @@ impl Node {
                 Exchange { sent: echo.sent, held: echo.held, partner_wall: beat.sent_wall };
             self.clock.handle_exchange(now, exchange);
         }
+        self.adopt_pause(now, &beat.report);
+        self.adopt_takeovers(now, &beat.report);
         self.adopt_setting(now, &beat.report);
+        self.note_partner_failed(&beat.report);
         self.partner.report = Some(beat.report);
         self.react_to_partner(now);
     }
@@ -120,6 +127,8 @@ impl Node {
             time_synced: self.is_time_synced(),
             data: self.data.clone(),
             hears_you: self.partner.heard.map(|heard| now.mono.since(heard)),
+            pause: self.state.pause.clone(),
+            takeovers: self.known_takeovers(now.mono),
         }
     }
 

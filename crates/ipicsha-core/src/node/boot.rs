@@ -2,11 +2,11 @@
 //! standby and becomes active only with the partner's word, or alone when it was the last active
 //! one and the initialisation timeout has passed).
 
-use super::{Node, Phase, RETRY_PAUSE};
+use super::{Failure, Node, Phase, RETRY_PAUSE};
 use crate::{
     config::PartitionPolicy,
     epoch::Epoch,
-    io::Output,
+    io::{ActivationFailed, Output, Stage},
     license::LicensedRole,
     message::{Control, Goodbye, Report},
     state::{Reason, Role},
@@ -32,10 +32,8 @@ impl Node {
         let booting = matches!(self.phase, Phase::Booting { .. });
         if booting {
             self.phase = Phase::Standby;
-            if self.state.role == Role::Active {
-                self.state.role = Role::Standby;
-                self.state.role_reason = Reason::Initialization;
-            }
+            self.state.role = Role::Standby;
+            self.state.role_reason = Reason::Initialization;
         }
         if booting || report.epoch > self.state.epoch {
             self.state.epoch = self.state.epoch.max(report.epoch);
@@ -49,10 +47,15 @@ impl Node {
 
     /// Both wait. The one that knows more becomes active, with the other's word.
     fn settle_two_standbys(&mut self, report: &Report) {
-        if self.pending_handover.is_some() {
+        let (Some(mine), Some(theirs)) = (self.rank(), report.licensed) else { return };
+        if let Some(pending) = &mut self.pending_handover {
+            if report.epoch >= pending.epoch {
+                // It took the word, and its daemon restarted before it was active.
+                pending.epoch = report.epoch.next_for(theirs);
+                pending.word = Reason::Initialization;
+            }
             return self.repeat_handover();
         }
-        let (Some(mine), Some(theirs)) = (self.rank(), report.licensed) else { return };
         let weight = |epoch: Epoch, was_active: bool, rank: LicensedRole| {
             (epoch, was_active, rank == LicensedRole::Primary)
         };
@@ -72,7 +75,13 @@ impl Node {
             .is_some_and(|rank| Epoch(epoch.0.saturating_sub(1)).next_for(rank) == epoch);
         if waiting && ours && epoch > self.state.epoch {
             // Only of a server that was active has anything been waited for.
-            self.activate(now, epoch, reason, reason != Reason::Initialization);
+            let drained = reason != Reason::Initialization;
+            if reason.is_automatic() {
+                self.note_takeover(epoch, now.mono);
+            }
+            let restarted = matches!(self.phase, Phase::Booting { .. });
+            let reason = if restarted { Reason::Initialization } else { reason };
+            self.activate(now, epoch, reason, drained);
         }
     }
 
@@ -81,6 +90,8 @@ impl Node {
         self.state.role = Role::Active;
         self.state.role_reason = reason;
         self.state.epoch = epoch;
+        self.state.gave_up = false;
+        self.state.services_down = None;
         if self.partner.heard.is_some() {
             self.state.last_contact = self.partner.heard_wall;
         }
@@ -93,7 +104,17 @@ impl Node {
         self.next_beat = now.mono;
     }
 
-    pub(super) fn handle_activated(&mut self, now: Now, result: Result<(), String>) {
+    pub(super) fn handle_activated(&mut self, now: Now, result: Result<(), ActivationFailed>) {
+        self.answer_recover(&result);
+        if result.is_ok() {
+            self.started_failed = false;
+        }
+        // What made it fail first stays the reason while it is tried again.
+        let first = self.failed_because(now.mono).filter(|_| self.phase == Phase::Active);
+        let result = result.map_err(|failed| Failure {
+            reason: first.unwrap_or_else(|| self.failed_reason(failed.stage)),
+            cause: failed.cause,
+        });
         if self.phase == Phase::Activating {
             self.phase = Phase::Active;
         }
@@ -102,15 +123,26 @@ impl Node {
         }
     }
 
+    fn failed_reason(&self, stage: Stage) -> Reason {
+        match stage {
+            _ if self.started_failed => Reason::Unknown,
+            Stage::Services => Reason::StartOfCriticalServicesFailed,
+            Stage::Writes if self.rank() == Some(LicensedRole::Primary) => {
+                Reason::TakeBackUsersFailed
+            }
+            Stage::Writes => Reason::TakeOverUsersFailed,
+        }
+    }
+
     /// Remembers how a role change ended; one that went wrong is tried again.
-    pub(super) fn note_outcome(&mut self, now: Now, result: Result<(), String>) {
+    pub(super) fn note_outcome(&mut self, now: Now, result: Result<(), Failure>) {
         self.failure = result.err();
         self.retry_at = self.failure.as_ref().map(|_| now.mono + RETRY_PAUSE);
     }
 
     pub(super) fn consider_retry(&mut self, now: Now) {
         let wrong = match self.phase {
-            Phase::Active => self.data.writes_closed > 0,
+            Phase::Active => self.data.writes_closed > 0 || self.failed_because(now.mono).is_some(),
             Phase::Standby => self.data.writes_open > 0,
             Phase::Unconfigured
             | Phase::Booting { .. }
@@ -155,12 +187,15 @@ impl Node {
 
     pub(super) fn consider_boot(&mut self, now: Now) {
         if self.boot_due().is_some_and(|due| now.mono >= due) {
-            self.activate_next(now, Reason::Initialization);
+            self.activate_next(now, Reason::PeerDownDuringInitialization);
         }
     }
 
     /// Why this standby may not take over by itself when the active is lost.
     pub(super) fn takeover_blocked(&self) -> Option<&'static str> {
+        if self.is_paused() {
+            return Some("HA is paused");
+        }
         if self.policy() == PartitionPolicy::Manual {
             return Some("the partition policy is `manual`");
         }
@@ -181,14 +216,17 @@ impl Node {
         if matches!(self.partner.goodbye, Some(Goodbye::Stop)) {
             return Some(self.last_tick);
         }
-        self.silent_at().map(|at| self.grace_until.map_or(at, |grace| at.max(grace)))
+        let later = |at: MonoTime, limit: Option<MonoTime>| limit.map_or(at, |it| at.max(it));
+        self.silent_at().map(|at| later(later(at, self.grace_until), self.takeover_release()))
     }
 
     pub(super) fn consider_takeover(&mut self, now: Now) {
         if self.takeover_due().is_some_and(|due| now.mono >= due) {
             let stopped = matches!(self.partner.goodbye, Some(Goodbye::Stop));
             let reason = if stopped { Reason::PeerReboot } else { Reason::PeerDown };
-            self.activate_next(now, reason);
+            if self.activate_next(now, reason) && !stopped {
+                self.note_takeover(self.state.epoch, now.mono);
+            }
         }
     }
 }

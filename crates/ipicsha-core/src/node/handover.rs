@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{CONFIRMATION, Node, PendingHandover, Phase, RESTART_GRACE};
+use super::{CONFIRMATION, Failure, Node, PendingHandover, Phase, RESTART_GRACE, RETRY_PAUSE};
 use crate::{
     admin::{AdminReply, Refusal},
     clock_guard::Clocks,
     epoch::Epoch,
     id::RequestId,
-    io::{Output, Shutdown},
+    io::{Output, ServicesReport, Shutdown},
+    license::LicensedRole,
     message::{Control, Goodbye, Report},
     preflight::Check,
     state::{NodeState, Reason, Role},
@@ -73,21 +74,45 @@ impl Node {
                     .into(),
                 "end it first: `ipicsha go-standby` on one server",
             ),
+            Check::advise(
+                !self.is_paused(),
+                if self.is_paused() { "HA is paused" } else { "HA is not paused" }.into(),
+                "`ipicsha resume` when the maintenance is over",
+            ),
         ]
     }
 
-    pub(super) fn start_handover(&mut self, now: Now, request: Option<RequestId>, exit: bool) {
-        self.phase = Phase::HandingOver { request, exit, since: now.mono };
+    /// What a restart of this daemon must not forget (spec B5).
+    fn remember_why_given_up(&mut self, exit: bool, reason: Reason) {
+        let primary = self.rank() == Some(LicensedRole::Primary);
+        self.state.gave_up = primary && reason == Reason::OnAdminRequest && !exit;
+        if reason.is_of_services() {
+            self.state.services_down = Some(reason);
+            self.services_lost_here = true;
+            self.services_well_since = self.last_tick;
+        }
+        self.services = ServicesReport::default(); // they are being stopped
+    }
+
+    pub(super) fn start_handover(
+        &mut self,
+        now: Now,
+        request: Option<RequestId>,
+        exit: bool,
+        reason: Reason,
+    ) {
+        self.phase = Phase::HandingOver { request, exit, since: now.mono, reason };
         self.retry_at = None;
         let limit = self.takeover_after().clamp(Duration::from_secs(2), Duration::from_secs(10));
         self.outputs.push_back(Output::CloseWrites { limit });
     }
 
     pub(super) fn handle_writes_closed(&mut self, result: Result<(), String>) {
-        let Phase::HandingOver { request, exit, since } = self.phase else { return };
+        let Phase::HandingOver { request, exit, since, reason } = self.phase else { return };
         if let Err(cause) = result {
             self.phase = Phase::Active;
             self.retry_at = self.failure.as_ref().map(|_| self.last_tick);
+            self.handover_blocked_until = Some(self.last_tick + RETRY_PAUSE);
             if let Some(request) = request {
                 self.outputs.push_back(Output::Reply(request, Err(Refusal::RolledBack(cause))));
             }
@@ -98,15 +123,21 @@ impl Node {
         }
         self.failure = None;
         self.state.role = Role::Standby;
-        self.state.role_reason = if exit { Reason::Initialization } else { Reason::OnAdminRequest };
+        self.state.role_reason = if exit { Reason::Initialization } else { reason };
+        self.remember_why_given_up(exit, reason);
         self.persist();
         self.phase = Phase::Standby;
-        let partner_rank = self.rank().map(crate::license::LicensedRole::other);
+        let partner_rank = self.rank().map(LicensedRole::other);
         if let Some(rank) = partner_rank {
             let known = self.partner.report.as_ref().map_or(Epoch(0), |report| report.epoch);
             let epoch = self.state.epoch.max(known).next_for(rank);
             let limit = self.takeover_after().max(CONFIRMATION);
-            self.pending_handover = Some(PendingHandover { epoch, request, since, limit });
+            let word = if exit { Reason::PeerReboot } else { reason };
+            self.pending_handover =
+                Some(PendingHandover { epoch, request, since, limit, reason, word });
+            if word.is_automatic() {
+                self.note_takeover(epoch, self.last_tick);
+            }
             self.repeat_handover();
         }
         if exit {
@@ -124,13 +155,13 @@ impl Node {
     /// Sends the word again; the partner takes it once.
     pub(super) fn repeat_handover(&mut self) {
         if let Some(pending) = &self.pending_handover {
-            let (epoch, reason) = (pending.epoch, Reason::OnAdminRequest);
+            let (epoch, reason) = (pending.epoch, pending.word);
             self.outputs.push_back(Output::Send(Control::Handover { epoch, reason }));
         }
     }
 
     pub(super) fn confirm_handover(&mut self, report: &Report) {
-        let opened = report.state != NodeState::TakingOver;
+        let opened = !matches!(report.state, NodeState::TakingOver | NodeState::TakingBack);
         let done = |pending: &mut PendingHandover| opened && report.epoch >= pending.epoch;
         let Some(pending) = self.pending_handover.take_if(done) else { return };
         if let Some(request) = pending.request {
@@ -166,10 +197,10 @@ impl Node {
             }
             (Shutdown::Stop, Phase::Active) => {
                 let failed = |check: &Check| check.failure().is_some();
-                if self.preflight(now.mono).iter().any(failed) {
+                if self.is_paused() || self.preflight(now.mono).iter().any(failed) {
                     self.say_goodbye_and_exit();
                 } else {
-                    self.start_handover(now, None, true);
+                    self.start_handover(now, None, true, Reason::OnAdminRequest);
                 }
             }
             (
@@ -182,7 +213,9 @@ impl Node {
     /// The end without a planned switchover. An active one closes its writes first when somebody
     /// is there to take over; alone it stays the last active one and leaves the databases open.
     fn say_goodbye_and_exit(&mut self) {
-        let taken_over = self.role() == Some(Role::Active) && self.connected(self.last_tick);
+        let taken_over = self.role() == Some(Role::Active)
+            && self.connected(self.last_tick)
+            && !self.is_paused();
         if taken_over && !self.exit_after_close {
             self.exit_after_close = true;
             self.outputs.push_back(Output::Deactivate);
@@ -203,7 +236,8 @@ impl Node {
             self.outputs.push_back(Output::Reply(request, reply));
         }
         if self.phase == Phase::Standby {
-            self.note_outcome(now, result);
+            let failed = |cause| Failure { reason: Reason::Unknown, cause };
+            self.note_outcome(now, result.map_err(failed));
         }
     }
 }

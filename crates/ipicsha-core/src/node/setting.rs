@@ -89,6 +89,11 @@ impl Node {
     ) {
         let connected = self.connected(now.mono);
         self.put_setting(now, config);
+        self.await_partner(now, request, connected);
+    }
+
+    /// Answers once the partner has what was set, at once when it is not there.
+    pub(super) fn await_partner(&mut self, now: Now, request: RequestId, connected: bool) {
         if connected {
             let limit = now.mono + self.takeover_after().max(CONFIRMATION);
             self.pending_setting = Some((request, limit));
@@ -118,7 +123,8 @@ impl Node {
             self.apply_setting(now, was);
             self.next_beat = now.mono;
         }
-        let confirmed = theirs_confirm(report, self.state.ha.version);
+        let confirmed = report.ha.version >= self.state.ha.version
+            && report.pause.number >= self.state.pause.number;
         if let Some((request, _)) = self.pending_setting.take_if(|_| confirmed) {
             self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
         }
@@ -144,6 +150,8 @@ impl Node {
         self.state.configured_as = own_rank.or(partner_rank.map(LicensedRole::other));
         self.count_from = now.mono;
         self.state.log_full = None;
+        self.state.gave_up = false;
+        self.state.services_down = None;
         self.data = DataReport::default(); // what was measured before does not count for the pair
         self.persist();
         self.outputs.push_back(Output::Capture(true));
@@ -166,6 +174,11 @@ impl Node {
         self.state.configured_as = None;
         self.state.split_brain = None;
         self.state.repair_due = false;
+        self.state.gave_up = false;
+        self.state.services_down = None;
+        self.state.pause.pause = None;
+        self.pause_ends = None;
+        self.takeovers.clear();
         self.split_noticed = None;
         self.failure = None;
         self.retry_at = None;
@@ -193,8 +206,4 @@ impl Node {
             self.change_setting(now, request, Some(HaConfig { timing, ..config }));
         }
     }
-}
-
-fn theirs_confirm(report: &Report, version: u64) -> bool {
-    report.ha.version >= version
 }

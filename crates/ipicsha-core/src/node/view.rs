@@ -4,36 +4,14 @@ use super::{Node, Phase};
 use crate::{
     advice::{Advice, advice},
     clock_guard::Clocks,
-    config::{PartitionPolicy, Timing},
-    io::DirectoryReport,
+    io::{DirectoryReport, ServiceDown},
     message::Report,
-    state::{NodeState, NotReady, Reason, Role, settled},
-    status::{Alarm, PairStatus, ServerStatus, SplitBrainStatus},
+    state::{NodeState, NotReady, Role},
+    status::{Alarm, PairStatus, PauseStatus, ServerStatus, SplitBrainStatus},
     time::{MonoTime, Now},
 };
 
 impl Node {
-    pub(super) fn state_and_reason(&self, now: MonoTime) -> (NodeState, Reason) {
-        let reason = self.state.role_reason;
-        match self.phase {
-            Phase::Unconfigured => (NodeState::NotConfigured, Reason::Normal),
-            Phase::Booting { .. } => (NodeState::Initializing, Reason::Initialization),
-            Phase::Activating => (NodeState::TakingOver, reason),
-            Phase::HandingOver { .. } => (NodeState::FailingOver, Reason::OnAdminRequest),
-            Phase::Active if self.state.split_brain.is_some() => {
-                (NodeState::SplitBrain, Reason::SplitBrain)
-            }
-            Phase::Active if self.failure.is_some() => {
-                (NodeState::RunningInFailedMode, Reason::StartOfCriticalServicesFailed)
-            }
-            Phase::Active => settled(Role::Active, self.rank(), reason),
-            Phase::Standby if self.suspect_at().is_none_or(|at| now >= at) => {
-                (NodeState::Suspect, Reason::PeerDown)
-            }
-            Phase::Standby => settled(Role::Standby, self.rank(), reason),
-        }
-    }
-
     /// Why this server could not take over now.
     pub(super) fn not_ready(&self, now: MonoTime) -> Option<NotReady> {
         match self.phase {
@@ -42,11 +20,12 @@ impl Node {
             Phase::Activating | Phase::HandingOver { .. } => Some(NotReady::RoleChange),
             Phase::Active if self.state.split_brain.is_some() => Some(NotReady::SplitBrain),
             Phase::Active => None,
+            Phase::Standby if self.pending_handover.is_some() => Some(NotReady::RoleChange),
             Phase::Standby => self.standby_not_ready(now),
         }
     }
 
-    fn standby_not_ready(&self, now: MonoTime) -> Option<NotReady> {
+    pub(super) fn standby_not_ready(&self, now: MonoTime) -> Option<NotReady> {
         if self.lost(now) {
             return Some(NotReady::PartnerUnreachable);
         }
@@ -65,7 +44,11 @@ impl Node {
         if !self.data.synced || !self.data.attached {
             return Some(NotReady::DatabasesNotSynced);
         }
-        (self.data.held > 0).then_some(NotReady::DatabaseHeld)
+        if self.data.held > 0 {
+            return Some(NotReady::DatabaseHeld);
+        }
+        let down = self.state.services_down.is_some() || !self.services.down.is_empty();
+        down.then_some(NotReady::ServicesDown)
     }
 
     fn version_differs(&self) -> bool {
@@ -103,8 +86,8 @@ impl Node {
         raise(self.state.log_full.is_some(), self.log_full());
         raise(configured && self.data.held > 0, Alarm::DatabaseHeld);
         raise(self.state.repair_due, Alarm::RepairDue);
-        if let Some(cause) = &self.failure {
-            raise(true, Alarm::RoleChangeFailed { cause: cause.clone() });
+        if let Some(failure) = &self.failure {
+            raise(true, Alarm::RoleChangeFailed { cause: failure.cause.clone() });
         }
         if let Some(cause) = self.takeover_needed(lost) {
             raise(true, Alarm::TakeoverNeeded { cause: cause.to_owned() });
@@ -112,7 +95,15 @@ impl Node {
         if let Err(error) = &self.licensed {
             raise(configured, Alarm::License { cause: error.to_string() });
         }
+        if let Some(seconds) = self.takeovers_held(now) {
+            raise(configured, Alarm::TakeoversHeld { seconds });
+        }
+        if let Some(pause) = self.pause_in_force() {
+            let (reason, seconds) = (pause.reason.clone(), self.pause_seconds(now));
+            raise(configured, Alarm::Paused { reason, seconds });
+        }
         if configured {
+            alarms.extend(self.services.down.iter().map(service_alarm));
             alarms.extend(self.directories.iter().flat_map(directory_alarms));
         }
         alarms
@@ -176,6 +167,11 @@ impl Node {
             recommended_action: self.recommended_action(now),
             alarms: self.current_alarms(now.mono),
             seen_unix_ms: now.wall.0,
+            pause: self.pause_in_force().map(|pause| PauseStatus {
+                reason: pause.reason.clone(),
+                until_unix_ms: pause.until.0,
+                seconds: self.pause_seconds(now.mono),
+            }),
         }
     }
 
@@ -221,12 +217,13 @@ impl Node {
         let report = self.partner.report.as_ref();
         let reachable = self.partner.heard.is_some() && !self.lost(now.mono);
         let seen = report.filter(|_| reachable);
+        let disagrees = state == NodeState::Unknown;
         rows.push(ServerStatus {
             name: partner.name.clone(),
             license: report.and_then(|report| report.licensed),
             role: seen.and_then(|report| report.role),
-            state: seen.map(|report| report.state),
-            reason: seen.map(|report| report.reason),
+            state: seen.map(|report| if disagrees { state } else { report.state }),
+            reason: seen.map(|report| if disagrees { reason } else { report.reason }),
             reachable,
             ready: seen.is_some_and(|report| report.not_ready.is_none()),
             heartbeat_age_seconds: self.partner.heard.map(|at| now.mono.since(at).as_secs_f64()),
@@ -234,42 +231,6 @@ impl Node {
             version: report.map(|report| report.version.clone()),
         });
         rows
-    }
-
-    fn next_event(&self, now: MonoTime) -> String {
-        let partner = self.partner_name();
-        let d = self.timing().map(Timing::takeover_after).unwrap_or_default().as_secs_f64();
-        let manual = self.policy() == PartitionPolicy::Manual;
-        match &self.phase {
-            Phase::Unconfigured => "nothing happens by itself until HA is configured".into(),
-            Phase::Booting { .. } => match self.boot_due() {
-                Some(due) => format!(
-                    "waits for {partner}; becomes active alone in {:.0} s",
-                    due.since(now).as_secs_f64()
-                ),
-                None => format!("waits for {partner}"),
-            },
-            Phase::Standby => match self.takeover_due() {
-                Some(due) if self.suspect_at().is_some_and(|at| now >= at) => format!(
-                    "{partner} is silent; takes over in {:.1} s",
-                    due.since(now).as_secs_f64()
-                ),
-                Some(_) => format!("if {partner} goes silent, takes over after {d} s"),
-                None => format!("no takeover by itself: {}", self.takeover_blocked().unwrap_or("")),
-            },
-            Phase::Activating => "opens its writes and starts its services".into(),
-            Phase::HandingOver { .. } => format!("hands over to {partner}"),
-            Phase::Active if self.state.split_brain.is_some() => {
-                "both stay active until one of them goes standby".into()
-            }
-            Phase::Active if self.lost(now) => format!("stays active; waits for {partner}"),
-            Phase::Active if manual => {
-                "if this server goes silent, nobody takes over by itself".into()
-            }
-            Phase::Active => {
-                format!("if this server goes silent, {partner} takes over after {d} s")
-            }
-        }
     }
 
     fn recommended_action(&self, clock: Now) -> String {
@@ -282,20 +243,18 @@ impl Node {
             return "configure HA: `ipicsha configure`".into();
         }
         let alarms = self.current_alarms(now);
-        let split = self.state.split_brain.is_some();
-        if !split && let Some(action) = alarms.iter().find_map(Alarm::action) {
+        let (state, reason) = self.state_and_reason(now);
+        let by_state = matches!(
+            state,
+            NodeState::SplitBrain | NodeState::RunningInFailedMode | NodeState::Unknown
+        );
+        if !by_state && let Some(action) = alarms.iter().find_map(Alarm::action) {
             return action.replace("PARTNER", &partner);
         }
         let split_age =
             self.state.split_brain.as_ref().map(|split| clock.wall.millis_since(split.since));
-        let (state, _) = self.state_and_reason(now);
-        let theirs = self
-            .partner
-            .report
-            .as_ref()
-            .filter(|_| self.partner.heard.is_some() && !self.lost(now))
-            .map(|report| report.state);
-        let advice = advice(state, theirs);
+        let theirs = self.reachable_report(now).map(|report| report.state);
+        let advice = advice(state, reason, theirs);
         let old = |age: i64| u128::from(age.unsigned_abs()) >= super::split::OLD_SPLIT.as_millis();
         if advice == Advice::EndSplit && split_age.is_some_and(old) {
             return "the split brain is older than 5 days: stop the secondary, compare by hand, then \
@@ -304,6 +263,10 @@ impl Node {
         }
         advice.text().replace("PARTNER", &partner)
     }
+}
+
+fn service_alarm(down: &ServiceDown) -> Alarm {
+    Alarm::CriticalServiceDown { service: down.name.clone(), cause: down.cause.clone() }
 }
 
 fn directory_alarms(report: &DirectoryReport) -> impl Iterator<Item = Alarm> {

@@ -40,6 +40,11 @@ impl Store {
         self.log.last().map_or(0, |entry| entry.seq)
     }
 
+    /// The partner has everything.
+    pub(crate) fn is_shipped(&self) -> bool {
+        self.last() == self.acked
+    }
+
     /// Writes as the application does; returns the version that was replaced.
     pub(crate) fn write(&mut self, key: u8, version: Version) -> Option<u64> {
         let seq = self.last() + 1;

@@ -1,11 +1,12 @@
 //! What must hold after every step, whatever happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipicsha_core::{
     Gate,
     message::Control,
     state::{NodeState, PersistedState, Reason, Role},
+    time::MonoTime,
 };
 
 use crate::world::{World, micros};
@@ -18,8 +19,14 @@ pub(crate) struct Invariants {
     visible_split_since: Option<u64>,
     /// Since when the clocks are apart and both could know.
     apart_since: Option<u64>,
+    /// Automatic takeovers of one run of a daemon, by its own clock.
+    automatic: BTreeMap<u64, Vec<u64>>,
+    /// Every change of state that was recorded.
+    pub(crate) transitions: BTreeSet<(NodeState, NodeState)>,
     pub(crate) takeovers: u64,
     pub(crate) splits: u64,
+    pub(crate) services: u64,
+    pub(crate) fallbacks: u64,
 }
 
 impl Invariants {
@@ -28,7 +35,11 @@ impl Invariants {
         assert!(state.epoch >= before.epoch, "the epoch of {at} went back");
         let activated = state.role == Role::Active
             && state.epoch > before.epoch
-            && (before.role == Role::Standby || state.role_reason == Reason::Initialization);
+            && (before.role == Role::Standby
+                || matches!(
+                    state.role_reason,
+                    Reason::Initialization | Reason::PeerDownDuringInitialization
+                ));
         if !activated {
             return;
         }
@@ -53,6 +64,41 @@ impl Invariants {
             .timing
             .takeover_after();
         assert!(silence >= d, "took over after {silence:?} of silence, D is {d:?}");
+        Self::check_automatic(world, at);
+    }
+
+    /// Nothing happens by itself during a pause (spec B13), nor more than twice in a window.
+    fn check_automatic(world: &mut World, at: usize) {
+        assert!(!world.paused(at), "{at} changed roles by itself during a pause");
+        let now = micros(world.clock(at).mono.since(MonoTime(0)));
+        let boot = world.servers[at].boot;
+        let window = micros(world.automatic.takeover_window);
+        let times = world.invariants.automatic.entry(boot).or_default();
+        times.retain(|time| time + window > now);
+        times.push(now);
+        assert!(times.len() <= 2, "more than two automatic takeovers within {window}: {times:?}");
+    }
+
+    /// A planned switchover begins: the partner is ready, and if nobody asked for it, it is allowed.
+    pub(crate) fn closing(world: &mut World, at: usize) {
+        let heard = world.servers[at].heard_not_ready;
+        assert_eq!(heard, Some(None), "{at} hands over to a partner that is not ready");
+        let Some((_, reason)) = world.shown(at) else { return };
+        let services = [
+            Reason::CriticalServiceDown,
+            Reason::DatabaseFailure,
+            Reason::AutoRecoverCriticalServiceDown,
+            Reason::AutoRecoverDatabaseFailure,
+        ];
+        if reason == Reason::OnAdminRequest {
+            return;
+        } else if reason == Reason::AutomaticFallback {
+            world.invariants.fallbacks += 1;
+        } else {
+            assert!(services.contains(&reason), "a switchover because of {reason}");
+            world.invariants.services += 1;
+        }
+        assert!(!world.paused(at), "{at} hands over by itself during a pause");
     }
 
     /// Nobody hears of an epoch, a role or a configuration that is not on the disk.
@@ -76,6 +122,7 @@ impl Invariants {
                 assert_ne!(role, Some(Role::Active), "an active server gave its word");
             }
             Control::Goodbye(_)
+            | Control::Recover
             | Control::RepairRequest(_)
             | Control::RepairRefused { .. }
             | Control::Databases { .. } => {}
@@ -141,7 +188,11 @@ impl Invariants {
                     matches!(
                         state,
                         Some(
-                            NodeState::SplitBrain | NodeState::TakingOver | NodeState::FailingOver
+                            NodeState::SplitBrain
+                                | NodeState::TakingOver
+                                | NodeState::TakingBack
+                                | NodeState::FailingOver
+                                | NodeState::FallingBack
                         )
                     ),
                     "{at} is {state:?} and does not see that both are active"

@@ -2,6 +2,8 @@
 
 mod data;
 mod invariants;
+mod life;
+mod node_states;
 mod random;
 mod stories;
 mod world;

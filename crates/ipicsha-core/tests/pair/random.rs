@@ -1,17 +1,17 @@
-//! Random histories. Every test run drives 500 of them; a failing one prints how to replay it.
+//! Random histories. Every test run drives 2,000 of them; a failing one prints how to replay it.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use ipicsha_core::{
-    Shutdown,
-    admin::AdminCommand,
-    config::{PartitionPolicy, Profile, Timing},
+    ServiceKind, Shutdown,
+    admin::{AdminCommand, AdminReply},
+    config::{Automatic, PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
 };
 
 use crate::world::{PRIMARY, SECONDARY, World, fast, micros};
 
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 2_000;
 const STEPS: u64 = 400;
 
 /// One thing that can happen to a pair.
@@ -22,8 +22,8 @@ fn disturb(world: &mut World) {
             let cut = world.rng.chance(500);
             world.set_cut(at, cut);
         }
-        3..=4 => {
-            let cut = world.rng.chance(400);
+        3..=4 | 29..=31 => {
+            let cut = world.rng.chance(450);
             world.set_cut(0, cut);
             world.set_cut(1, cut);
         }
@@ -61,18 +61,48 @@ fn disturb(world: &mut World) {
             let timing = Timing::new(Profile::Fast, interval, 5).expect("within the ranges");
             world.ask(at, AdminCommand::Update(timing));
         }
-        22 if world.awake(at) => {
-            let interval = Duration::from_millis(200 + 100 * world.rng.below(8));
-            let timing = Timing::new(Profile::Fast, interval, 5).expect("within the ranges");
-            world.ask(at, AdminCommand::Update(timing));
-        }
         20 => world.crash_per_mille = [0, 0, 5][world.rng.below(3) as usize],
         21 => world.servers[at].stuck = world.rng.chance(500),
+        23..=28 => disturb_services(world, at),
         _ => {
             for _ in 0..world.rng.below(4) {
                 world.write(at);
             }
         }
+    }
+}
+
+/// Services fail and are mended; administrators move the role and suspend HA.
+fn disturb_services(world: &mut World, at: usize) {
+    let awake = world.awake(at);
+    match world.rng.below(10) {
+        0..=2 => {
+            let kind = [ServiceKind::Critical, ServiceKind::Database][world.rng.below(2) as usize];
+            world.servers[at].broken = Some(kind);
+            world.servers[at].broken_when_stopped = world.rng.chance(300);
+            world.note(at, "services break");
+        }
+        3..=4 => {
+            world.servers[at].broken = None;
+            world.note(at, "services are mended");
+        }
+        5 if awake => {
+            world.ask(at, AdminCommand::ServicesMended);
+        }
+        6 if awake => {
+            world.ask(at, AdminCommand::Fallback { dry_run: false });
+        }
+        7 if awake => {
+            world.ask(at, AdminCommand::Recover);
+        }
+        8 if awake => {
+            let limit = Duration::from_millis(1_000 + world.rng.below(9_000));
+            world.ask(at, AdminCommand::Pause { reason: "maintenance".into(), limit });
+        }
+        9 if awake => {
+            world.ask(at, AdminCommand::Resume);
+        }
+        _ => {}
     }
 }
 
@@ -85,6 +115,7 @@ fn recover(world: &mut World) {
         world.links[at].latency_us = 500;
         world.servers[at].wall_offset_ms = 0;
         world.servers[at].stuck = false;
+        world.servers[at].broken = None;
     }
     world.run(15_000_000); // an orderly stop that was asked for ends first
     for at in [0, 1] {
@@ -98,6 +129,13 @@ fn recover(world: &mut World) {
         world.run(20_000_000);
         let reply = world.servers[SECONDARY].replies.get(&request);
         assert!(matches!(reply, Some(Ok(_))), "go-standby: {reply:?}");
+    }
+    for at in [0, 1] {
+        if world.servers[at].disk.services_down.is_some() {
+            let request = world.ask(at, AdminCommand::ServicesMended);
+            let reply = world.servers[at].replies.get(&request);
+            assert_eq!(reply, Some(&Ok(AdminReply::Done)));
+        }
     }
     world.run(20_000_000);
     let roles = [world.role(PRIMARY), world.role(SECONDARY)];
@@ -121,12 +159,27 @@ fn check_data(world: &World) {
     }
 }
 
-pub(crate) fn history(seed: u64, trace: &mut Vec<String>) -> (u64, u64) {
+/// What the histories of some seeds reached.
+#[derive(Default)]
+struct Reached {
+    takeovers: u64,
+    splits: u64,
+    services: u64,
+    fallbacks: u64,
+    transitions: BTreeSet<(NodeState, NodeState)>,
+}
+
+fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
     let policy = match seed % 5 {
         0 => PartitionPolicy::Manual,
         _ => PartitionPolicy::Availability,
     };
-    let mut world = World::ready(seed, fast(), policy);
+    let automatic = Automatic {
+        critical_service_delay: Duration::from_secs(1),
+        fallback_after: seed.is_multiple_of(3).then_some(Duration::from_secs(3)),
+        takeover_window: Duration::from_secs(if seed.is_multiple_of(4) { 600 } else { 5 }),
+    };
+    let mut world = World::ready_with(seed, fast(), policy, automatic);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..STEPS {
             disturb(&mut world);
@@ -140,11 +193,18 @@ pub(crate) fn history(seed: u64, trace: &mut Vec<String>) -> (u64, u64) {
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
-    (world.invariants.takeovers, world.invariants.splits)
+    let seen = world.invariants;
+    Reached {
+        takeovers: seen.takeovers,
+        splits: seen.splits,
+        services: seen.services,
+        fallbacks: seen.fallbacks,
+        transitions: seen.transitions,
+    }
 }
 
 /// Runs one seed and says how to replay it when it fails.
-fn run_seed(seed: u64, show: bool) -> (u64, u64) {
+fn run_seed(seed: u64, show: bool) -> Reached {
     let mut trace = Vec::new();
     let result =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history(seed, &mut trace)));
@@ -166,19 +226,57 @@ fn run_seed(seed: u64, show: bool) -> (u64, u64) {
     }
 }
 
-#[test]
-fn five_hundred_random_histories_keep_every_invariant() {
-    let mut takeovers = 0;
-    let mut splits = 0;
-    for seed in 0..SEEDS {
-        let counts = run_seed(seed, false);
-        takeovers += counts.0;
-        splits += counts.1;
+/// How many seeds; `just sim-long` asks for more.
+#[allow(clippy::disallowed_methods)] // the number comes from `just sim-long`
+fn seeds() -> u64 {
+    std::env::var("IPICSHA_SIM_SEEDS")
+        .map_or(SEEDS, |seeds| seeds.parse().expect("IPICSHA_SIM_SEEDS is a number"))
+}
+
+/// Runs a quarter of the seeds: four tests share the processors.
+fn run_quarter(quarter: u64) {
+    let mut reached = Reached::default();
+    let all = seeds();
+    for seed in (0..all).filter(|seed| seed % 4 == quarter) {
+        let one = run_seed(seed, false);
+        reached.takeovers += one.takeovers;
+        reached.splits += one.splits;
+        reached.services += one.services;
+        reached.fallbacks += one.fallbacks;
+        reached.transitions.extend(one.transitions);
     }
-    eprintln!("SIM seeds={SEEDS} takeovers={takeovers} splits={splits} violations=0");
+    let Reached { takeovers, splits, services, fallbacks, transitions } = reached;
+    let seeds = all / 4;
+    eprintln!(
+        "SIM seeds={seeds} takeovers={takeovers} splits={splits} services={services} \
+         fallbacks={fallbacks} transitions={} violations=0",
+        transitions.len()
+    );
     // The histories must reach what they are for.
-    assert!(takeovers > SEEDS / 2, "only {takeovers} takeovers");
-    assert!(splits > SEEDS / 10, "only {splits} split brains");
+    assert!(takeovers > seeds / 2, "only {takeovers} takeovers");
+    assert!(splits > seeds / 20, "only {splits} split brains");
+    assert!(services > seeds / 4, "only {services} services handed over");
+    assert!(fallbacks > seeds / 20, "only {fallbacks} automatic fallbacks");
+}
+
+#[test]
+fn random_histories_keep_every_invariant_1_of_4() {
+    run_quarter(0);
+}
+
+#[test]
+fn random_histories_keep_every_invariant_2_of_4() {
+    run_quarter(1);
+}
+
+#[test]
+fn random_histories_keep_every_invariant_3_of_4() {
+    run_quarter(2);
+}
+
+#[test]
+fn random_histories_keep_every_invariant_4_of_4() {
+    run_quarter(3);
 }
 
 /// Seeds that once failed stay for ever; `just sim SEED` replays one with its trace.

@@ -1,16 +1,20 @@
 //! The simulated world: time, servers, links, disks, and the order in which things happen.
 
+mod store;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ipicsha_core::{
-    Event, Gate, Input, Node, Output, Shutdown,
+    ActivationFailed, Event, Gate, Input, Node, Output, ServiceKind, ServicesReport, Shutdown,
+    Stage,
     admin::{AdminCommand, AdminReply, Refusal},
-    config::{HaConfig, NodeConfig, PairName, PartitionPolicy, Profile, Timing},
+    config::{Automatic, HaConfig, NodeConfig, PairName, PartitionPolicy, Profile, Timing},
     id::{RequestId, ServerId},
     license::{Feature, License},
-    message::{Control, DataReport, LogReport},
-    state::{NodeState, PersistedState, Role},
-    status::{Alarm, LogForecast},
+    machine,
+    message::Control,
+    state::{NodeState, NotReady, PersistedState, Reason, Role},
+    status::{Alarm, LogForecast, PairStatus},
     time::{MonoTime, Now, WallTime},
     trust::Partner,
 };
@@ -46,6 +50,8 @@ pub(crate) struct Link {
     pub(crate) latency_us: u64,
     /// Raised by every cut: what was in flight is lost.
     pub(crate) generation: u64,
+    /// When the last message arrives: one connection keeps the order.
+    last_arrival: u64,
 }
 
 enum Happening {
@@ -80,6 +86,14 @@ pub(crate) struct Server {
     pub(crate) raised: Vec<Alarm>,
     /// Opening and closing of writes fails.
     pub(crate) stuck: bool,
+    /// A service that does not run here, whoever starts it.
+    pub(crate) broken: Option<ServiceKind>,
+    /// It is known to be broken also while it is stopped.
+    pub(crate) broken_when_stopped: bool,
+    /// What the node was last told of its services; nothing since the start or a role change.
+    services_told: Option<ServicesReport>,
+    /// What the partner last said of itself.
+    pub(crate) heard_not_ready: Option<Option<NotReady>>,
 }
 
 pub(crate) struct World {
@@ -97,6 +111,7 @@ pub(crate) struct World {
     pub(crate) invariants: Invariants,
     pub(crate) trace: Vec<String>,
     pub(crate) timing: Timing,
+    pub(crate) automatic: Automatic,
 }
 
 pub(crate) const PRIMARY: usize = 0;
@@ -117,6 +132,10 @@ fn partner(index: usize) -> Partner {
 
 impl World {
     pub(crate) fn new(seed: u64, timing: Timing) -> Self {
+        Self::new_with(seed, timing, Automatic::default())
+    }
+
+    pub(crate) fn new_with(seed: u64, timing: Timing, automatic: Automatic) -> Self {
         let mut rng = Rng(seed);
         let mut server = |index: usize| Server {
             node: None,
@@ -125,6 +144,7 @@ impl World {
                 name: ["alpha", "bravo"][index].into(),
                 version: "1".into(),
                 initialization_timeout: Duration::from_secs(120),
+                automatic,
             },
             disk: PersistedState { partner: Some(partner(1 - index)), ..Default::default() },
             boot: 0,
@@ -147,9 +167,14 @@ impl World {
             forecast: LogForecast::Unknown,
             raised: Vec::new(),
             stuck: false,
+            broken: None,
+            broken_when_stopped: false,
+            services_told: None,
+            heard_not_ready: None,
         };
         let servers = [server(0), server(1)];
-        let link = Link { cut: false, loss_per_mille: 0, latency_us: 500, generation: 0 };
+        let link =
+            Link { cut: false, loss_per_mille: 0, latency_us: 500, generation: 0, last_arrival: 0 };
         let mut world = Self {
             now: 1_000_000,
             rng,
@@ -164,6 +189,7 @@ impl World {
             invariants: Invariants::default(),
             trace: Vec::new(),
             timing,
+            automatic,
         };
         world.start(PRIMARY);
         world.start(SECONDARY);
@@ -174,7 +200,16 @@ impl World {
 
     /// A pair that is configured and Ready.
     pub(crate) fn ready(seed: u64, timing: Timing, policy: PartitionPolicy) -> Self {
-        let mut world = Self::new(seed, timing);
+        Self::ready_with(seed, timing, policy, Automatic::default())
+    }
+
+    pub(crate) fn ready_with(
+        seed: u64,
+        timing: Timing,
+        policy: PartitionPolicy,
+        automatic: Automatic,
+    ) -> Self {
+        let mut world = Self::new_with(seed, timing, automatic);
         world.run(3_000_000);
         let config =
             HaConfig { pair: pair_name(), timing, policy, auto_heal: seed.is_multiple_of(2) };
@@ -194,6 +229,8 @@ impl World {
         server.serving = false;
         server.gate = Gate::Closed;
         server.last_heard = None;
+        server.heard_not_ready = None;
+        server.services_told = None;
         server.paused_until = 0;
         server.node = Some(Node::new(server.config.clone(), server.disk.clone(), boot, now));
         let licenses = server.licenses.clone();
@@ -216,6 +253,7 @@ impl World {
 
     fn cut_flights(&mut self, from: usize) {
         self.links[from].generation += 1;
+        self.links[from].last_arrival = 0;
     }
 
     pub(crate) fn set_cut(&mut self, from: usize, cut: bool) {
@@ -250,6 +288,12 @@ impl World {
         request
     }
 
+    /// The daemon ends and is started again at once.
+    pub(crate) fn restart(&mut self, at: usize) {
+        self.crash(at);
+        self.start(at);
+    }
+
     pub(crate) fn shut_down(&mut self, at: usize, how: Shutdown) {
         self.note(at, &format!("shutdown {how:?}"));
         self.input(at, Input::Shutdown(how));
@@ -269,13 +313,26 @@ impl World {
     }
 
     pub(crate) fn state(&self, at: usize) -> Option<NodeState> {
-        let status = self.servers[at].node.as_ref()?.status(self.clock(at));
-        status.servers[0].state
+        self.shown(at).map(|(state, _)| state)
+    }
+
+    pub(crate) fn shown(&self, at: usize) -> Option<(NodeState, Reason)> {
+        self.servers[at].node.as_ref().map(|node| node.state(self.clock(at)))
+    }
+
+    /// A pause that is on the disk is in force.
+    pub(crate) fn paused(&self, at: usize) -> bool {
+        let pause = &self.servers[at].disk.pause.pause;
+        pause.as_ref().is_some_and(|pause| pause.until > self.clock(at).wall)
     }
 
     pub(crate) fn alarms(&self, at: usize) -> Vec<Alarm> {
         let clock = self.clock(at);
         self.servers[at].node.as_ref().map_or_else(Vec::new, |n| n.status(clock).alarms)
+    }
+
+    pub(crate) fn status(&self, at: usize) -> PairStatus {
+        self.servers[at].node.as_ref().expect("it runs").status(self.clock(at))
     }
 
     pub(crate) fn status_line(&self, at: usize) -> String {
@@ -317,16 +374,21 @@ impl World {
                 self.servers[at].replies.insert(request.0, reply);
             }
             Output::Activate { .. } => {
-                let result = self.attempt(at);
+                let result = self.attempt_activation(at);
                 self.finish(at, 3_000, Input::Activated(result));
             }
             Output::Deactivate => {
                 let result = self.attempt(at);
                 self.finish(at, 3_000, Input::Deactivated(result));
             }
-            Output::CloseWrites { limit } => self.close_writes(at, limit),
+            Output::CloseWrites { limit } => {
+                Invariants::closing(self, at);
+                self.close_writes(at, limit);
+            }
             Output::Replicate(gate) => self.servers[at].gate = gate,
             Output::Record(Event::State { from, to, reason, epoch, .. }) => {
+                assert!(machine::is_known(from, to), "the table has no {from} -> {to}");
+                self.invariants.transitions.insert((from, to));
                 self.note(at, &format!("{from} -> {to} ({reason}) epoch {epoch}"));
             }
             Output::Record(event) => {
@@ -348,123 +410,25 @@ impl World {
         }
     }
 
-    fn attempt(&self, at: usize) -> Result<(), String> {
-        if self.servers[at].stuck { Err("database is locked".into()) } else { Ok(()) }
-    }
-
     fn send(&mut self, from: usize, control: Control) {
         let link = self.links[from];
         if link.cut || self.rng.chance(link.loss_per_mille) {
             return;
         }
         let delay = link.latency_us + self.rng.below(link.latency_us + 1);
-        // One connection keeps the order: never deliver before what was sent earlier.
-        let ordered = self
-            .queue
-            .iter()
-            .filter_map(|((at, _), h)| match h {
-                Happening::Deliver { to, generation, .. }
-                    if *to == 1 - from && *generation == link.generation =>
-                {
-                    Some(*at)
-                }
-                Happening::Deliver { .. }
-                | Happening::Done { .. }
-                | Happening::Ship
-                | Happening::Measure => None,
-            })
-            .max()
-            .map_or(0, |at| at.saturating_sub(self.now));
+        let arrival = (self.now + delay).max(link.last_arrival);
+        self.links[from].last_arrival = arrival;
         let happening = Happening::Deliver {
             to: 1 - from,
             control: Box::new(control),
             generation: link.generation,
         };
-        self.later(delay.max(ordered), happening);
+        self.later(arrival - self.now, happening);
     }
 
     fn finish(&mut self, at: usize, delay: u64, input: Input) {
         let boot = self.servers[at].boot;
         self.later(delay, Happening::Done { at, boot, input });
-    }
-
-    fn close_writes(&mut self, at: usize, limit: Duration) {
-        if self.data_flows() {
-            self.finish(at, 20_000, Input::WritesClosed(Ok(())));
-        } else {
-            let result = Err("the partner did not acknowledge".to_owned());
-            self.finish(at, micros(limit), Input::WritesClosed(result));
-        }
-    }
-
-    /// Records can be shipped and acknowledged now.
-    fn data_flows(&self) -> bool {
-        let whole = |link: &Link| !link.cut;
-        let awake =
-            |s: &Server| s.node.is_some() && s.gate == Gate::Open && s.paused_until <= self.now;
-        self.links.iter().all(whole) && self.servers.iter().all(awake)
-    }
-
-    fn ship(&mut self) {
-        if !self.data_flows() {
-            return;
-        }
-        Invariants::shipping(self);
-        for (from, to) in [(0, 1), (1, 0)] {
-            let batch = self.servers[from].store.batch();
-            let applied = self.servers[to].store.apply(&batch, to == PRIMARY);
-            self.servers[from].store.acked = applied;
-        }
-    }
-
-    fn measure(&mut self, at: usize) {
-        if !self.awake(at) {
-            return;
-        }
-        let queued = self.servers[at].store.unacknowledged();
-        let report = DataReport {
-            measured: true,
-            writes_open: u32::from(!self.servers[at].fenced),
-            writes_closed: u32::from(self.servers[at].fenced),
-            synced: true,
-            attached: true,
-            unacknowledged: queued,
-            log_used_percent: (queued * 100 / self.servers[at].capacity).min(255) as u8,
-            held: 0,
-            log: LogReport {
-                database: "board".into(),
-                forecast: self.servers[at].forecast,
-                // The ring has gone over what the partner never had.
-                overflowed: queued > self.servers[at].capacity,
-            },
-        };
-        self.input(at, Input::Data(report));
-    }
-
-    /// An application writes where it can.
-    pub(crate) fn write(&mut self, at: usize) -> bool {
-        let clock = self.clock(at);
-        let key = self.rng.below(8) as u8;
-        let server = &mut self.servers[at];
-        if server.fenced || !server.serving {
-            return false;
-        }
-        self.versions += 1;
-        let id = self.versions;
-        let version = crate::data::Version { id, stamp: clock.wall.0 };
-        let replaced = server.store.write(key, version);
-        self.parent.insert(id, replaced);
-        true
-    }
-
-    /// An application that nobody stopped writes on while its daemon is dead.
-    pub(crate) fn write_orphaned(&mut self, at: usize, count: u64) {
-        assert!(!self.up(at) && !self.servers[at].fenced, "nothing is orphaned");
-        self.servers[at].serving = true;
-        for _ in 0..count {
-            assert!(self.write(at), "an orphaned write was refused");
-        }
-        self.servers[at].serving = false;
     }
 
     /// Runs for `span` microseconds of true time.
@@ -519,6 +483,9 @@ impl World {
                     return;
                 }
                 self.servers[to].last_heard = Some(self.clock(to).mono);
+                if let Control::Beat(beat) = &*control {
+                    self.servers[to].heard_not_ready = Some(beat.report.not_ready);
+                }
                 self.input(to, Input::Control(control));
             }
             Happening::Done { at, boot, input } => {
@@ -544,8 +511,9 @@ impl World {
     }
 
     fn done(&mut self, at: usize, mut input: Input) {
+        self.servers[at].services_told = None;
         match &input {
-            Input::Activated(Ok(())) => {
+            Input::Activated(Ok(()) | Err(ActivationFailed { stage: Stage::Services, .. })) => {
                 self.servers[at].fenced = false;
                 self.servers[at].serving = true;
                 Invariants::opened(self, at);
@@ -570,6 +538,7 @@ impl World {
             | Input::LinkUp
             | Input::Data(_)
             | Input::Directories(_)
+            | Input::Services(_)
             | Input::TimeSynced(_)
             | Input::Licenses(_)
             | Input::Repaired

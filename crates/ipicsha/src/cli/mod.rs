@@ -3,6 +3,7 @@
 mod client;
 pub(crate) use client::ask;
 mod files;
+mod life;
 mod password;
 mod render;
 mod repairs;
@@ -78,6 +79,8 @@ enum Verb {
         #[arg(long)]
         accept_data_loss: bool,
     },
+    #[command(flatten)]
+    Life(life::LifeVerb),
     /// End a split brain: this server becomes standby
     GoStandby,
     /// Compare the databases of both servers and repair differences (the primary is master)
@@ -347,6 +350,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             files::verify(name.as_ref(), &cli.config, cli.json)
         }
         Verb::Compare => verbs::compare(&cli.config, cli.json),
+        Verb::Life(verb) => life::run(verb, cli),
         Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
             Err(Failure::new(Kind::Usage, "nothing to update")
                 .hinted("give --interval, --count or both"))

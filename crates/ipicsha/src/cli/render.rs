@@ -57,7 +57,11 @@ fn health(status: &Status) -> u8 {
     let critical = |alarm: &Alarm| {
         matches!(
             alarm,
-            Alarm::SplitBrain | Alarm::RoleChangeFailed { .. } | Alarm::TakeoverNeeded { .. }
+            Alarm::SplitBrain
+                | Alarm::RoleChangeFailed { .. }
+                | Alarm::TakeoverNeeded { .. }
+                | Alarm::TakeoversHeld { .. }
+                | Alarm::CriticalServiceDown { .. }
         )
     };
     if status.pair.config.is_none() {

@@ -103,6 +103,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Repair { .. }
         | Verb::Verify { .. }
         | Verb::Compare
+        | Verb::Life(_)
         | Verb::Trash(_)
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
@@ -165,6 +166,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Daemon
         | Verb::Repair { past: Some(PastVerb::Files(_)), .. }
         | Verb::Compare
+        | Verb::Life(_)
         | Verb::Trash(_)
         | Verb::Dbreplication(_)
         | Verb::Config(_)
@@ -228,6 +230,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Barrier { .. }
         | Verb::Verify { .. }
         | Verb::Compare
+        | Verb::Life(_)
         | Verb::Trash(_)
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }

@@ -177,6 +177,7 @@ fn node_config(config: &Config, server: ServerId) -> NodeConfig {
         name: config.file.server.name.clone(),
         version: VERSION.into(),
         initialization_timeout: config.initialization_timeout,
+        automatic: config.automatic,
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     work::Task,
 };
 use crate::{
-    api::Work,
+    api::{LifeWork, Work},
     exit::{Failure, Kind},
 };
 
@@ -81,6 +81,7 @@ fn moment_after(input: &Input) -> Option<(Moment, Role)> {
         | Input::LinkUp
         | Input::Data(_)
         | Input::Directories(_)
+        | Input::Services(_)
         | Input::TimeSynced(_)
         | Input::Licenses(_)
         | Input::Repaired
@@ -97,9 +98,11 @@ impl Task {
         let moment = match work {
             Work::Failover { dry_run: false, accept_data_loss: false } => Moment::PreRelease,
             Work::Failover { dry_run: false, accept_data_loss: true } => Moment::PreTakeover,
+            Work::Life(LifeWork::Fallback { dry_run: false }) => Moment::PreRelease,
             Work::GoStandby => Moment::PreStandby,
             Work::Repair { dry_run: false, .. } => Moment::PreRepair,
             Work::Failover { dry_run: true, .. }
+            | Work::Life(_)
             | Work::Repair { dry_run: true, .. }
             | Work::TrustPassword { .. }
             | Work::TrustSet { .. }

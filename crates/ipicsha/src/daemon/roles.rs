@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipicsha_core::Input;
+use ipicsha_core::{ActivationFailed, Input, Stage};
 use ipicsha_files::replicate as files;
 use ipicsha_records::{Command, CommandSender, Done, Error, Writes};
 use tokio::sync::{mpsc, oneshot};
@@ -41,9 +41,11 @@ pub(crate) async fn run(
         };
         match change {
             RoleChange::Activate(senders, drained) => {
-                let result = match set_writes(&senders, Writes::Open, drained).await {
-                    Ok(()) => services.start_all().await,
-                    Err(cause) => Err(cause),
+                let failed = |stage| move |cause| ActivationFailed { stage, cause };
+                let opened = set_writes(&senders, Writes::Open, drained).await;
+                let result = match opened.map_err(failed(Stage::Writes)) {
+                    Ok(()) => services.start_all().await.map_err(failed(Stage::Services)),
+                    Err(failed) => Err(failed),
                 };
                 tell(Input::Activated(result)).await;
             }

@@ -39,7 +39,11 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         Refusal::NotTrusted => Kind::NotPermitted,
         Refusal::PartnerUnreachable(_) => Kind::Unreachable,
         Refusal::Unconfirmed => Kind::TimedOut,
-        Refusal::RolledBack(_) | Refusal::NotClosed(_) | Refusal::PartnerFailed(_) => Kind::Failed,
+        Refusal::RolledBack(_)
+        | Refusal::NotClosed(_)
+        | Refusal::PartnerFailed(_)
+        | Refusal::FailedAgain(_) => Kind::Failed,
+        Refusal::PauseLimit => Kind::Usage,
         Refusal::AlreadyTrusted(_)
         | Refusal::Configured
         | Refusal::NotConfigured
@@ -57,7 +61,11 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::NotSplit
         | Refusal::Split
         | Refusal::NotLostYet(_)
-        | Refusal::DataLoss { .. } => Kind::Refused,
+        | Refusal::DataLoss { .. }
+        | Refusal::NotInBackup
+        | Refusal::NotFailed
+        | Refusal::NotPaused
+        | Refusal::ServiceDown { .. } => Kind::Refused,
     };
     Failure::new(kind, refusal.to_string()).hinted(&refusal.next_step())
 }

@@ -1,5 +1,7 @@
 //! Requests that wait for somebody, each in a task of its own: the core is asked through events.
 
+use std::time::Duration;
+
 use ipicsha_core::{
     admin::{AdminCommand, AdminReply},
     config::{HaConfig, Timing},
@@ -19,7 +21,7 @@ use super::{
     verbs::{records_failure, value},
 };
 use crate::{
-    api::{Answer, Conflicts, Work, reply_value},
+    api::{Answer, Conflicts, LifeWork, Work, reply_value},
     config::{Config, seconds},
     exit::{Failure, Kind},
 };
@@ -48,6 +50,17 @@ pub(crate) struct Task {
     pub(crate) active: bool,
     pub(crate) hooks: super::hooks::Hooks,
     pub(crate) told: super::hooks::Told,
+}
+
+fn life(work: LifeWork) -> AdminCommand {
+    match work {
+        LifeWork::Fallback { dry_run } => AdminCommand::Fallback { dry_run },
+        LifeWork::Recover => AdminCommand::Recover,
+        LifeWork::Pause { reason, seconds } => {
+            AdminCommand::Pause { reason, limit: Duration::from_secs(seconds) }
+        }
+        LifeWork::Resume => AdminCommand::Resume,
+    }
 }
 
 impl Task {
@@ -84,6 +97,7 @@ impl Task {
                 self.core(AdminCommand::Failover { dry_run, accept_data_loss }).await
             }
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
+            Work::Life(work) => self.core(life(work)).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,
             Work::RepairUndo { run } => past::undo(&self, run).await,
             Work::RepairList { database, limit } => past::list(&self, database, limit).await,

@@ -171,7 +171,12 @@ impl Daemon {
     fn role_for_new(&self) -> Option<Option<Role>> {
         let status = self.node.status(clock::now());
         match status.servers.first().and_then(|server| server.state) {
-            Some(NodeState::TakingOver | NodeState::FailingOver) => None,
+            Some(
+                NodeState::TakingOver
+                | NodeState::TakingBack
+                | NodeState::FailingOver
+                | NodeState::FallingBack,
+            ) => None,
             Some(NodeState::Initializing) => Some(None),
             Some(_) | None => Some(self.node.role()),
         }

@@ -1,0 +1,67 @@
+//! What will happen next without anybody's doing, in a sentence.
+
+use super::{Node, Phase};
+use crate::{
+    config::{PartitionPolicy, Timing},
+    status::rounded,
+    time::MonoTime,
+};
+
+impl Node {
+    pub(super) fn next_event(&self, now: MonoTime) -> String {
+        let partner = self.partner_name();
+        let d = self.timing().map(Timing::takeover_after).unwrap_or_default().as_secs_f64();
+        let manual = self.policy() == PartitionPolicy::Manual;
+        if let (Some(_), true) = (self.pause_ends, matches!(self.phase, Phase::Active)) {
+            let left = rounded(self.pause_seconds(now));
+            return format!("no role changes by itself: HA is paused for {left}");
+        }
+        match &self.phase {
+            Phase::Unconfigured => "nothing happens by itself until HA is configured".into(),
+            Phase::Booting { .. } => match self.boot_due() {
+                Some(due) => format!(
+                    "waits for {partner}; becomes active alone in {:.0} s",
+                    due.since(now).as_secs_f64()
+                ),
+                None => format!("waits for {partner}"),
+            },
+            Phase::Standby => match self.takeover_due() {
+                Some(due) if self.suspect_at().is_some_and(|at| now >= at) => format!(
+                    "{partner} is silent; takes over in {:.1} s",
+                    due.since(now).as_secs_f64()
+                ),
+                Some(_) => format!("if {partner} goes silent, takes over after {d} s"),
+                None => format!("no takeover by itself: {}", self.takeover_blocked().unwrap_or("")),
+            },
+            Phase::Activating => "opens its writes and starts its services".into(),
+            Phase::HandingOver { .. } => format!("hands over to {partner}"),
+            Phase::Active if self.state.split_brain.is_some() => {
+                "both stay active until one of them goes standby".into()
+            }
+            Phase::Active if self.services_down_since.is_some() => self.next_of_services(now),
+            Phase::Active if self.lost(now) => format!("stays active; waits for {partner}"),
+            Phase::Active if self.fallback_due().is_some() => {
+                let left = self.fallback_due().map_or(0, |due| due.since(now).as_secs());
+                format!("falls back to {partner} in {} if it stays healthy", rounded(left))
+            }
+            Phase::Active if manual => {
+                "if this server goes silent, nobody takes over by itself".into()
+            }
+            Phase::Active => {
+                format!("if this server goes silent, {partner} takes over after {d} s")
+            }
+        }
+    }
+
+    fn next_of_services(&self, now: MonoTime) -> String {
+        let partner = self.partner_name();
+        let name = self.services.down.first().map_or("a service", |down| down.name.as_str());
+        match self.services_due() {
+            Some(due) if due > now => {
+                let left = rounded(due.since(now).as_secs());
+                format!("{name} is down; hands over to {partner} in {left}, if it is ready")
+            }
+            _ => format!("{name} is down; hands over to {partner} as soon as it is ready"),
+        }
+    }
+}
