@@ -199,11 +199,12 @@ impl Engine {
             Err(errno) => return Ok(Err(errno)),
         }
         let facts = self.facts(&spot.version, None);
-        let made = hold_new(&spot.dir, |name| spot.dir.make_symlink(name, target)).and_then(|hold| {
-            let node = spot.dir.hold(hold.name())?;
-            let unset = facts.apply(&node, &Meta::of(node.fd())?);
-            Ok((hold, unset))
-        });
+        let made =
+            hold_new(&spot.dir, |name| spot.dir.make_symlink(name, target)).and_then(|hold| {
+                let node = spot.dir.hold(hold.name())?;
+                let unset = facts.apply(&node, &Meta::of(node.fd())?);
+                Ok((hold, unset))
+            });
         match made {
             Ok((hold, unset)) => self.place_held(spot, hold, &unset),
             Err(errno) => Ok(Err(errno)),
@@ -213,10 +214,12 @@ impl Engine {
     fn make_file(&mut self, root: &Root, mut spot: Spot, size: u64, hash: [u8; 32]) -> Made {
         let same_content = spot.row.is_present() && spot.row.content() == Some(&hash);
         let link = spot.row.own.as_ref().and_then(|own| own.version.link.clone());
-        if same_content && link == spot.version.link && !spot.row.has(SILENT) {
-            if let Some(before) = spot.before.clone() {
-                return self.mend(spot, &before);
-            }
+        if same_content
+            && link == spot.version.link
+            && !spot.row.has(SILENT)
+            && let Some(before) = spot.before.clone()
+        {
+            return self.mend(spot, &before);
         }
         match self.clear_directory(&mut spot)? {
             Ok(true) => {}
@@ -235,7 +238,7 @@ impl Engine {
             let temp = Temp::create(&spot.dir, Sparse::Full, true);
             return Ok(temp.and_then(|temp| self.finish_local(&spot, temp, hash)));
         }
-        if let Some(result) = self.from_here(root, &spot, size, hash)? {
+        if let Some(result) = self.take_from_here(root, &spot, size, hash)? {
             return Ok(result);
         }
         let before = spot.before.clone();
@@ -281,9 +284,9 @@ impl Engine {
         else {
             return Ok(Ok(None));
         };
-        let held = root.dir(&parent).and_then(|from| {
-            hold_new(&spot.dir, |new| from.hard_link(&name, &spot.dir, new))
-        });
+        let held = root
+            .dir(&parent)
+            .and_then(|from| hold_new(&spot.dir, |new| from.hard_link(&name, &spot.dir, new)));
         match held {
             Ok(hold) => Ok(Ok(Some(hold))),
             Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => Ok(Ok(None)),
@@ -293,7 +296,7 @@ impl Engine {
 
     /// The content is here already, under another name: it is moved where that one is to be deleted,
     /// and copied else.
-    fn from_here(
+    fn take_from_here(
         &mut self,
         root: &Root,
         spot: &Spot,
@@ -392,7 +395,7 @@ impl Engine {
         let is_link = matches!(version.contents, Contents::Symlink { .. });
         let is_directory = version.contents.is_directory();
         // Bits that never travel stay as an administrator of this server set them.
-        let special = before.map_or(0, |meta| meta.mode & if is_directory { 0o4000 } else { 0o6000 });
+        let special = before.map_or(0, |meta| if is_directory { 0 } else { meta.mode & 0o6000 });
         let pairs = &version.attributes;
         Facts {
             uid: is_root.then(|| id(OwnerKind::User, &version.user)),
@@ -458,7 +461,12 @@ impl Engine {
         let told = row.told_known();
         let decision = decide((&own.version, own.known), (version, told), self.config.rank);
         let is_content = own.version.contents != version.contents;
-        (decision == FileDecision::Lose && is_content).then_some(KeptReason::Conflict)
+        let reason = if decision == FileDecision::Lose {
+            KeptReason::Conflict
+        } else {
+            KeptReason::Replaced
+        };
+        is_content.then_some(reason)
     }
 }
 

@@ -265,12 +265,7 @@ impl Engine {
         Ok((report, plan))
     }
 
-    fn difference(
-        &self,
-        report: &mut CompareReport,
-        path: &RelativePath,
-        row: &Row,
-    ) -> FileRepair {
+    fn difference(&self, report: &mut CompareReport, path: &RelativePath, row: &Row) -> FileRepair {
         let nothing = Version::absent(0);
         let mine = row.own.as_ref().map_or(&nothing, |own| &own.version);
         let theirs = row.told.as_ref().map_or(&nothing, |told| &told.version);
@@ -316,11 +311,20 @@ impl Engine {
                 let version = own.as_ref().map_or(absent, |own| own.version.clone());
                 let quick = own.as_ref().and_then(|own| own.quick.clone());
                 let seq = own.map_or(0, |own| own.seq);
-                row.own = Some(Own { seq, known: joined, version: version.clone(), quick: quick.clone() });
+                row.own = Some(Own {
+                    seq,
+                    known: joined,
+                    version: version.clone(),
+                    quick: quick.clone(),
+                });
                 row.bits &= !HELD_HERE;
                 self.index.put(path.as_written(), Some(&old), &row)?;
                 self.changed_here(path, Some(&row), version, quick)?;
-                if repair == FileRepair::ToSecondary { "to the secondary" } else { "deleted at the secondary" }
+                if repair == FileRepair::ToSecondary {
+                    "to the secondary"
+                } else {
+                    "deleted at the secondary"
+                }
             }
             FileRepair::ToPrimary => {
                 row.want = Want::Take;

@@ -35,12 +35,19 @@ use super::{
     sieve::Sieve,
     troubles::Troubles,
 };
-use crate::{path::RelativePath, resolve::{Dir, Root}, sync::Names, watch::Watcher};
+use crate::{
+    path::RelativePath,
+    resolve::{Dir, Root},
+    sync::Names,
+    watch::Watcher,
+};
 
 /// Messages of one turn; more wait for the next.
 const MESSAGES_MAX: usize = 1024;
 /// Longest time without a turn.
 const IDLE: Duration = Duration::from_millis(500);
+/// So often everything is looked at, for what no method notices.
+const FULL_EVERY: Duration = Duration::from_secs(3600);
 /// After the index could not be written.
 const INDEX_RETRY: Duration = Duration::from_secs(5);
 /// From so many directories on, the whole file system is made durable at once.
@@ -100,6 +107,8 @@ pub(super) struct Engine {
     /// Facts of entries were changed in place.
     pub(super) facts_touched: bool,
     next_root: Instant,
+    /// Everything is looked at again then, whatever was noticed.
+    next_full: Instant,
     /// After a failure of the index nothing is done before.
     paused_until: Option<Instant>,
     forgotten: bool,
@@ -153,6 +162,7 @@ impl Engine {
             touched: HashMap::new(),
             facts_touched: false,
             next_root: now,
+            next_full: now + FULL_EVERY,
             paused_until: None,
             forgotten: false,
         })
@@ -174,7 +184,9 @@ impl Engine {
         }
         self.keep_partials();
         // What is not committed is found again on the disk or told again by the partner.
-        let _ = self.settle_disk().and_then(|()| self.index.commit().map_err(|_| rustix::io::Errno::IO));
+        let _ = self
+            .settle_disk()
+            .and_then(|()| self.index.commit().map_err(|_| rustix::io::Errno::IO));
     }
 
     /// How long nothing has to be done, if nothing is heard.
@@ -297,6 +309,10 @@ impl Engine {
         if self.root.is_none() && now >= self.next_root {
             self.next_root = now + Duration::from_secs(1);
             self.enter_root()?;
+        }
+        if now >= self.next_full && self.root.is_some() && self.scan.is_idle() {
+            self.next_full = now + FULL_EVERY;
+            self.scan.everything();
         }
         Ok(())
     }
@@ -480,8 +496,7 @@ impl Engine {
 /// What is to be done to have what the partner has.
 fn wanted(row: &Row) -> Want {
     let is_removal = row.told.as_ref().is_some_and(|told| told.version.contents.is_absent());
-    let is_directory =
-        row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
+    let is_directory = row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
     match (is_removal, is_directory) {
         (false, _) => Want::Take,
         (true, true) => Want::RemoveDirectory,

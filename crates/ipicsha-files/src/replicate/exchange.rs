@@ -101,14 +101,10 @@ impl Engine {
             let count = rows.len();
             for (at, (path, own)) in rows.into_iter().enumerate() {
                 let attributes = own.version.attributes.iter();
-                bytes += path.len() + 128 + attributes.map(|(n, v)| n.len() + v.len()).sum::<usize>();
+                bytes +=
+                    path.len() + 128 + attributes.map(|(n, v)| n.len() + v.len()).sum::<usize>();
                 let seq = own.seq;
-                entries.push(Entry {
-                    path,
-                    seq: Seq(seq),
-                    version: own.version,
-                    known: own.known,
-                });
+                entries.push(Entry { path, seq: Seq(seq), version: own.version, known: own.known });
                 let is_last = at + 1 == count;
                 if bytes >= BATCH_BYTES && !is_last || is_last && !is_all {
                     to = seq;
@@ -184,6 +180,8 @@ impl Engine {
         let theirs = noted.filter(|(id, _)| *id == self.index.meta.id).map_or(0, |(_, seq)| seq);
         if !self.exchange.answered || answer || theirs > self.exchange.noted_there {
             self.exchange.answered = true;
+            // What could not be asked for until now can be.
+            self.fetch.wake();
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
@@ -250,7 +248,14 @@ impl Engine {
         let newest = now_us().saturating_add(COUNTER_AHEAD_US);
         let believed = known.primary.max(known.secondary) <= newest;
         let path = match RelativePath::try_from(path) {
-            Ok(path) if believed && !path.is_root() && is_sound(&version) && !is_ours(path.as_written()) => path,
+            Ok(path)
+                if believed
+                    && !path.is_root()
+                    && is_sound(&version)
+                    && !is_ours(path.as_written()) =>
+            {
+                path
+            }
             Ok(path) => {
                 let problem = "the partner's entry is not sound and is not taken".to_owned();
                 self.troubles.add(&path, problem, Instant::now());
@@ -297,7 +302,8 @@ fn is_sound(version: &Version) -> bool {
         }
         Contents::Absent | Contents::File { .. } | Contents::Directory => true,
     };
-    let bytes: usize = version.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize =
+        version.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let link = version.link.clone().is_none_or(|link| RelativePath::try_from(link).is_ok());
     let names = version.attributes.iter().all(|(name, _)| !name.is_empty() && !name.contains(&0));
     target && link && names && bytes <= ATTRIBUTE_BYTES_MAX
@@ -305,7 +311,7 @@ fn is_sound(version: &Version) -> bool {
 
 /// Without what never travels, whoever says it.
 fn cleaned(mut version: Version) -> Version {
-    let bits = if version.contents.is_directory() { 0o3777 } else { 0o1777 };
+    let bits = if version.contents.is_directory() { 0o7777 } else { 0o1777 };
     version.mode &= bits;
     let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl_");
     version.attributes.retain(|(name, _)| name.starts_with(b"user.") || is_acl(name));

@@ -11,7 +11,10 @@ use ipicsha_core::file::{IndexId, Known, Version};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, row::{Counts, Own, Quick, Row, Told, Want}};
+use super::{
+    Refused,
+    row::{Counts, Own, Quick, Row, Told, Want},
+};
 
 /// Name of the database in the state folder.
 const FILE: &str = "index.db";
@@ -150,7 +153,7 @@ impl Index {
     fn recount(&mut self) -> Result<(), IndexError> {
         let sql = "SELECT coalesce(sum(present), 0), coalesce(sum(present * size), 0),
             coalesce(sum(pending), 0), coalesce(sum(want > 0), 0),
-            coalesce(sum((want > 0) * told_size), 0) FROM entry";
+            coalesce(sum((want > 0) * told_size), 0), coalesce(sum(bits & 1), 0) FROM entry";
         self.counts = self.db.query_row(sql, [], |row| {
             let number = |at| row.get::<_, i64>(at).map(|n| n.max(0).unsigned_abs());
             Ok(Counts {
@@ -159,6 +162,7 @@ impl Index {
                 pending: number(2)?,
                 wanted: number(3)?,
                 wanted_bytes: number(4)?,
+                held_here: number(5)?,
             })
         })?;
         Ok(())
@@ -228,7 +232,12 @@ impl Index {
     }
 
     /// Stores what is known of an entry; `old` is what [`Self::get`] gave.
-    pub(super) fn put(&mut self, path: &[u8], old: Option<&Row>, new: &Row) -> Result<(), IndexError> {
+    pub(super) fn put(
+        &mut self,
+        path: &[u8],
+        old: Option<&Row>,
+        new: &Row,
+    ) -> Result<(), IndexError> {
         self.begin()?;
         let sql = "INSERT OR REPLACE INTO entry VALUES\
             (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)";
@@ -419,11 +428,10 @@ impl Index {
              WHERE r.p = entry.path"
         );
         self.db.execute(&sql, params![to_sql(counter), first])?;
-        let count: i64 = self.db.query_row(
-            "SELECT count(*) FROM entry WHERE seq IS NOT NULL",
-            [],
-            |row| row.get(0),
-        )?;
+        let count: i64 =
+            self.db.query_row("SELECT count(*) FROM entry WHERE seq IS NOT NULL", [], |row| {
+                row.get(0)
+            })?;
         self.meta.last = first + count;
         self.recount()
     }
@@ -444,11 +452,7 @@ impl Index {
         self.recount()
     }
 
-    fn paths(
-        &self,
-        sql: &str,
-        values: impl rusqlite::Params,
-    ) -> Result<Vec<Vec<u8>>, IndexError> {
+    fn paths(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Vec<u8>>, IndexError> {
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map(values, |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)

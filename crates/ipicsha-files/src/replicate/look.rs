@@ -35,7 +35,7 @@ pub(super) const SMALL_BYTES_MAX: u64 = 256 * 1024;
 const TICK: Duration = Duration::from_millis(20);
 /// Permission bits that travel: a partner never makes a file run as somebody else.
 const FILE_MODE_BITS: u32 = 0o1777;
-const DIRECTORY_MODE_BITS: u32 = 0o3777;
+const DIRECTORY_MODE_BITS: u32 = 0o7777;
 
 /// How carefully to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,8 @@ pub(super) fn read_file(
     let contents = Contents::File { size, hash };
     let version = version(&before, contents, &Node::Open(file.as_fd()), own, owners)?;
     let after = Meta::of(&file)?;
-    let same_entry = before.same_content_as(&after) && (before.mode, before.uid, before.gid) == (after.mode, after.uid, after.gid);
+    let same_entry = before.same_content_as(&after)
+        && (before.mode, before.uid, before.gid) == (after.mode, after.uid, after.gid);
     if !same_entry || size != after.size || stop.load(Ordering::Relaxed) {
         return Ok(Seen::Changing);
     }

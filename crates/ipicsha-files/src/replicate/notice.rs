@@ -32,7 +32,8 @@ impl Engine {
                 match row {
                     Some(row) if row.is_present() => drop(self.scan.gone.insert(path.clone())),
                     Some(row) if row.has(LEFT) => self.take_part_again(path, &row)?,
-                    _ => {}
+                    // It came and went before it was seen itself; what was in it was perhaps seen.
+                    _ => self.missing_beneath(path)?,
                 }
             }
             Seen::Left(why) => {
@@ -117,6 +118,9 @@ impl Engine {
                 }
                 other => other,
             };
+            if !version.contents.is_directory() {
+                self.missing_beneath(path)?;
+            }
             self.changed_here(path, row.as_ref(), version, Some(quick))?;
             return self.look_at_links(path, None, meta);
         };
@@ -133,12 +137,10 @@ impl Engine {
             new.bits |= SILENT;
             return self.index.put(path.as_written(), Some(&row), &new);
         }
-        if own.version.contents.is_directory() {
-            if version.contents.is_directory() {
-                version.mtime_ns = look::now_ns();
-            } else {
-                self.missing_beneath(path)?;
-            }
+        if !version.contents.is_directory() {
+            self.missing_beneath(path)?;
+        } else if own.version.contents.is_directory() {
+            version.mtime_ns = look::now_ns();
         }
         let old_inode = own.quick.as_ref().map(|quick| quick.inode);
         self.changed_here(path, Some(&row), version, Some(quick))?;
@@ -253,7 +255,7 @@ impl Engine {
             return Ok(());
         }
         let losses = self.losses(&missing)?;
-        let held = self.report.held_here;
+        let held = self.index.counts.held_here;
         match self.guard_here.may_delete(losses + held, self.index.counts.entries, now) {
             Verdict::Go => {
                 self.guard_here.done(losses, now);
@@ -265,7 +267,6 @@ impl Engine {
                     new.bits |= HELD_HERE;
                     self.index.put(path.as_written(), Some(row), &new)?;
                 }
-                self.report.held_here += missing.len() as u64;
                 Ok(())
             }
         }
@@ -341,7 +342,6 @@ impl Engine {
                 count += 1;
             }
         }
-        self.report.held_here = 0;
         self.fetch.wake();
         Ok(count + refused)
     }

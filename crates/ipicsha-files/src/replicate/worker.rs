@@ -65,8 +65,7 @@ impl Worker {
         let reader = Reader::start(Arc::clone(&owners), read);
         let (server, reader) = (server.map_err(threads)?, reader.map_err(threads)?);
         let name = format!("files-{}", config.name);
-        let engine =
-            Engine::new(config, outlets.events, sender.clone(), server, reader, owners)?;
+        let engine = Engine::new(config, outlets.events, sender.clone(), server, reader, owners)?;
         let thread = std::thread::Builder::new().name(name).spawn(move || engine.run(&inbox));
         let thread = Some(thread.map_err(threads)?);
         Ok(Self { commands: CommandSender(sender), thread })

@@ -155,11 +155,7 @@ fn trouble(pair: &mut Pair, random: &mut Random) {
     }
 }
 
-fn nothing_is_lost(
-    pair: &Pair,
-    mut must: HashMap<Hash, String>,
-    end: &Tree,
-) -> Result<(), String> {
+fn nothing_is_lost(pair: &Pair, mut must: HashMap<Hash, String>, end: &Tree) -> Result<(), String> {
     let there = walk::contents(end);
     must.retain(|hash, _| !there.contains_key(hash));
     if must.is_empty() {
@@ -167,5 +163,9 @@ fn nothing_is_lost(
     }
     let kept = pair.kept();
     must.retain(|hash, _| !kept.contains_key(hash));
-    if must.is_empty() { Ok(()) } else { Err(format!("lost: {must:?}\nat the end: {end:?}\n{}", pair.state())) }
+    if must.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("lost: {must:?}\nat the end: {end:?}\n{}", pair.state()))
+    }
 }

@@ -71,6 +71,8 @@ fn look(
     let link = links.entry(meta.ino()).or_insert_with(|| path.to_owned()).clone();
     let mtime = (meta.mtime(), meta.mtime_nsec());
     let (size, hash) = (bytes.len() as u64, Hash::of(&bytes));
+    // Bits that let a program run as somebody else stay on the server where they were set.
+    let mode = mode & 0o1777;
     Ok(Fact::File { mode, owner, mtime, size, hash, link })
 }
 

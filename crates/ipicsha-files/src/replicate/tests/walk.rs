@@ -44,7 +44,8 @@ fn walk(top: &Path, at: &Path, found: &mut BTreeMap<Vec<u8>, Facts>) {
             ("other", 0, Vec::new())
         };
         let below = path.strip_prefix(top).unwrap().as_os_str().as_bytes().to_vec();
-        let facts = (kind.into(), meta.mode(), meta.uid(), meta.gid(), mtime, content, attributes(&path));
+        let facts =
+            (kind.into(), meta.mode(), meta.uid(), meta.gid(), mtime, content, attributes(&path));
         found.insert(below, facts);
     }
 }
