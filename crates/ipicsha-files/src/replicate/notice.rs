@@ -147,10 +147,17 @@ impl Engine {
         self.look_at_links(path, old_inode, meta)
     }
 
-    /// The directory is none any more, so that nothing is in it.
+    /// There is no directory any more, so that nothing is in it. It is said at once, because after a
+    /// crash nobody would look there again; the partner's guard still sees how many they are.
     fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
         for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
-            self.scan.gone.extend(RelativePath::try_from(path));
+            let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
+                continue;
+            };
+            if let Ok(path) = RelativePath::try_from(path) {
+                self.scan.gone.remove(&path);
+                self.deleted_here(&path, &row)?;
+            }
         }
         Ok(())
     }
