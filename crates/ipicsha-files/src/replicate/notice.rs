@@ -32,7 +32,8 @@ impl Engine {
                 match row {
                     Some(row) if row.is_present() => drop(self.scan.gone.insert(path.clone())),
                     Some(row) if row.has(LEFT) => self.take_part_again(path, &row)?,
-                    _ => {}
+                    // It came and went before it was seen itself; what was in it was perhaps seen.
+                    _ => self.missing_beneath(path)?,
                 }
             }
             Seen::Left(why) => {
@@ -117,6 +118,9 @@ impl Engine {
                 }
                 other => other,
             };
+            if !version.contents.is_directory() {
+                self.missing_beneath(path)?;
+            }
             self.changed_here(path, row.as_ref(), version, Some(quick))?;
             return self.look_at_links(path, None, meta);
         };
@@ -133,22 +137,27 @@ impl Engine {
             new.bits |= SILENT;
             return self.index.put(path.as_written(), Some(&row), &new);
         }
-        if own.version.contents.is_directory() {
-            if version.contents.is_directory() {
-                version.mtime_ns = look::now_ns();
-            } else {
-                self.missing_beneath(path)?;
-            }
+        if !version.contents.is_directory() {
+            self.missing_beneath(path)?;
+        } else if own.version.contents.is_directory() {
+            version.mtime_ns = look::now_ns();
         }
         let old_inode = own.quick.as_ref().map(|quick| quick.inode);
         self.changed_here(path, Some(&row), version, Some(quick))?;
         self.look_at_links(path, old_inode, meta)
     }
 
-    /// The directory is none any more, so that nothing is in it.
+    /// There is no directory any more, so that nothing is in it. It is said at once, because after a
+    /// crash nobody would look there again; the partner's guard still sees how many they are.
     fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
         for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
-            self.scan.gone.extend(RelativePath::try_from(path));
+            let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
+                continue;
+            };
+            if let Ok(path) = RelativePath::try_from(path) {
+                self.scan.gone.remove(&path);
+                self.deleted_here(&path, &row)?;
+            }
         }
         Ok(())
     }

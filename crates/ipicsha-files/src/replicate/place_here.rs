@@ -140,6 +140,11 @@ impl Engine {
                 self.keep_held(hold, &tag.path);
             }
         }
+        if !self.is_at(&tag.path, &placed.meta) {
+            // It got its name in a directory that was moved meanwhile.
+            self.scan.look_at(tag.path);
+            return Ok(());
+        }
         self.took_as(&tag.path, row, (tag.version, tag.known), &placed.meta, &tag.unset)
     }
 

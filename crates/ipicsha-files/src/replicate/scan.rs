@@ -15,11 +15,13 @@ use rustix::io::Errno;
 use super::{
     engine::{Engine, Step},
     look::{self, Care, Seen},
+    notice::meta_of,
     reader::Task,
     row::{LEFT, Row},
 };
 use crate::{
     error::Said,
+    meta::Meta,
     path::{Name, RelativePath},
     place,
     resolve::{Dir, Listed, Root},
@@ -167,6 +169,7 @@ impl Engine {
     pub(super) fn scan_some(&mut self, now: Instant) -> Step<()> {
         let Some(root) = self.root.clone() else { return Ok(()) };
         self.take_due(now);
+        self.leave_moved_directory(&root);
         while now.elapsed() < SLICE {
             if let Some((path, depth)) = self.scan.paths.pop_front() {
                 self.scan.waiting.remove(&path);
@@ -192,6 +195,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A directory that was moved while it is gone through is not what its path says any more.
+    fn leave_moved_directory(&mut self, root: &Root) {
+        let is_there = |open: &Open| {
+            let now = root.dir(&open.at).and_then(|dir| dir.meta());
+            let held = open.dir.meta();
+            now.and_then(|now| Ok(now.identity() == held?.identity())).unwrap_or(false)
+        };
+        if let Some(open) = self.scan.open.take_if(|open| !is_there(open)) {
+            self.scan.directories.push((open.at, open.depth));
+        }
     }
 
     fn take_due(&mut self, now: Instant) {
@@ -339,10 +354,21 @@ impl Engine {
             self.scan.look_at(path.clone());
         }
         match seen {
+            Ok(Seen::Version(found)) if again.is_some() && !self.is_at(path, &found.1) => {
+                // Its directory was moved, or it has another name by now.
+                self.scan.look_at(path.clone());
+                Ok(())
+            }
             Ok(seen) if again.is_some() => self.noticed(path, seen),
             Ok(_) => Ok(()),
             Err(errno) => self.unreadable(path, "read", errno),
         }
+    }
+
+    /// Whether this very file has this path now.
+    pub(super) fn is_at(&self, path: &RelativePath, meta: &Meta) -> bool {
+        let now = self.root.as_ref().and_then(|root| meta_of(root, path));
+        now.is_some_and(|now| now.identity() == meta.identity())
     }
 
     /// Looks at it again a little later.

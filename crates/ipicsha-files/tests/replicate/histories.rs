@@ -3,11 +3,11 @@
 //!
 //! What is checked in the end, with a walker of its own: both sides are equal in names, bytes,
 //! modes, owners, times and links, and stay so; and every content that was in either directory after
-//! its writers had ended is still there, or kept, unless a writer destroyed it, see
-//! [`crate::ledger::must_remain`].
+//! its writers had ended is still there, or kept. What a writer overwrote or deleted itself is not in
+//! its directory any more at that moment, so everything that is missed later was taken by the
+//! engine.
 
 use std::{
-    collections::{HashMap, HashSet},
     env,
     sync::{
         Mutex,
@@ -17,11 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipicsha_files::Hash;
-
 use crate::{
     edits::Writer,
-    ledger::{Ledger, must_remain},
     pair::Pair,
     random::Random,
     walk::{self, Tree},
@@ -67,10 +64,9 @@ fn row(seed: u64) -> Result<(), String> {
     // Now and then what is kept is on another file system.
     let memory = random.pick(&[[false, false], [true, true], [false, true], [true, false]]);
     let mut pair = Pair::start(memory);
-    let mut written = HashSet::new();
     for number in 0..IN_A_ROW {
         let begin = Instant::now();
-        if let Err(problem) = history(&mut pair, &mut random, &mut written) {
+        if let Err(problem) = history(&mut pair, &mut random) {
             let kept = env::var_os(KEEP).map(|_| pair.keep());
             return Err(format!(
                 "history {number} of row {seed} failed (again with {SEED}={seed}, folders \
@@ -83,11 +79,7 @@ fn row(seed: u64) -> Result<(), String> {
 }
 
 /// One history, from two equal directories to two equal directories.
-fn history(
-    pair: &mut Pair,
-    random: &mut Random,
-    written: &mut HashSet<Hash>,
-) -> Result<(), String> {
+fn history(pair: &mut Pair, random: &mut Random) -> Result<(), String> {
     pair.link.set_slow(random.one_in(2));
     if random.one_in(2) {
         // Both change without knowing of each other.
@@ -100,7 +92,6 @@ fn history(
         root: pair.homes[side].root.clone(),
         away: pair.homes[side].away.clone(),
         random: Random::new(random.next()),
-        ledger: Ledger::default(),
     });
     thread::scope(|scope| {
         for writer in &mut writers {
@@ -121,13 +112,10 @@ fn history(
         trouble(pair, random);
     }
     let seen = pair.trees();
-    let done = writers.map(|writer| writer.ledger);
-    written.extend(done.iter().flat_map(|ledger| &ledger.written));
-    let must = must_remain(&seen, &done, written);
     thread::sleep(random.milliseconds(30));
     pair.heal();
     let end = pair.converge()?;
-    nothing_is_lost(pair, must, &end)
+    nothing_is_lost(pair, &seen, &end)
 }
 
 /// Something happens to the pair.
@@ -155,17 +143,17 @@ fn trouble(pair: &mut Pair, random: &mut Random) {
     }
 }
 
-fn nothing_is_lost(pair: &Pair, mut must: HashMap<Hash, String>, end: &Tree) -> Result<(), String> {
+fn nothing_is_lost(pair: &Pair, seen: &[Tree; 2], end: &Tree) -> Result<(), String> {
     let there = walk::contents(end);
-    must.retain(|hash, _| !there.contains_key(hash));
-    if must.is_empty() {
+    let mut missing: Vec<_> = seen.iter().flat_map(walk::contents).collect();
+    missing.retain(|(hash, _)| !there.contains_key(hash));
+    if missing.is_empty() {
         return Ok(());
     }
     let kept = pair.kept();
-    must.retain(|hash, _| !kept.contains_key(hash));
-    if must.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("lost: {must:?}\nat the end: {end:?}\n{}", pair.state()))
+    missing.retain(|(hash, _)| !kept.contains_key(hash));
+    if missing.is_empty() {
+        return Ok(());
     }
+    Err(format!("lost: {missing:?}\nseen: {seen:?}\nat the end: {end:?}\n{}", pair.state()))
 }

@@ -3,7 +3,6 @@
 
 mod edits;
 mod histories;
-mod ledger;
 mod link;
 mod node;
 mod pair;
