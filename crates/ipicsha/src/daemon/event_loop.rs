@@ -8,7 +8,6 @@ use ipicsha_core::{
     admin::{AdminReply, Refusal},
     id::RequestId,
     message::Control,
-    time::MonoTime,
 };
 use ipicsha_link::Listener;
 use tokio::{
@@ -18,13 +17,14 @@ use tokio::{
 
 use super::{
     clock,
+    data_link::DataQueue,
     databases::Databases,
     directories::Directories,
     environment,
     event::Event,
     files_link::FilesQueue,
     history::History,
-    link::{DataQueue, Link, LinkContext},
+    link::{Link, LinkContext},
     persist::Store,
     repairs::Repairs,
     roles::RoleChange,
@@ -34,8 +34,6 @@ use crate::{config::Config, exit::Failure};
 
 /// Databases and clock state are measured this often even when nothing happens.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
-/// Data messages are signs of life; more often than this they add nothing.
-const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// Records that wait for longer than this go before files (spec C3).
 const RECORDS_WAIT: Duration = Duration::from_secs(1);
 /// An orderly end that takes longer is cut short.
@@ -67,8 +65,6 @@ pub(crate) struct Daemon {
     pub(crate) exit: bool,
     /// Why there is no connection to the partner, as last seen.
     pub(crate) link_error: Option<String>,
-    /// When a data message last counted as a sign of life.
-    pub(crate) heard: MonoTime,
 }
 
 impl Daemon {
@@ -125,12 +121,7 @@ impl Daemon {
             }
             Event::Control(control) => self.input(Input::Control(Box::new(control))),
             Event::Data(data) => {
-                let now = clock::now();
-                if now.mono.since(self.heard) >= HEARD_INTERVAL {
-                    self.heard = now.mono;
-                    self.node.handle(now, Input::Heard);
-                }
-                if let Some(name) = self.databases.receive(data) {
+                if let Some(name) = self.databases.receive(&data) {
                     self.adopt(&name);
                 }
             }

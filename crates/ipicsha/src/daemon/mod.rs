@@ -4,6 +4,7 @@
 mod barrier;
 mod clock;
 mod compared;
+mod data_link;
 mod databases;
 mod directories;
 mod event;
@@ -28,9 +29,7 @@ mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipicsha_core::{
-    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::MonoTime, trust::Partner,
-};
+use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId, trust::Partner};
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -41,12 +40,13 @@ use crate::{
     config::Config,
     exit::{Failure, Kind},
 };
+use data_link::DataQueue;
 use databases::{Databases, Surroundings};
-use directories::{Directories, Inbox};
+use directories::Directories;
 use event::Event;
 use event_loop::Daemon;
 use files_link::FilesQueue;
-use link::{DataQueue, LinkContext};
+use link::{Inboxes, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
@@ -131,7 +131,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         events.clone(),
         link_context.clone(),
         advertised(&config, &listener),
-        directories.inbox(),
+        Inboxes { databases: databases.inbox(), directories: directories.inbox() },
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
     let mut daemon = Daemon {
@@ -155,7 +155,6 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         requests: 0,
         exit: false,
         link_error: None,
-        heard: MonoTime::default(),
     };
     daemon.connect();
     Ok(daemon)
@@ -189,7 +188,7 @@ fn protected(
         log: config.file.log.clone(),
         journal_notice: journal_notice(&journal),
         journal,
-        data: queue.sender.clone(),
+        data: queue.clone(),
         events: events.clone(),
     };
     let (files, patterns) = verbs::protected_files(config)?;
@@ -249,12 +248,17 @@ async fn accept(
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
-    inbox: Inbox,
+    inboxes: Inboxes,
 ) {
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
-                tokio::spawn(link::receive(hello.channel, receiver, events.clone(), inbox.clone()));
+                tokio::spawn(link::receive(
+                    hello.channel,
+                    receiver,
+                    events.clone(),
+                    inboxes.clone(),
+                ));
             }
             Incoming::Duplex { hello, .. } => {
                 tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");
