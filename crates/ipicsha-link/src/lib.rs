@@ -30,7 +30,7 @@ mod serve;
 mod stored;
 
 pub use backoff::Backoff;
-pub use connection::{FrameReceiver, FrameSender};
+pub use connection::{FrameReceiver, FrameSender, Sent};
 pub use der::not_after;
 pub use dial::{Dial, connect, connect_duplex};
 pub use duplex::{Duplex, DuplexReceiver, DuplexSender, FRAME_ROOM, Patience};

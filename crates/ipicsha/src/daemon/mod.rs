@@ -4,6 +4,7 @@
 mod barrier;
 mod clock;
 mod compared;
+mod data_link;
 mod databases;
 mod directories;
 mod event;
@@ -30,9 +31,7 @@ mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipicsha_core::{
-    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::MonoTime, trust::Partner,
-};
+use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId, trust::Partner};
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -44,12 +43,13 @@ use crate::{
     exit::{Failure, Kind},
     transfer::{Policy, Transfers},
 };
+use data_link::DataQueue;
 use databases::{Databases, Surroundings};
-use directories::{Directories, Inbox};
+use directories::Directories;
 use event::Event;
 use event_loop::Daemon;
 use files_link::FilesQueue;
-use link::{DataQueue, LinkContext};
+use link::{Inboxes, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
@@ -131,7 +131,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     tokio::spawn(accept(
         incoming,
         Accepting {
-            inbox: directories.inbox(),
+            inboxes: Inboxes { databases: databases.inbox(), directories: directories.inbox() },
             events: events.clone(),
             context: link_context.clone(),
             advertised: advertised(&config, &listener),
@@ -165,7 +165,6 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         exit: false,
         transfers,
         link_error: None,
-        heard: MonoTime::default(),
     };
     daemon.connect();
     Ok(daemon)
@@ -209,7 +208,7 @@ fn protected(
         log: config.file.log.clone(),
         journal_notice: journal_notice(&journal),
         journal,
-        data: queue.sender.clone(),
+        data: queue.clone(),
         events: events.clone(),
     };
     let (files, patterns) = verbs::protected_files(config)?;
@@ -281,17 +280,22 @@ struct Accepting {
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
-    inbox: Inbox,
+    inboxes: Inboxes,
     transfers: Transfers,
 }
 
 /// Takes what the listener accepts: connections of the partner, and proven trust requests.
 async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
-    let Accepting { events, context, advertised, inbox, transfers } = accepting;
+    let Accepting { events, context, advertised, inboxes, transfers } = accepting;
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
-                tokio::spawn(link::receive(hello.channel, receiver, events.clone(), inbox.clone()));
+                tokio::spawn(link::receive(
+                    hello.channel,
+                    receiver,
+                    events.clone(),
+                    inboxes.clone(),
+                ));
             }
             Incoming::Duplex { hello, duplex } => transfers.spawn(duplex, hello.name),
             Incoming::Trust { introduction, partner, answer } => {
