@@ -164,7 +164,8 @@ mod tests {
         let file = |name| File::create_new(directory.path().join(name)).unwrap();
         let (a, b) = (file("a"), file("b"));
         let (of_a, of_b) = (Witness::of(&a).unwrap(), Witness::of(&b).unwrap());
-        (of_a.forget(), of_b.forget());
+        of_a.forget();
+        of_b.forget();
         a.write_at(b"x", 0).unwrap();
         assert!(of_b.saw_nothing());
         assert!(!of_a.saw_nothing());

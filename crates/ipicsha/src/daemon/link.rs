@@ -337,8 +337,8 @@ pub(crate) async fn receive(
             },
             Channel::Data => match receiver.recv().await {
                 Ok(Some(message)) => match inboxes.databases.deliver(message) {
-                    Ok(()) => heard.note().await,
-                    Err(message) => {
+                    None => heard.note().await,
+                    Some(message) => {
                         heard.note().await && events.send(Event::Data(message)).await.is_ok()
                     }
                 },

@@ -26,14 +26,12 @@ impl Inbox {
     }
 
     /// Delivers one message; gives it back when no worker serves its database.
-    pub(crate) fn deliver(&self, message: Data) -> Result<(), Data> {
+    pub(crate) fn deliver(&self, message: Data) -> Option<Data> {
         let worker = self.lock().get(&message.database().0).cloned();
-        match worker {
-            // Waits while the queue is full, and with it the connection; the windows never fill it.
-            Some(worker) => worker.send(Command::Received(message)),
-            None => return Err(message),
-        }
-        Ok(())
+        let Some(worker) = worker else { return Some(message) };
+        // Waits while the queue is full, and with it the connection; the windows never fill it.
+        worker.send(Command::Received(message));
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, CommandSender>> {
