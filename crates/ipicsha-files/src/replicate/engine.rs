@@ -106,6 +106,8 @@ pub(super) struct Engine {
     pub(super) touched: HashMap<u64, Arc<Dir>>,
     /// Facts of entries were changed in place.
     pub(super) facts_touched: bool,
+    /// Deletions that the guard holds are looked at again then.
+    pub(super) held_again: Instant,
     next_root: Instant,
     /// Everything is looked at again then, whatever was noticed.
     next_full: Instant,
@@ -137,6 +139,7 @@ impl Engine {
             sieve: Sieve::new(&config)?,
             kept: Kept::open(&config.state, config.keep)?,
             guard: Guard::new(config.guard),
+            held_again: now,
             guard_here: Guard::new(config.guard),
             config,
             events,

@@ -20,6 +20,8 @@ use crate::{path::RelativePath, place::is_temporary, resolve::Dir};
 
 const SLICE: Duration = Duration::from_millis(40);
 const PATHS: usize = 256;
+/// How often held deletions are looked at again.
+const HELD_AGAIN: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Deletes what the partner deleted, for a while.
@@ -29,6 +31,7 @@ impl Engine {
             return Ok(());
         }
         self.remove_these(Want::Accepted, now)?;
+        self.release_moved(now)?;
         if self.ask_guard(now)? == Verdict::Go {
             self.remove_these(Want::Remove, now)?;
         }
@@ -54,6 +57,31 @@ impl Engine {
         Ok(Verdict::Hold)
     }
 
+    /// Of a renamed file the old name may be told, and held, before the new one is here.
+    fn release_moved(&mut self, now: Instant) -> Step<()> {
+        if now < self.held_again || self.index.count_wanted(Want::Held)? == 0 {
+            return Ok(());
+        }
+        self.held_again = now + HELD_AGAIN;
+        let mut after = Vec::new();
+        loop {
+            let paths = self.index.wanted(Want::Held, &after, PATHS)?;
+            let Some(last) = paths.last() else { return Ok(()) };
+            after.clone_from(last);
+            for path in paths {
+                let Some(row) = self.index.get(&path)? else { continue };
+                if !self.is_loss(&row)? {
+                    self.index.put(
+                        &path,
+                        Some(&row),
+                        &Row { want: Want::Remove, ..row.clone() },
+                    )?;
+                    self.report.changed();
+                }
+            }
+        }
+    }
+
     /// How many of the files to be deleted live on nowhere else.
     fn losses_wanted(&mut self) -> Step<u64> {
         let mut losses = 0;
@@ -66,6 +94,13 @@ impl Engine {
                 let Some(row) = self.index.get(&path)? else { continue };
                 losses += u64::from(self.is_loss(&row)?);
             }
+        }
+    }
+
+    fn is_lost_with(&mut self, path: &RelativePath) -> Step<bool> {
+        match self.index.get(path.as_written())? {
+            Some(row) => self.is_loss(&row),
+            None => Ok(false),
         }
     }
 
@@ -87,8 +122,10 @@ impl Engine {
                 if self.troubles.waits(&path, now) {
                     continue;
                 }
+                // What only changed its name is no deletion for the guard.
+                let counts = want == Want::Remove && self.is_lost_with(&path)?;
                 match self.remove(&path)? {
-                    Ok(Outcome::Done) if want == Want::Remove => self.guard.done(1, now),
+                    Ok(Outcome::Done) if counts => self.guard.done(1, now),
                     Ok(_) => {}
                     Err(errno) => self.failed(&path, "delete", errno),
                 }
