@@ -77,22 +77,29 @@ pub(super) fn hear(
 ) {
     let mut frame = Vec::new();
     loop {
-        match receiver.recv(frame, &mut || line.keep_alive()) {
-            Ok(Some(heard)) => frame = heard,
+        let heard = match receiver.recv(frame, &mut || line.keep_alive()) {
+            Ok(Some(heard)) => heard,
             Ok(None) => break,
             Err(error) => {
                 line.fail(super::fatal(&error));
                 break;
             }
-        }
+        };
         let mut wrong = None;
-        let taken = wire::unpack(&frame, |packet| {
+        let taken = wire::unpack(heard, |packet| {
             wrong = take(packet, line, inbound, shown).err();
             wrong.is_none()
         });
-        if let Some(fatal) = wrong.or_else(|| taken.err().map(Into::into)) {
-            line.fail(fatal);
-            break;
+        match (wrong, taken) {
+            (None, Ok(free)) => frame = free,
+            (Some(fatal), _) => {
+                line.fail(fatal);
+                break;
+            }
+            (None, Err(malformed)) => {
+                line.fail(malformed.into());
+                break;
+            }
         }
     }
     inbound.close();
