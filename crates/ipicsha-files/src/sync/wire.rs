@@ -24,6 +24,8 @@ const GATHERED_BYTES: usize = 64 * 1024;
 const ALONE_BYTES_MIN: usize = 32 * 1024;
 /// Gathered messages wait no longer than this for others while there is work to do.
 const WAIT_MAX: Duration = Duration::from_millis(4);
+/// Level for what is told of entries.
+const ENTRIES_LEVEL: i32 = 1;
 /// Shorter frames are not worth compressing.
 const COMPRESS_BYTES_MIN: usize = 1024;
 /// No frame becomes longer than this when it is unpacked.
@@ -122,6 +124,8 @@ impl From<Malformed> for Fatal {
 #[derive(Debug)]
 pub struct Packer {
     messages: Vec<u8>,
+    /// There are contents or sums among them, which do not get shorter or only at a price.
+    dense: bool,
     /// When the first message of the frame came.
     since: Option<Instant>,
     compress: Option<i32>,
@@ -130,7 +134,7 @@ pub struct Packer {
 impl Packer {
     /// Compresses with zstd at this level, where it is worth it.
     pub fn new(compress: Option<i32>) -> Self {
-        Self { messages: Vec::new(), since: None, compress }
+        Self { messages: Vec::new(), dense: false, since: None, compress }
     }
 
     /// From now on.
@@ -151,8 +155,13 @@ impl Packer {
             && bytes.len() >= ALONE_BYTES_MIN
         {
             self.flush(&mut send)?;
-            return self.send(CONTENT, bytes, send);
+            return self.send(CONTENT, bytes, self.compress, send);
         }
+        self.dense |= matches!(
+            packet,
+            Packet::ToReceiver(ToReceiver::Pack(_) | ToReceiver::Data(_))
+                | Packet::ToSender(ToSender::Sums(_))
+        );
         self.since.get_or_insert_with(Instant::now);
         let messages = std::mem::take(&mut self.messages);
         self.messages = postcard::to_extend(packet, messages).expect("a vector takes everything");
@@ -173,8 +182,11 @@ impl Packer {
         if self.messages.is_empty() {
             return Ok(());
         }
-        let result = self.send(MESSAGES, &self.messages, &mut send);
+        // What is told of entries repeats itself so much that it is always worth it.
+        let level = self.compress.or((!self.dense).then_some(ENTRIES_LEVEL));
+        let result = self.send(MESSAGES, &self.messages, level, &mut send);
         self.messages.clear();
+        self.dense = false;
         result
     }
 
@@ -185,24 +197,25 @@ impl Packer {
         &self,
         kind: u8,
         body: &[u8],
+        level: Option<i32>,
         mut send: impl FnMut(&[&[u8]]) -> Result<(), E>,
     ) -> Result<(), E> {
-        match self.compressed(body) {
+        match compressed(body, level) {
             Some((packed, length)) => send(&[&packed, &length, &[kind | COMPRESSED]]),
             None => send(&[body, &[kind]]),
         }
     }
+}
 
-    /// A body compressed, when that makes it a tenth shorter, and its length before.
-    fn compressed(&self, body: &[u8]) -> Option<(Vec<u8>, [u8; 4])> {
-        let level = self.compress.filter(|_| body.len() >= COMPRESS_BYTES_MIN)?;
-        let packed = zstd::bulk::compress(body, level).ok()?;
-        if packed.len() >= body.len() / 10 * 9 {
-            return None;
-        }
-        // Frames are far below 4 GiB.
-        Some((packed, u32::try_from(body.len()).ok()?.to_be_bytes()))
+/// A body compressed, when that makes it a tenth shorter, and its length before.
+fn compressed(body: &[u8], level: Option<i32>) -> Option<(Vec<u8>, [u8; 4])> {
+    let level = level.filter(|_| body.len() >= COMPRESS_BYTES_MIN)?;
+    let packed = zstd::bulk::compress(body, level).ok()?;
+    if packed.len() >= body.len() / 10 * 9 {
+        return None;
     }
+    // Frames are far below 4 GiB.
+    Some((packed, u32::try_from(body.len()).ok()?.to_be_bytes()))
 }
 
 /// The messages in a frame, in order; `take` says whether to go on. Gives the buffer back when it is

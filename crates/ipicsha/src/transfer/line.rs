@@ -86,7 +86,17 @@ impl Line {
                 *said = Instant::now();
                 sender.send(parts)
             };
-            packer.add(packet, send)
+            // Who works on without hearing anything says in time what it has.
+            packer.add(packet, send).and_then(|()| {
+                if packer.is_due() {
+                    packer.flush(|parts| {
+                        *said = Instant::now();
+                        sender.send(parts)
+                    })
+                } else {
+                    Ok(())
+                }
+            })
         };
         self.sent(result)
     }

@@ -34,6 +34,10 @@ fn heard(frames: &[Vec<u8>]) -> Vec<Packet> {
     packets
 }
 
+fn heard_of(frames: &[Vec<u8>]) -> usize {
+    heard(frames).len()
+}
+
 fn details() -> Details {
     Details {
         kind: Kind::File,
@@ -102,6 +106,9 @@ fn small_messages_share_frames_and_contents_travel_alone() {
     let many: Vec<Packet> = std::iter::repeat_with(need).take(100_000).collect();
     let sent = frames(&many, None);
     assert!((5..20).contains(&sent.len()), "{} frames", sent.len());
+    // What repeats itself is short even without being asked for.
+    assert!(sent.concat().len() < 20_000, "{}", sent.concat().len());
+    assert_eq!(heard_of(&sent), 100_000);
 }
 
 #[test]
