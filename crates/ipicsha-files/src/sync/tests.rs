@@ -507,3 +507,19 @@ fn a_backup_of_what_is_written_over_is_of_the_old_content() {
     assert!(fs::read(folders.destination.join("f")).expect("read") == content);
     assert!(fs::read(folders.destination.join("f~")).expect("read") == old);
 }
+
+#[test]
+fn sums_of_a_large_file_are_made_by_two_threads_and_fit_together() {
+    let folders = folders();
+    // More than two spans, and no whole number of blocks.
+    let mut content = vec![0; 40_000_123];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    fs::write(folders.destination.join("f"), &content).expect("a file");
+    content[20_000_000..20_000_010].fill(7);
+    content.extend(b"more");
+    fs::write(folders.source.join("f"), &content).expect("a file");
+    let options = Options { whole_file: Some(false), ..archive() };
+    let (outcome, _) = folders.sync(&options);
+    assert!(fs::read(folders.destination.join("f")).expect("read") == content);
+    assert!(outcome.stats.literal_bytes < 100_000, "{:?}", outcome.stats);
+}

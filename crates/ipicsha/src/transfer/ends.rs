@@ -115,7 +115,7 @@ fn take(
     let mut idle = || line.keep_alive();
     match (packet, inbound, shown) {
         (Packet::ToReceiver(message), Inbound::Receiver(queue), _) => {
-            let weight = message.weight();
+            let weight = in_memory(&message);
             queue.push(message, weight, &mut idle);
         }
         (Packet::ToSender(message), Inbound::Sender(queue), _) => {
@@ -135,6 +135,28 @@ fn take(
         _ => return Err(Fatal::new(Exit::Protocol, "the other side says what is not its turn")),
     }
     Ok(())
+}
+
+/// Bytes that a message takes while it waits. What is told of an entry is far larger here than on the
+/// wire.
+fn in_memory(message: &ToReceiver) -> u64 {
+    const TOLD_PER_BYTE: u64 = 10;
+    match message {
+        ToReceiver::Data(_) | ToReceiver::Pack(_) => message.weight(),
+        ToReceiver::Begin(_)
+        | ToReceiver::Dir { .. }
+        | ToReceiver::Owners(_)
+        | ToReceiver::Entries { .. }
+        | ToReceiver::DirEnd { .. }
+        | ToReceiver::ScanEnd { .. }
+        | ToReceiver::Open { .. }
+        | ToReceiver::Hole(_)
+        | ToReceiver::Copy { .. }
+        | ToReceiver::End(_)
+        | ToReceiver::Again
+        | ToReceiver::Failed(_)
+        | ToReceiver::Done => message.weight() * TOLD_PER_BYTE,
+    }
 }
 
 /// What the half that has the files holds.
