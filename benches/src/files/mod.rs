@@ -4,9 +4,9 @@
 //! over the same pair of network namespaces (as root; else over loopback) from memory to memory, one
 //! right after the other in every round, so that what else happens on the machine meets all of them.
 
+mod copiers;
 mod data;
 mod measure;
-mod peers;
 mod table;
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -15,9 +15,9 @@ use anyhow::{Context, Result, bail};
 use ipicsha_e2e::{Settings, Side, fresh_pair};
 
 use self::{
+    copiers::{Copier, Ours, RsyncDaemon, Ssh},
     data::{Change, Trees},
     measure::Cost,
-    peers::{Ours, Peer, RsyncDaemon, Ssh},
     table::Table,
 };
 use crate::machine;
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Everything that was measured: by scenario, by peer, one per round.
+/// Everything that was measured: by scenario, by copier, one per round.
 type Measured = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Cost>>>;
 
 /// Runs all of it.
@@ -95,13 +95,13 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
         let daemon = RsyncDaemon::start(pair, folder.path())?;
         let ours = Ours::new(pair);
         let ssh = if plan.ssh { Ssh::start(pair, folder.path())? } else { None };
-        let mut peers: Vec<&dyn Peer> = vec![&daemon, &ours];
-        peers.extend(ssh.as_ref().map(|ssh| ssh as &dyn Peer));
+        let mut copiers: Vec<&dyn Copier> = vec![&daemon, &ours];
+        copiers.extend(ssh.as_ref().map(|ssh| ssh as &dyn Copier));
         for round in 0..plan.rounds {
             println!("round {}", round + 1);
-            big(&plan, &trees, &peers, &mut measured)?;
+            big(&plan, &trees, &copiers, &mut measured)?;
             if plan.wants("small") {
-                small(&trees, &peers, round, &mut measured)?;
+                small(&trees, &copiers, round, &mut measured)?;
             }
         }
         Ok(())
@@ -116,25 +116,25 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     }
 }
 
-fn note(measured: &mut Measured, what: &'static str, peer: &dyn Peer, cost: Cost) {
-    println!("{what:28} {:14} {cost}", peer.name());
-    measured.entry(what).or_default().entry(peer.name()).or_default().push(cost);
+fn note(measured: &mut Measured, what: &'static str, copier: &dyn Copier, cost: Cost) {
+    println!("{what:28} {:14} {cost}", copier.name());
+    measured.entry(what).or_default().entry(copier.name()).or_default().push(cost);
 }
 
 /// The large file: fresh, then over an old version of itself.
-fn big(plan: &Plan, trees: &Trees, peers: &[&dyn Peer], measured: &mut Measured) -> Result<()> {
+fn big(plan: &Plan, trees: &Trees, copiers: &[&dyn Copier], measured: &mut Measured) -> Result<()> {
     for change in Change::ALL.into_iter().filter(|change| plan.wants(change.word())) {
         let source = trees.big(change)?;
-        for peer in peers {
+        for copier in copiers {
             let to = trees.destination();
             fs::create_dir_all(&to)?;
             if change != Change::Fresh {
                 // Whoever replaces it leaves the original alone.
                 fs::hard_link(trees.base(), to.join("big"))?;
             }
-            let cost = peer.copy(&source, &to.join("big"))?;
+            let cost = copier.copy(&source, &to.join("big"))?;
             ensure_equal(&source, &to.join("big"))?;
-            note(measured, change.title(), *peer, cost);
+            note(measured, change.title(), *copier, cost);
             fs::remove_dir_all(&to)?;
         }
         trees.forget(change)?;
@@ -149,20 +149,25 @@ fn ensure_equal(source: &Path, copy: &Path) -> Result<()> {
 }
 
 /// The small files: fresh, unchanged, a hundredth of them changed.
-fn small(trees: &Trees, peers: &[&dyn Peer], round: usize, measured: &mut Measured) -> Result<()> {
-    let to = |peer: &dyn Peer| trees.destination().join(peer.name().replace(' ', "-"));
+fn small(
+    trees: &Trees,
+    copiers: &[&dyn Copier],
+    round: usize,
+    measured: &mut Measured,
+) -> Result<()> {
+    let to = |copier: &dyn Copier| trees.destination().join(copier.name().replace(' ', "-"));
     let source = trees.small();
-    for peer in peers {
-        fs::create_dir_all(to(*peer))?;
-        note(measured, "small files, fresh", *peer, peer.copy(&source, &to(*peer))?);
+    for copier in copiers {
+        fs::create_dir_all(to(*copier))?;
+        note(measured, "small files, fresh", *copier, copier.copy(&source, &to(*copier))?);
     }
-    for peer in peers {
-        note(measured, "small files, no change", *peer, peer.copy(&source, &to(*peer))?);
+    for copier in copiers {
+        note(measured, "small files, no change", *copier, copier.copy(&source, &to(*copier))?);
     }
     trees.change_small(round as u64)?;
-    for peer in peers {
-        note(measured, "small files, 1 % changed", *peer, peer.copy(&source, &to(*peer))?);
-        trees.ensure_small_equal(&to(*peer))?;
+    for copier in copiers {
+        note(measured, "small files, 1 % changed", *copier, copier.copy(&source, &to(*copier))?);
+        trees.ensure_small_equal(&to(*copier))?;
     }
     fs::remove_dir_all(trees.destination())?;
     Ok(())

@@ -38,20 +38,20 @@ impl<'a> Table<'a> {
         Self { plan, measured }
     }
 
-    fn median(&self, what: &str, peer: &str, of: impl Fn(&Cost) -> f64) -> Option<f64> {
-        let rounds = self.measured.get(what)?.get(peer)?;
+    fn median(&self, what: &str, copier: &str, of: impl Fn(&Cost) -> f64) -> Option<f64> {
+        let rounds = self.measured.get(what)?.get(copier)?;
         Some(median(rounds.iter().map(of)))
     }
 
     /// The ratio of each round, and of those the one in the middle.
     fn ratio(&self, what: &str, of: impl Fn(&Cost) -> f64) -> Option<f64> {
-        let peers = self.measured.get(what)?;
-        let (ours, theirs) = (peers.get("ipicsha")?, peers.get("rsync daemon")?);
+        let copiers = self.measured.get(what)?;
+        let (ours, theirs) = (copiers.get("ipicsha")?, copiers.get("rsync daemon")?);
         Some(median(ours.iter().zip(theirs).map(|(ours, theirs)| of(ours) / of(theirs))))
     }
 
-    fn cell(&self, what: &str, peer: &str) -> String {
-        let of = |of: fn(&Cost) -> f64| self.median(what, peer, of);
+    fn cell(&self, what: &str, copier: &str) -> String {
+        let of = |of: fn(&Cost) -> f64| self.median(what, copier, of);
         let all = (of(|c| c.wall), of(|c| c.cpu), of(|c| c.wire as f64 / 1e6));
         match all {
             (Some(wall), Some(cpu), Some(wire)) => {
@@ -118,18 +118,18 @@ impl<'a> Table<'a> {
             machine.text,
             self.text()
         );
-        let each = self.measured.iter().map(|(what, peers)| {
-            let peers = peers.iter().map(|(peer, rounds)| {
+        let each = self.measured.iter().map(|(what, copiers)| {
+            let copiers = copiers.iter().map(|(copier, rounds)| {
                 let rounds = rounds.iter().map(|cost| {
                     json!({
                         "wall_seconds": cost.wall, "cpu_seconds": cost.cpu,
                         "wire_bytes": cost.wire, "memory_bytes": cost.memory,
                     })
                 });
-                ((*peer).to_owned(), rounds.collect())
+                ((*copier).to_owned(), rounds.collect())
             });
-            let peers: serde_json::Map<String, serde_json::Value> = peers.collect();
-            json!({ "what": what, "peers": peers })
+            let copiers: serde_json::Map<String, serde_json::Value> = copiers.collect();
+            json!({ "what": what, "copiers": copiers })
         });
         let json = json!({
             "machine": machine.json, "big_bytes": self.plan.big_bytes, "files": files,

@@ -7,7 +7,7 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, BufRead, ErrorKind, IoSlice, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,9 +25,6 @@ use crate::{
     frame::{FRAME_BYTES_MAX_DATA, FrameError, HEADER, check},
     registry::LiveGuard,
 };
-
-/// Bytes that whoever makes a frame leaves free at its begin, for its length.
-pub const FRAME_ROOM: usize = HEADER;
 
 /// Encrypted bytes that may wait for the socket.
 const SEALED_BYTES_MAX: usize = 512 * 1024;
@@ -178,33 +175,34 @@ impl DuplexSender {
         self.patience = patience.clone();
     }
 
-    /// Sends one frame, whose first [`FRAME_ROOM`] bytes are set here.
+    /// Sends one frame, which is all `parts` one after the other.
     ///
     /// # Errors
     /// The connection is lost or nothing could be sent for too long, which spoils it; or the frame
     /// is too long (then nothing was sent).
-    ///
-    /// # Panics
-    /// The frame has no room for its length.
-    pub fn send(&mut self, frame: &mut [u8]) -> Result<(), Error> {
-        let length = frame.len() - FRAME_ROOM;
+    pub fn send(&mut self, parts: &[&[u8]]) -> Result<(), Error> {
+        let length = parts.iter().map(|part| part.len()).sum();
         check(length, FRAME_BYTES_MAX_DATA)
             .map_err(|error| Error::frame(self.shared.address, error))?;
         let header = u32::try_from(length).expect("every limit is far below 4 GiB").to_be_bytes();
-        frame[..FRAME_ROOM].copy_from_slice(&header);
-        self.push(frame)
+        let mut slices = vec![IoSlice::new(&header)];
+        slices.extend(parts.iter().map(|part| IoSlice::new(part)));
+        self.push(&mut slices)
     }
 
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    fn push(&mut self, mut parts: &mut [IoSlice<'_>]) -> Result<(), Error> {
+        // Parts without bytes go at once.
+        IoSlice::advance_slices(&mut parts, 0);
         loop {
             let mut tls = self.shared.tls();
-            if !bytes.is_empty() {
-                let taken = tls.writer().write(bytes).map_err(|error| self.shared.lost(error))?;
-                bytes = &bytes[taken..];
+            if !parts.is_empty() {
+                let taken = tls.writer().write_vectored(parts);
+                let taken = taken.map_err(|error| self.shared.lost(error))?;
+                IoSlice::advance_slices(&mut parts, taken);
             }
             let written = self.shared.write_sealed(&mut tls)?;
             drop(tls);
-            match (written, bytes.is_empty()) {
+            match (written, parts.is_empty()) {
                 (true, true) => return Ok(()),
                 (true, false) => {}
                 (false, _) => self.shared.wait(PollFlags::OUT, &self.patience, &mut || {})?,
@@ -218,7 +216,7 @@ impl DuplexSender {
     /// The connection was lost before.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.shared.tls().send_close_notify();
-        self.push(&[])?;
+        self.push(&mut [])?;
         self.shared.tcp.shutdown(Shutdown::Write).map_err(|error| self.shared.lost(error))
     }
 }
@@ -250,15 +248,16 @@ impl DuplexReceiver {
         mut frame: Vec<u8>,
         idle: &mut dyn FnMut(),
     ) -> Result<Option<Vec<u8>>, Error> {
-        let mut header = [0; HEADER];
-        if !self.fill(&mut header, idle)? {
+        frame.clear();
+        if !self.fill(&mut frame, HEADER, idle)? {
             return Ok(None);
         }
+        let header = [frame[0], frame[1], frame[2], frame[3]];
         let length = usize::try_from(u32::from_be_bytes(header)).unwrap_or(usize::MAX);
         let address = self.shared.address;
         check(length, FRAME_BYTES_MAX_DATA).map_err(|error| Error::frame(address, error))?;
-        frame.resize(length, 0);
-        if !self.fill(&mut frame, idle)? && length > 0 {
+        frame.clear();
+        if !self.fill(&mut frame, length, idle)? && length > 0 {
             let truncated = FrameError::Truncated { received: HEADER };
             return Err(Error::frame(address, truncated));
         }
@@ -268,26 +267,37 @@ impl DuplexReceiver {
         Ok(Some(frame))
     }
 
-    /// Fills `bytes`; `false` when the other end has finished before the first of them.
-    fn fill(&mut self, bytes: &mut [u8], idle: &mut dyn FnMut()) -> Result<bool, Error> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.read(&mut bytes[filled..], idle)? {
-                0 if filled == 0 => return Ok(false),
+    /// Takes `wanted` bytes; `false` when the other end has finished before the first of them.
+    fn fill(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        wanted: usize,
+        idle: &mut dyn FnMut(),
+    ) -> Result<bool, Error> {
+        bytes.reserve(wanted);
+        while bytes.len() < wanted {
+            let missing = wanted - bytes.len();
+            match self.read(bytes, missing, idle)? {
+                0 if bytes.is_empty() => return Ok(false),
                 0 => {
-                    let truncated = FrameError::Truncated { received: filled };
+                    let truncated = FrameError::Truncated { received: bytes.len() };
                     return Err(Error::frame(self.shared.address, truncated));
                 }
-                count => filled += count,
+                _ => {}
             }
         }
         Ok(true)
     }
 
-    /// Some of the next bytes; none when the other end has finished.
-    fn read(&mut self, bytes: &mut [u8], idle: &mut dyn FnMut()) -> Result<usize, Error> {
+    /// Takes at most `most` of the next bytes; none when the other end has finished.
+    fn read(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        most: usize,
+        idle: &mut dyn FnMut(),
+    ) -> Result<usize, Error> {
         loop {
-            if let Some(count) = self.opened(bytes)? {
+            if let Some(count) = self.opened(bytes, most)? {
                 return Ok(count);
             }
             match (&self.shared.tcp).read(&mut self.buffer) {
@@ -309,11 +319,17 @@ impl DuplexReceiver {
     }
 
     /// What can be had without waiting for the socket; `None` when more is needed from there.
-    fn opened(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, Error> {
+    fn opened(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<Option<usize>, Error> {
         let mut tls = self.shared.tls();
         loop {
-            match tls.reader().read(bytes) {
-                Ok(count) => return Ok(Some(count)),
+            let mut reader = tls.reader();
+            match reader.fill_buf() {
+                Ok(plain) => {
+                    let count = plain.len().min(most);
+                    bytes.extend_from_slice(&plain[..count]);
+                    reader.consume(count);
+                    return Ok(Some(count));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.shared.lost(error)),
             }

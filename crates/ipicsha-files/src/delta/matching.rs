@@ -14,6 +14,9 @@ const AHEAD_BLOCKS: usize = 128;
 const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes searched without finding anything before searching ends.
 const SEARCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// An old part is told when it is as long as this, so that it can be copied while the rest is
+/// compared.
+const COPY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Different old blocks with the same weak sum that are compared.
 const CHAIN_MAX: usize = 8;
 /// After this many bytes...
@@ -239,7 +242,9 @@ impl<'old> Matcher<'old> {
         self.found += length;
         self.expected = offset + length;
         match &mut self.copy {
-            Some((begin, total)) if *begin + *total == offset => *total += length,
+            Some((begin, total)) if *begin + *total == offset && *total < COPY_BYTES_MAX => {
+                *total += length;
+            }
             _ => {
                 self.flush(tell);
                 self.copy = Some((offset, length));

@@ -24,12 +24,14 @@ const GATHERED_BYTES: usize = 64 * 1024;
 const ALONE_BYTES_MIN: usize = 32 * 1024;
 /// Gathered messages wait no longer than this for others while there is work to do.
 const WAIT_MAX: Duration = Duration::from_millis(4);
+/// Level for what is told of entries.
+const ENTRIES_LEVEL: i32 = 1;
 /// Shorter frames are not worth compressing.
 const COMPRESS_BYTES_MIN: usize = 1024;
 /// No frame becomes longer than this when it is unpacked.
 const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Kinds of frames: their first byte.
+/// Kinds of frames: their last byte, so that contents can be taken as they are.
 const MESSAGES: u8 = 0;
 const CONTENT: u8 = 1;
 /// Added to the kind when the rest is compressed.
@@ -118,11 +120,12 @@ impl From<Malformed> for Fatal {
     }
 }
 
-/// Makes frames. Each begins with `room` bytes for whoever carries it.
+/// Makes frames, each of several parts.
 #[derive(Debug)]
 pub struct Packer {
-    frame: Vec<u8>,
-    room: usize,
+    messages: Vec<u8>,
+    /// There are contents or sums among them, which do not get shorter or only at a price.
+    dense: bool,
     /// When the first message of the frame came.
     since: Option<Instant>,
     compress: Option<i32>,
@@ -130,8 +133,8 @@ pub struct Packer {
 
 impl Packer {
     /// Compresses with zstd at this level, where it is worth it.
-    pub fn new(room: usize, compress: Option<i32>) -> Self {
-        Self { frame: Vec::new(), room, since: None, compress }
+    pub fn new(compress: Option<i32>) -> Self {
+        Self { messages: Vec::new(), dense: false, since: None, compress }
     }
 
     /// From now on.
@@ -146,23 +149,23 @@ impl Packer {
     pub fn add<E>(
         &mut self,
         packet: &Packet,
-        mut send: impl FnMut(&mut [u8]) -> Result<(), E>,
+        mut send: impl FnMut(&[&[u8]]) -> Result<(), E>,
     ) -> Result<(), E> {
         if let Packet::ToReceiver(ToReceiver::Data(bytes)) = packet
             && bytes.len() >= ALONE_BYTES_MIN
         {
             self.flush(&mut send)?;
-            self.begin(CONTENT);
-            self.frame.extend_from_slice(bytes);
-            return self.flush(send);
+            return self.send(CONTENT, bytes, self.compress, send);
         }
-        if self.frame.is_empty() {
-            self.begin(MESSAGES);
-        }
+        self.dense |= matches!(
+            packet,
+            Packet::ToReceiver(ToReceiver::Pack(_) | ToReceiver::Data(_))
+                | Packet::ToSender(ToSender::Sums(_))
+        );
         self.since.get_or_insert_with(Instant::now);
-        let frame = std::mem::take(&mut self.frame);
-        self.frame = postcard::to_extend(packet, frame).expect("a vector takes everything");
-        if self.frame.len() >= GATHERED_BYTES { self.flush(send) } else { Ok(()) }
+        let messages = std::mem::take(&mut self.messages);
+        self.messages = postcard::to_extend(packet, messages).expect("a vector takes everything");
+        if self.messages.len() >= GATHERED_BYTES { self.flush(send) } else { Ok(()) }
     }
 
     /// Whether messages have waited long enough for others.
@@ -174,91 +177,86 @@ impl Packer {
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn flush<E>(&mut self, mut send: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn flush<E>(&mut self, mut send: impl FnMut(&[&[u8]]) -> Result<(), E>) -> Result<(), E> {
         self.since = None;
-        if self.frame.is_empty() {
+        if self.messages.is_empty() {
             return Ok(());
         }
-        let result = match self.compressed() {
-            Some(mut shorter) => send(&mut shorter),
-            None => send(&mut self.frame),
-        };
-        self.frame.clear();
+        // What is told of entries repeats itself so much that it is always worth it.
+        let level = self.compress.or((!self.dense).then_some(ENTRIES_LEVEL));
+        let result = self.send(MESSAGES, &self.messages, level, &mut send);
+        self.messages.clear();
+        self.dense = false;
         result
     }
 
     /// A frame without messages, so that the other end sees that this one lives.
-    pub fn sign_of_life(&self) -> Vec<u8> {
-        let mut frame = vec![0; self.room];
-        frame.push(MESSAGES);
-        frame
-    }
+    pub const SIGN_OF_LIFE: &'static [u8] = &[MESSAGES];
 
-    fn begin(&mut self, kind: u8) {
-        self.frame.resize(self.room, 0);
-        self.frame.push(kind);
-    }
-
-    /// The frame compressed, when that makes it a tenth shorter.
-    fn compressed(&self) -> Option<Vec<u8>> {
-        let level = self.compress?;
-        let (head, body) = self.frame.split_at(self.room + 1);
-        if body.len() < COMPRESS_BYTES_MIN {
-            return None;
+    fn send<E>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        level: Option<i32>,
+        mut send: impl FnMut(&[&[u8]]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match compressed(body, level) {
+            Some((packed, length)) => send(&[&packed, &length, &[kind | COMPRESSED]]),
+            None => send(&[body, &[kind]]),
         }
-        let packed = zstd::bulk::compress(body, level).ok()?;
-        if packed.len() >= body.len() / 10 * 9 {
-            return None;
-        }
-        let mut frame = Vec::with_capacity(head.len() + 4 + packed.len());
-        frame.extend_from_slice(head);
-        frame[self.room] |= COMPRESSED;
-        // Frames are far below 4 GiB.
-        frame.extend_from_slice(&u32::try_from(body.len()).ok()?.to_be_bytes());
-        frame.extend_from_slice(&packed);
-        Some(frame)
     }
 }
 
-/// The messages in a frame, in order; `take` says whether to go on.
+/// A body compressed, when that makes it a tenth shorter, and its length before.
+fn compressed(body: &[u8], level: Option<i32>) -> Option<(Vec<u8>, [u8; 4])> {
+    let level = level.filter(|_| body.len() >= COMPRESS_BYTES_MIN)?;
+    let packed = zstd::bulk::compress(body, level).ok()?;
+    if packed.len() >= body.len() / 10 * 9 {
+        return None;
+    }
+    // Frames are far below 4 GiB.
+    Some((packed, u32::try_from(body.len()).ok()?.to_be_bytes()))
+}
+
+/// The messages in a frame, in order; `take` says whether to go on. Gives the buffer back when it is
+/// free again.
 ///
 /// # Errors
 /// The frame is none, or holds values that nobody means.
-pub fn unpack(frame: &[u8], mut take: impl FnMut(Packet) -> bool) -> Result<(), Malformed> {
-    let (kind, body) = frame.split_first().ok_or(Malformed)?;
-    let unpacked;
-    let body = if kind & COMPRESSED == 0 {
-        body
-    } else {
-        let (length, packed) = body.split_first_chunk::<4>().ok_or(Malformed)?;
+pub fn unpack(
+    mut frame: Vec<u8>,
+    mut take: impl FnMut(Packet) -> bool,
+) -> Result<Vec<u8>, Malformed> {
+    let mut kind = frame.pop().ok_or(Malformed)?;
+    if kind & COMPRESSED != 0 {
+        kind &= !COMPRESSED;
+        let (packed, length) = frame.split_last_chunk::<4>().ok_or(Malformed)?;
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| Malformed)?;
         if length > UNPACKED_BYTES_MAX {
             return Err(Malformed);
         }
-        unpacked = zstd::bulk::decompress(packed, length).map_err(|_| Malformed)?;
-        &unpacked[..]
-    };
-    match kind & !COMPRESSED {
-        CONTENT => {
-            take(Packet::ToReceiver(ToReceiver::Data(body.to_vec())));
-            Ok(())
-        }
-        MESSAGES => {
-            let mut rest = body;
-            while !rest.is_empty() {
-                let (packet, after) = postcard::take_from_bytes(rest).map_err(|_| Malformed)?;
-                rest = after;
-                if !is_meant(&packet) {
-                    return Err(Malformed);
-                }
-                if !take(packet) {
-                    break;
-                }
-            }
-            Ok(())
-        }
-        _ => Err(Malformed),
+        frame = zstd::bulk::decompress(packed, length).map_err(|_| Malformed)?;
     }
+    match kind {
+        CONTENT => {
+            take(Packet::ToReceiver(ToReceiver::Data(frame)));
+            return Ok(Vec::new());
+        }
+        MESSAGES => {}
+        _ => return Err(Malformed),
+    }
+    let mut rest = &frame[..];
+    while !rest.is_empty() {
+        let (packet, after) = postcard::take_from_bytes(rest).map_err(|_| Malformed)?;
+        rest = after;
+        if !is_meant(&packet) {
+            return Err(Malformed);
+        }
+        if !take(packet) {
+            break;
+        }
+    }
+    Ok(frame)
 }
 
 /// Whether a message holds only numbers that can be counted with.

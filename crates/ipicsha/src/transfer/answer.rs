@@ -183,7 +183,7 @@ pub(super) fn first(receiver: &mut DuplexReceiver) -> Result<Packet, Fatal> {
     let frame = receiver.recv(Vec::new(), &mut || {}).map_err(|error| super::fatal(&error))?;
     let frame = frame.ok_or_else(|| Fatal::new(Exit::Stream, "the other side says nothing"))?;
     let mut first = None;
-    unpack(&frame, |packet| {
+    unpack(frame, |packet| {
         first = Some(packet);
         false
     })?;

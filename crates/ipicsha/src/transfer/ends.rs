@@ -77,22 +77,29 @@ pub(super) fn hear(
 ) {
     let mut frame = Vec::new();
     loop {
-        match receiver.recv(frame, &mut || line.keep_alive()) {
-            Ok(Some(heard)) => frame = heard,
+        let heard = match receiver.recv(frame, &mut || line.keep_alive()) {
+            Ok(Some(heard)) => heard,
             Ok(None) => break,
             Err(error) => {
                 line.fail(super::fatal(&error));
                 break;
             }
-        }
+        };
         let mut wrong = None;
-        let taken = wire::unpack(&frame, |packet| {
+        let taken = wire::unpack(heard, |packet| {
             wrong = take(packet, line, inbound, shown).err();
             wrong.is_none()
         });
-        if let Some(fatal) = wrong.or_else(|| taken.err().map(Into::into)) {
-            line.fail(fatal);
-            break;
+        match (wrong, taken) {
+            (None, Ok(free)) => frame = free,
+            (Some(fatal), _) => {
+                line.fail(fatal);
+                break;
+            }
+            (None, Err(malformed)) => {
+                line.fail(malformed.into());
+                break;
+            }
         }
     }
     inbound.close();
@@ -108,7 +115,7 @@ fn take(
     let mut idle = || line.keep_alive();
     match (packet, inbound, shown) {
         (Packet::ToReceiver(message), Inbound::Receiver(queue), _) => {
-            let weight = message.weight();
+            let weight = in_memory(&message);
             queue.push(message, weight, &mut idle);
         }
         (Packet::ToSender(message), Inbound::Sender(queue), _) => {
@@ -128,6 +135,28 @@ fn take(
         _ => return Err(Fatal::new(Exit::Protocol, "the other side says what is not its turn")),
     }
     Ok(())
+}
+
+/// Bytes that a message takes while it waits. What is told of an entry is far larger here than on the
+/// wire.
+fn in_memory(message: &ToReceiver) -> u64 {
+    const TOLD_PER_BYTE: u64 = 10;
+    match message {
+        ToReceiver::Data(_) | ToReceiver::Pack(_) => message.weight(),
+        ToReceiver::Begin(_)
+        | ToReceiver::Dir { .. }
+        | ToReceiver::Owners(_)
+        | ToReceiver::Entries { .. }
+        | ToReceiver::DirEnd { .. }
+        | ToReceiver::ScanEnd { .. }
+        | ToReceiver::Open { .. }
+        | ToReceiver::Hole(_)
+        | ToReceiver::Copy { .. }
+        | ToReceiver::End(_)
+        | ToReceiver::Again
+        | ToReceiver::Failed(_)
+        | ToReceiver::Done => message.weight() * TOLD_PER_BYTE,
+    }
 }
 
 /// What the half that has the files holds.

@@ -13,7 +13,7 @@ use ipicsha_files::sync::{
     channel::Gone,
     wire::{Ended, Packer, Packet},
 };
-use ipicsha_link::{DuplexSender, Error, FRAME_ROOM, Patience};
+use ipicsha_link::{DuplexSender, Error, Patience};
 
 /// Nothing said for so long: a sign of life.
 const SIGN_AFTER: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) struct End {
 
 impl Line {
     pub(super) fn new(sender: DuplexSender, compress: Option<i32>) -> Self {
-        let packer = Packer::new(FRAME_ROOM, compress);
+        let packer = Packer::new(compress);
         Self {
             out: Mutex::new(Out { sender, packer, said: Instant::now() }),
             end: Mutex::default(),
@@ -82,11 +82,21 @@ impl Line {
     pub(super) fn say(&self, packet: &Packet) -> Result<(), Gone> {
         let result = {
             let Out { sender, packer, said } = &mut *self.out();
-            let send = |frame: &mut [u8]| {
+            let send = |parts: &[&[u8]]| {
                 *said = Instant::now();
-                sender.send(frame)
+                sender.send(parts)
             };
-            packer.add(packet, send)
+            // Who works on without hearing anything says in time what it has.
+            packer.add(packet, send).and_then(|()| {
+                if packer.is_due() {
+                    packer.flush(|parts| {
+                        *said = Instant::now();
+                        sender.send(parts)
+                    })
+                } else {
+                    Ok(())
+                }
+            })
         };
         self.sent(result)
     }
@@ -118,9 +128,8 @@ impl Line {
             return;
         }
         let result = flush(&mut out).and_then(|()| {
-            let mut sign = out.packer.sign_of_life();
             out.said = Instant::now();
-            out.sender.send(&mut sign)
+            out.sender.send(&[Packer::SIGN_OF_LIFE])
         });
         drop(out);
         // Whoever says something next is told.
@@ -173,8 +182,8 @@ impl Line {
 
 fn flush(out: &mut Out) -> Result<(), Error> {
     let Out { sender, packer, said } = out;
-    packer.flush(|frame| {
+    packer.flush(|parts| {
         *said = Instant::now();
-        sender.send(frame)
+        sender.send(parts)
     })
 }

@@ -14,8 +14,8 @@ use ipicsha_files::sync::{
     wire::{Half, Interest, Packer, Packet},
 };
 use ipicsha_link::{
-    Channel, Dial, Duplex, FRAME_ROOM, Hello, Identity, Incoming, Listener, ListenerConfig,
-    PROTOCOL, Patience, connect_duplex,
+    Channel, Dial, Duplex, Hello, Identity, Incoming, Listener, ListenerConfig, PROTOCOL, Patience,
+    connect_duplex,
 };
 use tokio::sync::mpsc;
 
@@ -135,11 +135,11 @@ impl Place {
 }
 
 fn say(duplex: &mut Duplex, packets: &[Packet]) {
-    let mut packer = Packer::new(FRAME_ROOM, None);
+    let mut packer = Packer::new(None);
     for packet in packets {
-        packer.add(packet, |frame| duplex.sender.send(frame)).unwrap();
+        packer.add(packet, |parts| duplex.sender.send(parts)).unwrap();
+        packer.flush(|parts| duplex.sender.send(parts)).unwrap();
     }
-    packer.flush(|frame| duplex.sender.send(frame)).unwrap();
 }
 
 #[test]
@@ -202,8 +202,7 @@ fn a_daemon_outlives_whatever_is_said_to_it() {
     for length in [0, 1, 2, 5, 100, 100_000] {
         let (mut here, there) = place.connection();
         transfers.spawn(there, "alpha".into());
-        let mut frame = [&[0; FRAME_ROOM], &noise[..length]].concat();
-        here.sender.send(&mut frame).unwrap();
+        here.sender.send(&[&noise[..length]]).unwrap();
         // It hangs up, or says nothing more: in any case it does not answer.
         assert!(!matches!(first(&mut here.receiver), Ok(Packet::Answer(Ok(())))));
     }

@@ -5,6 +5,7 @@
 
 use std::{
     fs::File,
+    ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
 };
 
@@ -12,7 +13,7 @@ use rustix::{fs::FallocateFlags, io::Errno};
 
 use super::{Receiver, files::Pending};
 use crate::{
-    delta::Signer,
+    delta::{BlockSum, Signer},
     error::{AtPath, Problem},
     hash::{Hash, Hasher, READ_BYTES},
     meta::{Meta, Node},
@@ -27,6 +28,8 @@ use crate::{
     },
 };
 
+/// Bytes of an old content that one thread makes sums of at a time.
+const SPAN_BYTES: u64 = 16 * 1024 * 1024;
 /// Sums sent at a time.
 const SUMS_MAX: usize = 4096;
 
@@ -119,29 +122,21 @@ where
         let Want::Delta { block_bytes, size } = want else { return Ok(()) };
         debug_assert!(self.wants.last().is_some_and(|(last, _)| *last == id));
         self.ask()?;
-        let mut signer = Signer::new(block_bytes);
-        let mut buffer = vec![0; READ_BYTES];
+        let block = u64::from(block_bytes);
+        let span = (SPAN_BYTES / block).max(1) * block;
         let mut at = 0;
         while at < size {
-            let wanted = usize::try_from(size - at).unwrap_or(READ_BYTES).min(READ_BYTES);
-            // A basis that became shorter has sums of zeros instead, which nothing will be found by.
-            let got = basis.read_at(&mut buffer[..wanted], at).unwrap_or(0);
-            if got == 0 {
-                buffer[..wanted].fill(0);
-            }
-            let got = if got == 0 { wanted } else { got };
-            signer.add(&buffer[..got]);
-            at += got as u64;
-            let sums = signer.take();
-            if !sums.is_empty() {
-                self.say_sums(&sums)?;
-            }
+            let middle = at.saturating_add(span).min(size);
+            let end = middle.saturating_add(span).min(size);
+            let (first, second) = sums_of_both(basis, block_bytes, at..middle, middle..end);
+            self.say_sums(&first)?;
+            self.say_sums(&second)?;
+            at = end;
         }
-        let rest = signer.finish().sums;
-        self.say_sums(&rest)
+        Ok(())
     }
 
-    fn say_sums(&mut self, sums: &[crate::delta::BlockSum]) -> Result<(), Fatal> {
+    fn say_sums(&mut self, sums: &[BlockSum]) -> Result<(), Fatal> {
         sums.chunks(SUMS_MAX).try_for_each(|part| self.say(ToSender::Sums(part.to_vec())))
     }
 
@@ -432,6 +427,42 @@ where
 
 fn too_long() -> Fatal {
     Fatal::new(Exit::Protocol, "a file is longer than any file can be")
+}
+
+/// Sums of two parts of an old content, by two threads where there is a second part.
+fn sums_of_both(
+    basis: &File,
+    block_bytes: u32,
+    first: Range<u64>,
+    second: Range<u64>,
+) -> (Vec<BlockSum>, Vec<BlockSum>) {
+    if second.is_empty() {
+        return (sums(basis, block_bytes, first), Vec::new());
+    }
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| sums(basis, block_bytes, second));
+        let first = sums(basis, block_bytes, first);
+        (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+/// Sums of a part of an old content that begins with a block.
+fn sums(basis: &File, block_bytes: u32, part: Range<u64>) -> Vec<BlockSum> {
+    let mut signer = Signer::new(block_bytes);
+    let mut buffer = vec![0; READ_BYTES];
+    let mut at = part.start;
+    while at < part.end {
+        let wanted = usize::try_from(part.end - at).unwrap_or(READ_BYTES).min(READ_BYTES);
+        // A basis that became shorter has sums of zeros instead, which nothing will be found by.
+        let got = basis.read_at(&mut buffer[..wanted], at).unwrap_or(0);
+        if got == 0 {
+            buffer[..wanted].fill(0);
+        }
+        let got = if got == 0 { wanted } else { got };
+        signer.add(&buffer[..got]);
+        at += got as u64;
+    }
+    signer.finish().sums
 }
 
 /// Opens a file to write over it. Its owner may do so although it is read-only; its permissions are

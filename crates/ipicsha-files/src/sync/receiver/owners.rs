@@ -15,6 +15,8 @@ use crate::sync::{
 pub(super) struct Owners {
     here: Names,
     there: HashMap<(OwnerKind, u32), String>,
+    /// Numbers here of those whose names are known in both places.
+    same: HashMap<(OwnerKind, u32), u32>,
     users: Vec<OwnerMap>,
     groups: Vec<OwnerMap>,
     numeric: bool,
@@ -33,6 +35,7 @@ impl Owners {
         Self {
             here: Names::of_this_machine(),
             there: HashMap::new(),
+            same: HashMap::new(),
             users: options.users.clone(),
             groups: options.groups.clone(),
             numeric: options.preserve.numeric_ids,
@@ -44,7 +47,12 @@ impl Owners {
     }
 
     pub(super) fn learn(&mut self, names: Vec<OwnerName>) {
-        self.there.extend(names.into_iter().map(|owner| ((owner.kind, owner.id), owner.name)));
+        for OwnerName { kind, id, name } in names {
+            if let Some(here) = self.here.id(kind, &name) {
+                self.same.insert((kind, id), here);
+            }
+            self.there.insert((kind, id), name);
+        }
     }
 
     /// Whether this process may do what only root may.
@@ -65,6 +73,10 @@ impl Owners {
     }
 
     fn map(&self, kind: OwnerKind, id: u32, maps: &[OwnerMap]) -> u32 {
+        let same = self.same.get(&(kind, id)).copied().filter(|_| !self.numeric).unwrap_or(id);
+        if maps.is_empty() {
+            return same;
+        }
         let name = self.there.get(&(kind, id)).map(String::as_str);
         let meant = |map: &&OwnerMap| match &map.from {
             OwnerPattern::Any => true,
@@ -74,10 +86,6 @@ impl Owners {
                 None => pattern.is_empty(),
             },
         };
-        if let Some(map) = maps.iter().find(meant) {
-            return map.to;
-        }
-        let here = if self.numeric { None } else { name.and_then(|name| self.here.id(kind, name)) };
-        here.unwrap_or(id)
+        maps.iter().find(meant).map_or(same, |map| map.to)
     }
 }

@@ -5,11 +5,10 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::{fs::SeekFrom, io::Errno};
+use rustix::{buffer::spare_capacity, fs::SeekFrom, io::Errno};
 
 use super::{Job, Sender, offers::Offer};
 use crate::{
@@ -17,7 +16,6 @@ use crate::{
     error::Said,
     hash::{Hash, Hasher},
     meta::Meta,
-    place::errno_of,
     sync::{
         channel::{Channel, Gone},
         message::{
@@ -334,31 +332,27 @@ fn ended(file: &File, before: &Meta, offset: u64, hash: Hash) -> Reading {
 
 fn read_all(file: &File, size: u64) -> Result<Vec<u8>, Errno> {
     let size = usize::try_from(size).map_err(|_| Errno::FBIG)?;
-    let mut content = vec![0; size];
-    let mut filled = 0;
-    while filled < size {
-        match file.read_at(&mut content[filled..], filled as u64) {
+    let mut content = Vec::with_capacity(size);
+    while content.len() < size {
+        let at = content.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut content), at) {
             Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(errno_of(&error)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
-    content.truncate(filled);
+    content.truncate(size);
     Ok(content)
 }
 
 /// At most `wanted` bytes; none at the end of the file.
 fn read_piece(file: &File, at: u64, wanted: usize) -> Result<Vec<u8>, Errno> {
-    let mut piece = vec![0; wanted];
+    let mut piece = Vec::with_capacity(wanted);
     loop {
-        match file.read_at(&mut piece, at) {
-            Ok(length) => {
-                piece.truncate(length);
-                return Ok(piece);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(errno_of(&error)),
+        match rustix::io::pread(file, spare_capacity(&mut piece), at) {
+            Ok(_) => return Ok(piece),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
 }

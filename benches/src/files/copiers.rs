@@ -18,7 +18,7 @@ const SSH_PORT: u16 = 18_722;
 const SOON: Duration = Duration::from_secs(10);
 
 /// A way to copy from alpha to bravo.
-pub(super) trait Peer {
+pub(super) trait Copier {
     fn name(&self) -> &'static str;
 
     /// Copies with everything that `-a` keeps.
@@ -36,7 +36,7 @@ impl<'a> Ours<'a> {
     }
 }
 
-impl Peer for Ours<'_> {
+impl Copier for Ours<'_> {
     fn name(&self) -> &'static str {
         "ipicsha"
     }
@@ -93,7 +93,7 @@ impl<'a> RsyncDaemon<'a> {
     }
 }
 
-impl Peer for RsyncDaemon<'_> {
+impl Copier for RsyncDaemon<'_> {
     fn name(&self) -> &'static str {
         "rsync daemon"
     }
@@ -157,7 +157,7 @@ impl<'a> Ssh<'a> {
     }
 }
 
-impl Peer for Ssh<'_> {
+impl Copier for Ssh<'_> {
     fn name(&self) -> &'static str {
         "rsync over ssh"
     }
