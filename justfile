@@ -33,6 +33,11 @@ bench-records *ARGS:
     cargo build --locked --release -p ipicsha -p ipicsha-bench
     target/release/ipicsha-bench {{ ARGS }}
 
+# `ipicsha sync` with the partner beside rsync, in one run; kept under benches/results.
+bench-files *ARGS:
+    cargo build --locked --release -p ipicsha -p ipicsha-bench
+    target/release/ipicsha-bench files {{ ARGS }}
+
 # A pair on this machine that stays.
 pair:
     ./scripts/demo.sh --keep

@@ -1,5 +1,5 @@
 //! `just bench-records`: what replication of records costs and how fast it is, beside plain SQLite
-//! and PostgreSQL's logical replication in the same run.
+//! and PostgreSQL's logical replication in the same run. `just bench-files` is the part `files`.
 //!
 //! Decides the order of the measurements and how large they are. Every ratio comes from rounds that
 //! alternate between the two sides, so that what else happens on the machine meets both.
@@ -10,6 +10,7 @@ mod apply;
 mod capture;
 mod clock;
 mod daemons;
+mod files;
 mod machine;
 mod pg_client;
 mod postgres;
@@ -72,7 +73,11 @@ impl Plan {
 }
 
 fn main() -> Result<()> {
-    let plan = Plan::parse(std::env::args().skip(1))?;
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == "files").is_some() {
+        return files::run(arguments);
+    }
+    let plan = Plan::parse(arguments)?;
     let machine = machine::facts()?;
     println!("{}", machine.text);
     let mut table = Table::new(&plan);

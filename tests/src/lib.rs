@@ -15,6 +15,8 @@ pub mod net;
 pub mod note;
 pub mod pair;
 pub mod process;
+pub mod radicale;
+pub mod rsync;
 pub mod server;
 pub mod settings;
 pub mod status;

@@ -224,6 +224,25 @@ impl Server {
         Ok(command)
     }
 
+    /// `ipicsha sync` as typed on this server in `folder`, to be run.
+    ///
+    /// # Errors
+    /// There is no binary.
+    pub fn sync_command(&self, folder: &Path, words: &[&str]) -> Result<Command> {
+        let mut command = self.command(binary::ipicsha()?);
+        command.arg("--config").arg(self.config_path()).arg("sync").args(words);
+        command.current_dir(folder);
+        Ok(command)
+    }
+
+    /// Runs `ipicsha sync` as typed on this server in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started or hangs. A transfer that fails is no error here.
+    pub fn sync(&self, folder: &Path, words: &[&str]) -> Result<Ran> {
+        run(&mut self.sync_command(folder, words)?, VERB_LIMIT)
+    }
+
     /// Runs a verb that must succeed, and gives its answer.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub struct Settings {
     auto_heal: bool,
     /// Blocks at the end of each file.
     services: [String; 2],
+    sync: [String; 2],
     log_capacity: u64,
     /// More lines of `[pair]`.
     pair: String,
@@ -38,6 +39,7 @@ impl Settings {
             time_source: ["assume-synced"; 2],
             auto_heal: true,
             services: [String::new(), String::new()],
+            sync: [String::new(), String::new()],
             log_capacity: 1_000_000,
             pair: String::new(),
             expected_error: None,
@@ -115,6 +117,13 @@ impl Settings {
         self
     }
 
+    /// The `[sync]` block of one server; `PAIR` in it stands for the folder of both servers.
+    #[must_use]
+    pub fn sync(mut self, side: Side, block: &str) -> Self {
+        self.sync[side as usize] = format!("[sync]\n{block}\n");
+        self
+    }
+
     /// Other databases than the board.
     #[must_use]
     pub fn databases(mut self, names: &[&str]) -> Self {
@@ -131,13 +140,14 @@ impl Settings {
 
     /// The configuration file of one server whose files are in `home`.
     pub(crate) fn text(&self, side: Side, home: &Path, network: &Network) -> String {
+        let pair = home.parent().unwrap_or(home).display().to_string();
         let home = home.display();
         format!(
             "[server]\nname = {name:?}\nlisten = {listen:?}\nstate_directory = \"{home}/state\"\n\
              socket = \"{home}/ipicsha.sock\"\n\n[pair]\nname = \"e2e\"\nauto_heal = {auto_heal}\n\
              takeover_window_seconds = 0.0\n{pair}\n\
              [heartbeat]\nprofile = {profile:?}\ninterval_seconds = {interval:?}\nmissed_count = {count}\n\n\
-             [time]\nsource = {source:?}\n\n[log]\ncapacity_entries = {capacity}\n\n{services}",
+             [time]\nsource = {source:?}\n\n[log]\ncapacity_entries = {capacity}\n\n{sync}\n{services}",
             name = side.name(),
             listen = network.address(side),
             auto_heal = self.auto_heal,
@@ -147,6 +157,7 @@ impl Settings {
             count = self.missed_count,
             source = self.time_source[side as usize],
             capacity = self.log_capacity,
+            sync = self.sync[side as usize].replace("PAIR", &pair),
             services = self.services[side as usize].replace("HOME", &home.to_string()),
         )
     }

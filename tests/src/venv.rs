@@ -12,9 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{binary, process::run};
 
-/// Isso, and what Trac needs.
+/// Isso, Radicale, and what Trac needs.
 const PACKAGES: &[&str] = &[
     "isso==0.14.0",
+    "Radicale==3.5.10",
     "Jinja2==3.1.6",
     "setuptools==75.8.0",
     "multipart==1.2.1; python_version >= '3.13'",
@@ -43,7 +44,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     run(make.args(["-m", "venv", "--clear"]).arg(&venv), LIMIT)?
         .ok()
         .context("python3 -m venv (Debian: install python3-venv)")?;
-    pip(&venv, PACKAGES).context("Isso from PyPI (Debian: install python3-dev)")?;
+    pip(&venv, PACKAGES).context("Isso and Radicale from PyPI (Debian: install python3-dev)")?;
     let requirements = venv.join("trac.txt");
     fs::write(&requirements, TRAC)?;
     let requirements = requirements.to_str().context("a path in UTF-8")?;

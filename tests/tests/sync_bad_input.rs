@@ -36,7 +36,9 @@ impl Folder {
 
     fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new(binary::ipicsha()?);
-        command.arg("sync").args(words).current_dir(self.0.path());
+        // A configuration that is not there: none is needed on one machine.
+        command.arg("--config").arg(self.at("none.toml")).arg("sync");
+        command.args(words).current_dir(self.0.path());
         Ok(command)
     }
 
@@ -80,8 +82,8 @@ fn sync_refuses_words_it_does_not_know_with_the_codes_of_rsync() -> Result<()> {
         (&["-a", "--temp-dir=/x", "src/", "dst"], 4, "--temp-dir"),
         (&["-az", "--zc=lz4", "src/", "dst"], 4, "lz4"),
         (&["-a", "--cc=md5", "src/", "dst"], 4, "md5"),
-        (&["-a", "src/", "partner:dst"], 5, "\"partner\""),
-        (&["-a", "nowhere:src/", "dst"], 5, "\"nowhere\""),
+        (&["-a", "src/", "partner:/dst"], 5, "--config FILE"),
+        (&["-a", "nowhere:/src/", "dst"], 5, "--config FILE"),
         (&["-a", "src/", "host::module"], 4, "SERVER:PATH"),
         (&["-a", "rsync://host/x", "dst"], 4, "SERVER:PATH"),
     ];

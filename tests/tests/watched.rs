@@ -121,24 +121,28 @@ fn a_mass_deletion_waits_for_an_administrator() -> Result<()> {
         }
         fs::write(at(pair, Side::Alpha, "flows"), "everything else flows")?;
         wait_file(pair, Side::Bravo, "flows", Some("everything else flows"))?;
-        let held = wait_for("deletions wait on one of the servers", SOON, || {
-            Side::BOTH.into_iter().find(|side| {
-                let status = pair.server(*side).status().ok();
-                status.is_some_and(|status| row(&status)["held_deletions"].as_u64() > Some(0))
-            })
-        })?;
-        let server = pair.server(held);
-        let alarms = server.status()?.0["alarms"].to_string();
-        ensure!(alarms.contains("deletions_held"), "{alarms}");
-        ensure!(at(pair, Side::Bravo, "f59").exists(), "a held deletion happened");
-        let text = server.cli(&["ha-status"])?.stdout;
-        ensure!(text.contains("--accept-deletions"), "{text}");
-        server.ask(&["repair", "files", UPLOADS, "--accept-deletions"])?;
+        let held = |side: Side| {
+            let status = pair.server(side).status().ok();
+            status.is_some_and(|status| row(&status)["held_deletions"].as_u64() > Some(0))
+        };
+        // First where they were made, then where they are to happen: neither believes the other.
+        for side in Side::BOTH {
+            let server = pair.server(side);
+            wait_for("deletions wait", SOON, || held(side).then_some(()))?;
+            let alarms = server.status()?.0["alarms"].to_string();
+            ensure!(alarms.contains("deletions_held"), "{alarms}");
+            ensure!(at(pair, Side::Bravo, "f59").exists(), "a held deletion happened");
+            let text = server.cli(&["ha-status"])?.stdout;
+            ensure!(text.contains("--accept-deletions"), "{text}");
+            server.ask(&["repair", "files", UPLOADS, "--accept-deletions"])?;
+        }
         wait_file(pair, Side::Bravo, "f59", None)?;
         in_sync(pair)?;
-        server.wait("the alarm is over", |status| {
-            !status.0["alarms"].to_string().contains("deletions_held")
-        })?;
+        for side in Side::BOTH {
+            pair.server(side).wait("the alarm is over", |status| {
+                !status.0["alarms"].to_string().contains("deletions_held")
+            })?;
+        }
         Ok(())
     })
 }

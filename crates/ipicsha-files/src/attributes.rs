@@ -64,6 +64,13 @@ impl Attributes {
         Ok(Self(found))
     }
 
+    /// Drops what only the system gives (`security.`, `trusted.`); whether there was any.
+    pub fn keep_only_of_users(&mut self) -> bool {
+        let before = self.0.len();
+        self.0.retain(|name, _| name.starts_with(b"user."));
+        self.0.len() < before
+    }
+
     /// Makes the attributes of `scope` at `node` equal to these; `now` is what it has.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! databases of applications, or who the partner is.
 
 pub mod attributes;
+mod bytes;
 pub mod delta;
 mod error;
 pub mod facts;

@@ -8,7 +8,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Longest single name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -49,8 +49,7 @@ fn check_name(bytes: &[u8]) -> Result<(), PathError> {
 }
 
 /// Name of one entry of a directory: 1 to 255 bytes, no slash, no NUL, neither `.` nor `..`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<[u8]>);
 
 impl Name {
@@ -78,6 +77,18 @@ impl TryFrom<Vec<u8>> for Name {
     }
 }
 
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::try_from(crate::bytes::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 impl From<Name> for Vec<u8> {
     fn from(name: Name) -> Self {
         name.0.into_vec()
@@ -98,8 +109,7 @@ impl fmt::Debug for Name {
 
 /// A path beneath a root: names joined by single slashes; empty for the root itself. At most 4096
 /// bytes, never absolute, never with `..`.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelativePath(Vec<u8>);
 
 impl RelativePath {
@@ -224,6 +234,18 @@ impl TryFrom<Vec<u8>> for RelativePath {
             bytes.split(|b| *b == b'/').try_for_each(check_name)?;
         }
         Ok(Self(bytes))
+    }
+}
+
+impl Serialize for RelativePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for RelativePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::try_from(crate::bytes::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -3,11 +3,15 @@
 //! Decides only how long a message may be on its channel. Knows nothing of what is sent, of
 //! reconnecting, or of whether silence means anything.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
     sync::watch,
     task::AbortHandle,
@@ -77,6 +81,17 @@ impl FrameReceiver {
     }
 }
 
+/// What became of a message that must not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way.
+    Whole,
+    /// A part of it waits for [`FrameSender::finish`].
+    Begun,
+    /// Nothing of it: an earlier one is not finished.
+    No,
+}
+
 /// The sending end: a connection that this server dialled.
 #[derive(Debug)]
 pub struct FrameSender {
@@ -85,6 +100,10 @@ pub struct FrameSender {
     ends: Ends,
     /// True from the first to the last byte of a frame; stays true when a send was cancelled.
     inside_frame: bool,
+    /// What [`FrameSender::try_send`] could not write without waiting.
+    rest: Vec<u8>,
+    /// The connection has taken bytes that may not be on their way yet.
+    unflushed: bool,
     closed: watch::Receiver<bool>,
     watcher: AbortHandle,
 }
@@ -96,7 +115,16 @@ impl FrameSender {
         let (closing, closed) = watch::channel(false);
         let watcher = tokio::spawn(watch_for_close(reader, closing)).abort_handle();
         let limit = frame_bytes_max(channel);
-        Self { writer, limit, ends, inside_frame: false, closed, watcher }
+        Self {
+            writer,
+            limit,
+            ends,
+            inside_frame: false,
+            rest: Vec::new(),
+            unflushed: false,
+            closed,
+            watcher,
+        }
     }
 
     /// Sends one message and flushes it. A cancelled call spoils the connection: later ones fail.
@@ -105,7 +133,8 @@ impl FrameSender {
     /// The partner has closed, the connection is lost, or the message is longer than its channel
     /// allows (then nothing was sent).
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), Error> {
-        let failed = |error| Error::frame(self.ends.peer, error);
+        let peer = self.ends.peer;
+        let failed = |error| Error::frame(peer, error);
         if self.inside_frame {
             return Err(failed(FrameError::Interrupted));
         }
@@ -113,10 +142,79 @@ impl FrameSender {
             return Err(Error::closed_early(self.ends.peer, "this message could be sent"));
         }
         let frame = frame::encode(message, self.limit).map_err(failed)?;
+        self.finish().await?;
         self.inside_frame = true;
         self.writer.write_all(&frame).await.map_err(|error| failed(error.into()))?;
         self.writer.flush().await.map_err(|error| failed(error.into()))?;
         self.inside_frame = false;
+        Ok(())
+    }
+
+    /// Sends one message without waiting, from any thread. What the connection does not take at once
+    /// is kept, and then [`FrameSender::finish`] must be called soon.
+    ///
+    /// # Errors
+    /// As [`FrameSender::send`].
+    pub fn try_send<T: Serialize>(&mut self, message: &T) -> Result<Sent, Error> {
+        let peer = self.ends.peer;
+        let failed = |error| Error::frame(peer, error);
+        if self.inside_frame {
+            return Err(failed(FrameError::Interrupted));
+        }
+        if *self.closed.borrow() {
+            return Err(Error::closed_early(self.ends.peer, "this message could be sent"));
+        }
+        if !self.is_idle() {
+            return Ok(Sent::No);
+        }
+        let frame = frame::encode(message, self.limit).map_err(failed)?;
+        let mut context = Context::from_waker(Waker::noop());
+        let mut written = 0;
+        self.inside_frame = true;
+        while written < frame.len() {
+            match Pin::new(&mut self.writer).poll_write(&mut context, &frame[written..]) {
+                Poll::Ready(Ok(0)) => return Err(failed(FrameError::Interrupted)),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => return Err(failed(error.into())),
+                Poll::Pending => {
+                    self.rest = frame[written..].to_vec();
+                    break;
+                }
+            }
+        }
+        self.unflushed = match Pin::new(&mut self.writer).poll_flush(&mut context) {
+            Poll::Ready(flushed) => {
+                flushed.map_err(|error| failed(error.into())).map(|()| false)?
+            }
+            Poll::Pending => true,
+        };
+        self.inside_frame = false;
+        Ok(if self.is_idle() { Sent::Whole } else { Sent::Begun })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.rest.is_empty() && !self.unflushed
+    }
+
+    /// Writes what [`FrameSender::try_send`] has left. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn finish(&mut self) -> Result<(), Error> {
+        let peer = self.ends.peer;
+        let failed = |error: std::io::Error| Error::frame(peer, error.into());
+        while !self.rest.is_empty() {
+            let count = self.writer.write(&self.rest).await.map_err(failed)?;
+            if count == 0 {
+                return Err(Error::frame(self.ends.peer, FrameError::Interrupted));
+            }
+            self.rest.drain(..count);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            self.writer.flush().await.map_err(failed)?;
+            self.unflushed = false;
+        }
         Ok(())
     }
 

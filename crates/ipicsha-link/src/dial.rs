@@ -17,7 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    connection::{Ends, FrameSender, frame_bytes_max},
+    connection::{Ends, FrameSender},
     duplex::Duplex,
     error::Error,
     frame::{self, FRAME_BYTES_MAX_HELLO, FrameReader},
@@ -64,7 +64,8 @@ pub async fn connect(dial: &Dial<'_>) -> Result<FrameSender, Error> {
 pub async fn connect_duplex(dial: &Dial<'_>) -> Result<Duplex, Error> {
     let greeted = within(dial.target, dial.timeout, "connecting", Box::pin(greet(dial))).await;
     let (stream, ends) = greeted?;
-    Ok(Duplex::new(stream, frame_bytes_max(dial.hello.channel), ends, None))
+    let (tcp, tls) = stream.into_inner();
+    Duplex::new(tcp, tls, ends, None)
 }
 
 async fn establish(dial: &Dial<'_>) -> Result<FrameSender, Error> {

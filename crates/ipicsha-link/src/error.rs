@@ -165,6 +165,12 @@ pub enum Error {
         /// What was waited for.
         step: &'static str,
     },
+    /// This server waits no longer for the other end.
+    #[error("the connection with {address} is given up")]
+    GivenUp {
+        /// The other end.
+        address: SocketAddr,
+    },
     /// Bytes that are no message.
     #[error("{address}: {source}")]
     Frame {
@@ -270,6 +276,7 @@ impl Error {
             | Self::HelloNotAccepted { .. }
             | Self::TrustChanged { .. }
             | Self::Superseded { .. }
+            | Self::GivenUp { .. }
             | Self::NotProven { .. }
             | Self::TrustNotAccepted { .. } => return None,
         })

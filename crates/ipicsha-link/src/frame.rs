@@ -15,7 +15,7 @@ pub const FRAME_BYTES_MAX_CONTROL: usize = 64 * 1024;
 /// Longest frame body on a data connection, in bytes.
 pub const FRAME_BYTES_MAX_DATA: usize = 64 * 1024 * 1024;
 
-const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 
 /// Bytes that are no message.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     }
 }
 
-fn check(length: usize, limit: usize) -> Result<(), FrameError> {
+pub(crate) fn check(length: usize, limit: usize) -> Result<(), FrameError> {
     if length > limit { Err(FrameError::TooLong { length, limit }) } else { Ok(()) }
 }
 

@@ -100,6 +100,23 @@ impl Identity {
         }
     }
 
+    /// Loads what [`Self::load_or_create`] made; `None` when there is nothing yet. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::load_or_create`].
+    pub fn load(directory: &Path) -> Result<Option<Self>, Error> {
+        let (key_path, certificate_path) = (directory.join(KEY), directory.join(CERTIFICATE));
+        let key = stored::read(&key_path, Readers::OwnerOnly)?;
+        let certificate = stored::read(&certificate_path, Readers::Anybody)?;
+        match (key, certificate) {
+            (Some(key), Some(certificate)) => {
+                Self::parse(&key_path, &key, &certificate_path, &certificate).map(Some)
+            }
+            (Some(_), None) => Err(Error::HalfMissing { path: certificate_path, beside: key_path }),
+            (None, _) => Ok(None),
+        }
+    }
+
     /// The certificate, DER.
     pub fn certificate_der(&self) -> &[u8] {
         self.certified.cert.first().expect("parse put exactly one certificate in").as_ref()

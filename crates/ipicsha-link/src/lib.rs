@@ -30,10 +30,10 @@ mod serve;
 mod stored;
 
 pub use backoff::Backoff;
-pub use connection::{FrameReceiver, FrameSender};
+pub use connection::{FrameReceiver, FrameSender, Sent};
 pub use der::not_after;
 pub use dial::{Dial, connect, connect_duplex};
-pub use duplex::{Duplex, DuplexReceiver, DuplexSender};
+pub use duplex::{Duplex, DuplexReceiver, DuplexSender, FRAME_ROOM, Patience};
 pub use error::Error;
 pub use exchange::request;
 pub use frame::{FRAME_BYTES_MAX_CONTROL, FRAME_BYTES_MAX_DATA, FRAME_BYTES_MAX_HELLO, FrameError};

@@ -169,8 +169,8 @@ async fn pair(
         .map_err(|error| Error::frame(address, error))?;
     let limit = frame_bytes_max(hello.channel);
     place.send(if hello.channel == Channel::Sync {
-        let duplex = Duplex::new(reader.into_stream(), limit, ends, Some(live));
-        Incoming::Duplex { hello, duplex }
+        let (tcp, tls) = reader.into_stream().into_inner();
+        Incoming::Duplex { hello, duplex: Duplex::new(tcp, tls, ends, Some(live))? }
     } else {
         reader.set_limit(limit);
         Incoming::Connection { hello, receiver: FrameReceiver::new(reader, ends, live) }

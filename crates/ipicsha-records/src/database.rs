@@ -216,7 +216,7 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.reader.execute_batch("BEGIN").at(&self.path)?;
+        execute(&self.reader, "BEGIN").at(&self.path)?;
         let result = work(&self.reader);
         rollback(&self.reader);
         result
@@ -229,7 +229,10 @@ impl Database {
 
     /// The journal mode the file is in now.
     pub(crate) fn journal_mode(&self) -> Result<String, Error> {
-        self.reader.query_row("PRAGMA journal_mode", [], |row| row.get(0)).at(&self.path)
+        self.reader
+            .prepare_cached("PRAGMA journal_mode")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .at(&self.path)
     }
 
     /// Changes with every commit of another connection, ours included.
@@ -452,7 +455,7 @@ fn complete(db: &Connection, capacity: u64, may_write: bool) -> rusqlite::Result
 }
 
 fn schema_version(db: &Connection) -> rusqlite::Result<i64> {
-    db.query_row("PRAGMA schema_version", [], |row| row.get(0))
+    db.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))
 }
 
 fn user_version(db: &Connection) -> rusqlite::Result<i64> {
@@ -559,15 +562,20 @@ pub(crate) fn journal_mode(db: &Connection, path: &Path) -> Result<String, Error
     })
 }
 
+/// Runs a statement that is needed again and again.
+fn execute(db: &Connection, sql: &str) -> rusqlite::Result<()> {
+    db.prepare_cached(sql)?.execute([]).map(drop)
+}
+
 /// Takes the write lock.
 pub(crate) fn begin(db: &Connection, path: &Path, patience: Duration) -> Result<(), Error> {
-    retry(path, patience, || db.execute_batch("BEGIN IMMEDIATE").at(path))
+    retry(path, patience, || execute(db, "BEGIN IMMEDIATE").at(path))
 }
 
 /// Commits. Without a WAL readers have to leave first: new ones are kept out meanwhile, and until
 /// it gives up nothing is lost.
 pub(crate) fn commit(db: &Connection, path: &Path, patience: Duration) -> Result<(), Error> {
-    retry(path, patience, || db.execute_batch("COMMIT").at(path))
+    retry(path, patience, || execute(db, "COMMIT").at(path))
 }
 
 /// Tries until nobody else has the lock, at most for `patience`.
@@ -593,7 +601,7 @@ fn retry<T>(
 /// Ends a transaction, whatever its state.
 pub(crate) fn rollback(db: &Connection) {
     if !db.is_autocommit()
-        && let Err(error) = db.execute_batch("ROLLBACK")
+        && let Err(error) = execute(db, "ROLLBACK")
     {
         tracing::warn!(%error, "a transaction could not be rolled back");
     }

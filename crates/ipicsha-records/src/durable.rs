@@ -9,6 +9,8 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -16,22 +18,59 @@ use rusqlite::Connection;
 use crate::{
     error::{AtPath as _, Error},
     rollback::DataFile,
+    witness::Witness,
 };
 
 /// Bytes a `-wal` is shortened to once it was checkpointed, as a rule and while much is applied.
 const SHORTENED: i64 = 64 << 20;
 const LONG: i64 = 256 << 20;
 
+/// A pause after which an application that writes a small transaction is done with it, and how many
+/// of them are waited for: the pages come some microseconds after each other.
+const SETTLED: Duration = Duration::from_micros(10);
+const SETTLES: usize = 5;
+
 /// The `-wal` file of one database, and the file itself where that stays in a rollback mode.
 pub(crate) struct Wal {
     path: PathBuf,
     data: Option<DataFile>,
-    /// The `-wal`, with its inode: opening it for each commit would be an event for who watches it.
-    wal: RefCell<Option<(u64, File)>>,
+    /// The `-wal`: opening it for each commit would be an event for who watches it.
+    wal: RefCell<Option<Open>>,
     /// It is not shortened at present.
     keeps_length: Cell<bool>,
     /// Why the disk may have lost what was committed: the kernel says it once, and drops the pages.
     failed: RefCell<Option<String>>,
+}
+
+/// The `-wal` that is open.
+struct Open {
+    inode: u64,
+    file: File,
+    /// `None`: the system gives none, and nothing is known to be synced already.
+    witness: Option<Witness>,
+    /// The last sync went well.
+    synced: bool,
+}
+
+impl Open {
+    fn at(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).at(path)?;
+        let inode = file.metadata().at(path)?.ino();
+        Ok(Self { inode, witness: Witness::of(&file), file, synced: false })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        // First asked, then synced: what is written in between is a write after the sync.
+        self.witness.iter().for_each(Witness::forget);
+        let synced = self.file.sync_data();
+        self.synced = synced.is_ok();
+        synced
+    }
+
+    /// Everything written before this call is on disk.
+    fn is_synced(&self) -> bool {
+        self.synced && self.witness.as_ref().is_some_and(Witness::saw_nothing)
+    }
 }
 
 impl Wal {
@@ -90,27 +129,58 @@ impl Wal {
         synced
     }
 
+    /// The same without asking the disk again where it is known that nothing was written since the
+    /// last sync began. To be called behind the read whose contents have to be durable.
+    ///
+    /// # Errors
+    /// As [`Wal::sync`].
+    pub(crate) fn sync_unless_synced(&self) -> Result<(), Error> {
+        if self.data.is_none() && self.failed.borrow().is_none() && self.is_synced()? {
+            return Ok(());
+        }
+        self.sync()
+    }
+
+    /// Waits until nothing was written for a moment, but not for long.
+    pub(crate) fn settle(&self) {
+        if let Some(witness) = self.wal.borrow().as_ref().and_then(|open| open.witness.as_ref()) {
+            for _ in 0..SETTLES {
+                witness.forget();
+                thread::sleep(SETTLED);
+                if witness.saw_nothing() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_synced(&self) -> Result<bool, Error> {
+        let inode = self.inode()?;
+        let wal = self.wal.borrow();
+        Ok(wal.as_ref().is_some_and(|open| Some(open.inode) == inode && open.is_synced()))
+    }
+
+    /// Of the file that has the name now.
+    fn inode(&self) -> Result<Option<u64>, Error> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Some(metadata.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at(&self.path),
+        }
+    }
+
     fn sync_wal(&self) -> Result<(), Error> {
         let mut wal = self.wal.borrow_mut();
-        let inode = match fs::metadata(&self.path) {
-            Ok(metadata) => metadata.ino(),
+        let Some(inode) = self.inode()? else {
             // No -wal: everything is in the database file, where a checkpoint has synced it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                *wal = None;
-                return Ok(());
-            }
-            Err(error) => return Err(error).at(&self.path),
+            *wal = None;
+            return Ok(());
         };
-        let (open, file) = match wal.take() {
-            Some(known) if known.0 == inode => known,
-            Some(_) | None => {
-                let file = File::open(&self.path).at(&self.path)?;
-                (file.metadata().at(&self.path)?.ino(), file)
-            }
+        let open = match wal.take() {
+            Some(known) if known.inode == inode => wal.insert(known),
+            Some(_) | None => wal.insert(Open::at(&self.path)?),
         };
-        let synced = file.sync_data();
-        *wal = Some((open, file));
-        synced.map_err(|error| Error::NotDurable {
+        open.sync().map_err(|error| Error::NotDurable {
             path: self.path.clone(),
             cause: error.to_string(),
         })

@@ -42,6 +42,9 @@ use crate::{
 /// apart: an eighth of the time since the event, so a commit is seen when it is an eighth late.
 const ALARM: Duration = Duration::from_millis(40);
 const ALARM_STEP: Duration = Duration::from_micros(50);
+/// The same, and a thirty-second, for the first commit after a pause: the only one nothing waits behind.
+const AWAITED_STEP: Duration = Duration::from_micros(20);
+const AWAITED: Duration = Duration::from_millis(1);
 /// Within this the next event is announced, however fast events come.
 const ANNOUNCED: Duration = Duration::from_millis(2);
 /// How often to look without an event.
@@ -95,6 +98,16 @@ pub(crate) enum Source {
     Pump,
 }
 
+/// What is known of a transaction of the application that was not seen to commit yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Announced {
+    Nothing,
+    /// After a pause it writes.
+    Writes,
+    /// What it had written by then is on disk.
+    Synced(Instant),
+}
+
 pub(crate) struct Engine {
     pub(crate) config: WorkerConfig,
     pub(crate) events: Box<dyn Fn(Event) + Send>,
@@ -143,6 +156,9 @@ pub(crate) struct Engine {
     pub(crate) data_version: i64,
     alarm_since: Instant,
     alarm_until: Instant,
+    announced: Announced,
+    /// When a commit was seen last.
+    seen_at: Option<Instant>,
     pub(crate) look_at: Instant,
     pub(crate) retry_at: Option<Instant>,
     attach_at: Option<Instant>,
@@ -197,6 +213,8 @@ impl Engine {
             data_version: 0,
             alarm_since: now,
             alarm_until: now,
+            announced: Announced::Nothing,
+            seen_at: None,
             look_at: now + SAFETY,
             retry_at: None,
             attach_at: None,
@@ -207,9 +225,13 @@ impl Engine {
     /// How long nothing is due.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         let rollback = self.database.as_ref().is_some_and(|database| database.keeps_rollback);
-        let step = if rollback { rollback::ALARM_STEP } else { ALARM_STEP };
+        let (step, part) = match self.announced {
+            _ if rollback => (rollback::ALARM_STEP, 8),
+            Announced::Synced(at) if now < at + AWAITED => (AWAITED_STEP, 32),
+            Announced::Nothing | Announced::Writes | Announced::Synced(_) => (ALARM_STEP, 8),
+        };
         let mut at = if now < self.alarm_until {
-            now + step.max(now.duration_since(self.alarm_since) / 8)
+            now + step.max(now.duration_since(self.alarm_since) / part)
         } else {
             self.look_at
         };
@@ -234,8 +256,37 @@ impl Engine {
     /// The file system says something may have changed.
     pub(crate) fn wake(&mut self) {
         self.alarm.reset();
-        self.alarm_since = Instant::now();
-        self.alarm_until = self.alarm_since + ALARM;
+        // On a standby nobody commits but this thread; a change of the schema is not urgent.
+        if self.database.as_ref().is_some_and(|database| database.fence_closed) {
+            return;
+        }
+        let now = Instant::now();
+        if now >= self.alarm_until {
+            self.announced = Announced::Nothing; // nothing came of it
+        }
+        // Not while one transaction follows upon the other.
+        let pause = self.seen_at.is_none_or(|seen| now >= seen + ANNOUNCED);
+        if pause && self.announced == Announced::Nothing {
+            self.announced = Announced::Writes;
+        }
+        (self.alarm_since, self.alarm_until) = (now, now + ALARM);
+    }
+
+    /// Syncs what the application has written while it does the same: when its commit can be seen
+    /// most of the waiting is over. Whether this was enough is found out before anything is sent.
+    fn sync_ahead(&mut self) {
+        if self.announced != Announced::Writes {
+            return;
+        }
+        let ships = matches!(self.session, Session::Attached(_))
+            && self.database.as_ref().is_some_and(|database| !database.keeps_rollback);
+        if ships {
+            self.wal.settle();
+            if let Err(error) = self.wal.sync() {
+                self.settle(Source::Pump, Err(error));
+            }
+        }
+        self.announced = Announced::Synced(Instant::now());
     }
 
     /// Carries out a command.
@@ -283,6 +334,7 @@ impl Engine {
             self.retry_at = None;
             self.open();
         }
+        self.sync_ahead();
         self.look(now);
         if self.attach_at.is_some_and(|at| now >= at) {
             self.attach();
@@ -402,6 +454,7 @@ impl Engine {
                 return Ok(SchemaCheck::Same);
             }
             self.unread = true;
+            (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
             // What was announced is here; the next commit is, in a moment.
             (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(now + ANNOUNCED));
             // The writer is inside the switchover's transaction: its turn comes afterwards.

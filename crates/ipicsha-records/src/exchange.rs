@@ -392,7 +392,7 @@ impl Engine {
             self.unread = !current;
             let Some((batch, size)) = batch else { break };
             if read || !synced {
-                self.wal.sync()?;
+                self.wal.sync_unless_synced()?;
                 synced = true;
             }
             attached.sent_to = batch.to;

@@ -52,6 +52,7 @@ mod tests;
 mod undo;
 mod value;
 mod watch;
+mod witness;
 mod worker;
 
 pub use barrier::Confirmed;

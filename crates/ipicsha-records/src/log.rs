@@ -108,7 +108,7 @@ impl Dirty {
     /// Whether the log still holds what was read from it. It does not when a backup was restored
     /// into the file: then numbers are given out again that were read already.
     pub(crate) fn is_continued(&self, db: &Connection) -> rusqlite::Result<bool> {
-        if self.scanned_to > extent(db)?.last.0 {
+        if self.scanned_to > end(db, "DESC")?.unwrap_or(0) {
             return Ok(false);
         }
         let found = written_at(db, Seq(self.scanned_to))?;
@@ -174,11 +174,12 @@ impl Dirty {
 
     fn scan(&mut self, db: &Connection, database: &Database, limit: i64) -> rusqlite::Result<bool> {
         let columns: String = (1..=database.key_columns).map(|n| format!(",k{n}")).collect();
+        // A number: SQLite plans a statement anew whenever its limit is bound.
         let sql = format!(
-            "SELECT seq,t,op,ms{columns} FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT ?2"
+            "SELECT seq,t,op,ms{columns} FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT {limit}"
         );
         let mut statement = db.prepare_cached(&sql)?;
-        let mut rows = statement.query([self.scanned_to, limit])?;
+        let mut rows = statement.query([self.scanned_to])?;
         while let Some(row) = rows.next()? {
             let entry = read_entry(row)?;
             if entry.seq != self.scanned_to + 1 {
@@ -324,14 +325,15 @@ pub(crate) struct Extent {
 
 /// What the log holds; `first` is one past `last` when it is empty.
 pub(crate) fn extent(db: &Connection) -> rusqlite::Result<Extent> {
-    let end = |order: &str| -> rusqlite::Result<Option<i64>> {
-        db.prepare_cached(&format!("SELECT seq FROM _ipicsha_log ORDER BY seq {order} LIMIT 1"))?
-            .query_row([], |row| row.get(0))
-            .optional()
-    };
-    let first = end("ASC")?.unwrap_or(1);
-    let last = end("DESC")?.unwrap_or(first - 1);
+    let first = end(db, "ASC")?.unwrap_or(1);
+    let last = end(db, "DESC")?.unwrap_or(first - 1);
     Ok(Extent { first: Seq(first), last: Seq(last) })
+}
+
+fn end(db: &Connection, order: &str) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached(&format!("SELECT seq FROM _ipicsha_log ORDER BY seq {order} LIMIT 1"))?
+        .query_row([], |row| row.get(0))
+        .optional()
 }
 
 /// When the oldest entry behind `acked` was written.

@@ -42,6 +42,8 @@ pub(crate) struct ConfigFile {
     pub(crate) files: FilesFile,
     #[serde(default)]
     pub(crate) hooks: HooksFile,
+    #[serde(default)]
+    pub(crate) sync: SyncFile,
     #[serde(default, rename = "database", skip_serializing_if = "Vec::is_empty")]
     pub(crate) databases: Vec<DatabaseFile>,
     #[serde(default, rename = "directory", skip_serializing_if = "Vec::is_empty")]
@@ -118,6 +120,16 @@ pub(crate) struct HooksFile {
     pub(crate) timeout_seconds: f64,
 }
 
+/// What `ipicsha sync` of the partner may do here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SyncFile {
+    /// Directories that are open to it, with all that is beneath them.
+    pub(crate) allow: Vec<PathBuf>,
+    /// Entries that one transfer may delete.
+    pub(crate) deletions_max: u64,
+}
+
 /// A protected database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,6 +202,12 @@ impl Default for LogFile {
     }
 }
 
+impl Default for SyncFile {
+    fn default() -> Self {
+        Self { allow: Vec::new(), deletions_max: 1000 }
+    }
+}
+
 /// A configuration in which every value is within its range.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -249,6 +267,13 @@ impl Config {
         check_directories(&file).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
         })?;
+        for path in &file.sync.allow {
+            let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+            if !path.is_absolute() || climbs {
+                let why = format!("{path:?} is no whole path");
+                return Err(wrong("sync.allow", why, "write it as \"/srv/files\", without `..`"));
+            }
+        }
         services::check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
         })?;
@@ -429,6 +454,19 @@ mod tests {
             let failure = parse(text).unwrap_err();
             assert!(failure.message.contains(word), "{}", failure.message);
             assert_eq!(failure.kind.code(), 78);
+        }
+    }
+
+    #[test]
+    fn what_is_open_to_the_partner_is_named_by_whole_paths() {
+        let parse = |text: &str| Config::parse(&format!("{SMALL}[sync]\n{text}"), "x");
+        let config = parse("allow = [\"/srv\", \"/data/in\"]\ndeletions_max = 5\n").unwrap();
+        assert_eq!(config.file.sync.allow, [Path::new("/srv"), Path::new("/data/in")]);
+        assert_eq!(config.file.sync.deletions_max, 5);
+        assert!(Config::parse(SMALL, "x").unwrap().file.sync.allow.is_empty());
+        for text in ["allow = [\"srv\"]", "allow = [\"\"]", "allow = [\"/srv/../etc\"]"] {
+            let failure = parse(text).unwrap_err();
+            assert!(failure.message.contains("sync.allow"), "{}", failure.message);
         }
     }
 

@@ -9,6 +9,7 @@ mod exit;
 mod pattern;
 mod replication;
 mod size;
+mod transfer;
 mod wording;
 
 use std::process::ExitCode;

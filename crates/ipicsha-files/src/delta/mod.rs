@@ -19,7 +19,7 @@ const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
 /// Files below this are sent whole.
 pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
-/// Sizes that differ by more than this factor have little in common.
+/// A content that is so much longer than what it becomes has little to give for its length.
 const SIZE_RATIO_MAX: u64 = 8;
 
 /// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by.
@@ -56,6 +56,13 @@ impl Signature {
         block > 0 && self.size.div_ceil(block) == self.sums.len() as u64
     }
 
+    /// How many sums are still to come.
+    pub fn missing_sums(&self) -> usize {
+        let blocks = u64::from(self.block_bytes).max(1);
+        let blocks = usize::try_from(self.size.div_ceil(blocks)).unwrap_or(usize::MAX);
+        blocks.saturating_sub(self.sums.len())
+    }
+
     /// Bytes of block `index`.
     fn length(&self, index: u64) -> u64 {
         let block = u64::from(self.block_bytes);
@@ -89,10 +96,11 @@ pub fn block_bytes(size: u64) -> u32 {
     block
 }
 
-/// Whether a difference is worth computing, from the sizes alone.
+/// Whether a difference is worth computing, from the sizes alone. However short the old content is,
+/// it may be what has come of the new one before a transfer was cut.
 pub fn is_worthwhile(old_size: u64, new_size: u64) -> bool {
-    let (small, large) = (old_size.min(new_size), old_size.max(new_size));
-    small >= DELTA_BYTES_MIN && large / small < SIZE_RATIO_MAX
+    let large_enough = old_size.min(new_size) >= DELTA_BYTES_MIN;
+    large_enough && old_size / new_size < SIZE_RATIO_MAX
 }
 
 #[cfg(test)]

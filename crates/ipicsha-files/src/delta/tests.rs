@@ -167,7 +167,9 @@ fn sizes_decide_blocks_and_whether_to_begin() {
     assert_eq!((block_bytes(0), block_bytes(4 * GIB)), (16 * 1024, 16 * 1024));
     assert_eq!((block_bytes(16 * GIB), block_bytes(64 * GIB)), (32 * 1024, 64 * 1024));
     assert_eq!(block_bytes(u64::MAX), 1024 * 1024);
-    assert!(is_worthwhile(100_000, 700_000) && !is_worthwhile(100_000, 900_000));
+    assert!(is_worthwhile(700_000, 100_000) && !is_worthwhile(900_000, 100_000));
+    // What has come of a large file before a cut.
+    assert!(is_worthwhile(100_000, 1 << 40));
     assert!(!is_worthwhile(60_000, 70_000) && !is_worthwhile(0, 100_000));
 }
 

@@ -11,6 +11,8 @@ use std::{
     },
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::rule::{Base, Rule, Sides, Verdict};
 use crate::path::{Name, RelativePath, escape};
 
@@ -46,9 +48,36 @@ pub enum FilterError {
 /// Identity of a per-directory file, wherever its rule is.
 static SPECS: AtomicUsize = AtomicUsize::new(0);
 
+fn next_spec() -> usize {
+    SPECS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A per-directory file on its way to the other half.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Spec;
+
+    pub(super) fn serialize<S: Serializer>(
+        spec: &Arc<Spec>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        spec.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Spec>, D::Error> {
+        Spec::deserialize(deserializer).map(Arc::new)
+    }
+}
+
 /// A file looked for in every directory.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Spec {
+    #[serde(skip, default = "next_spec")]
     pub(super) id: usize,
     pub(super) name: Name,
     /// Its rules hold in the directories below too.
@@ -77,17 +106,17 @@ impl Spec {
 }
 
 /// One element of a list of rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Item {
     Rule(Box<Rule>),
     /// The rules found in the directories, at this place of the order.
-    PerDirectory(Arc<Spec>),
+    PerDirectory(#[serde(with = "shared")] Arc<Spec>),
     /// Rules found above are no longer inherited.
     Clear,
 }
 
 /// How the lines of a file are to be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Style {
     /// Lines are patterns of this verdict, without a prefix.
     verdict: Option<Verdict>,
@@ -112,14 +141,14 @@ impl Style {
 }
 
 /// What holds for all rules of one transfer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesConfig {
     /// `--delete-excluded`: rules that name no half speak to the sender only.
     pub delete_excluded: bool,
 }
 
 /// The rules of one transfer, in the order in which they were given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Rules {
     pub(super) items: Vec<Item>,
     pub(super) config: RulesConfig,

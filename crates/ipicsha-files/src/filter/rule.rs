@@ -2,11 +2,13 @@
 //!
 //! Decides what part of a path a pattern is compared with. Must not know where rules come from.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Half, wildmatch::Pattern};
 use crate::path::RelativePath;
 
 /// What the first matching rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Takes part.
     Include,
@@ -15,7 +17,7 @@ pub enum Verdict {
 }
 
 /// Halves a rule speaks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sides {
     pub(super) sender: bool,
     pub(super) receiver: bool,
@@ -35,7 +37,7 @@ impl Sides {
 }
 
 /// The directory that an anchored pattern begins in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Base {
     /// One of the transfer; its root for rules of the command line.
     Beneath(RelativePath),
@@ -44,7 +46,7 @@ pub(super) enum Base {
 }
 
 /// How the text is cut before it is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Part {
     /// The last name.
     Name,
@@ -59,7 +61,8 @@ enum Part {
 }
 
 /// One exclude or include rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub(super) struct Rule {
     pub(super) verdict: Verdict,
     pub(super) sides: Sides,
@@ -77,6 +80,58 @@ pub(super) struct Rule {
     text: Vec<u8>,
     /// `None` when the pattern has no wildcard: compared byte by byte, backslashes included.
     wild: Option<Pattern>,
+}
+
+/// A rule as it is told to the other half: its pattern is read again there.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    verdict: Verdict,
+    sides: Sides,
+    negated: bool,
+    perishable: bool,
+    absolute: bool,
+    directories_only: bool,
+    with_directory: bool,
+    base: Base,
+    part: Part,
+    text: Vec<u8>,
+    is_wild: bool,
+}
+
+impl From<Rule> for Written {
+    fn from(rule: Rule) -> Self {
+        Self {
+            verdict: rule.verdict,
+            sides: rule.sides,
+            negated: rule.negated,
+            perishable: rule.perishable,
+            absolute: rule.absolute,
+            directories_only: rule.directories_only,
+            with_directory: rule.with_directory,
+            base: rule.base,
+            part: rule.part,
+            is_wild: rule.wild.is_some(),
+            text: rule.text,
+        }
+    }
+}
+
+impl From<Written> for Rule {
+    fn from(written: Written) -> Self {
+        Self {
+            verdict: written.verdict,
+            sides: written.sides,
+            negated: written.negated,
+            perishable: written.perishable,
+            absolute: written.absolute,
+            directories_only: written.directories_only,
+            with_directory: written.with_directory,
+            base: written.base,
+            part: written.part,
+            wild: written.is_wild.then(|| Pattern::new(&written.text)),
+            text: written.text,
+        }
+    }
 }
 
 impl Rule {

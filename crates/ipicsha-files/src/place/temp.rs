@@ -360,6 +360,11 @@ impl Ready {
         self.hold.release()
     }
 
+    /// Only what it is called for now, which goes when the hold is dropped.
+    pub fn into_hold(self) -> Hold {
+        self.hold
+    }
+
     /// Gives it the name `name` in its directory, over whatever is there.
     ///
     /// # Errors

@@ -214,10 +214,12 @@ impl Engine {
     fn make_file(&mut self, root: &Root, mut spot: Spot, size: u64, hash: [u8; 32]) -> Made {
         let same_content = spot.row.is_present() && spot.row.content() == Some(&hash);
         let link = spot.row.own.as_ref().and_then(|own| own.version.link.clone());
-        if same_content && link == spot.version.link && !spot.row.has(SILENT) {
-            if let Some(before) = spot.before.clone() {
-                return self.mend(spot, &before);
-            }
+        if same_content
+            && link == spot.version.link
+            && !spot.row.has(SILENT)
+            && let Some(before) = spot.before.clone()
+        {
+            return self.mend(spot, &before);
         }
         match self.clear_directory(&mut spot)? {
             Ok(true) => {}
@@ -236,7 +238,7 @@ impl Engine {
             let temp = Temp::create(&spot.dir, Sparse::Full, true);
             return Ok(temp.and_then(|temp| self.finish_local(&spot, temp, hash)));
         }
-        if let Some(result) = self.from_here(root, &spot, size, hash)? {
+        if let Some(result) = self.take_from_here(root, &spot, size, hash)? {
             return Ok(result);
         }
         let before = spot.before.clone();
@@ -294,7 +296,7 @@ impl Engine {
 
     /// The content is here already, under another name: it is moved where that one is to be deleted,
     /// and copied else.
-    fn from_here(
+    fn take_from_here(
         &mut self,
         root: &Root,
         spot: &Spot,
@@ -393,8 +395,7 @@ impl Engine {
         let is_link = matches!(version.contents, Contents::Symlink { .. });
         let is_directory = version.contents.is_directory();
         // Bits that never travel stay as an administrator of this server set them.
-        let special =
-            before.map_or(0, |meta| meta.mode & if is_directory { 0o4000 } else { 0o6000 });
+        let special = before.map_or(0, |meta| if is_directory { 0 } else { meta.mode & 0o6000 });
         let pairs = &version.attributes;
         Facts {
             uid: is_root.then(|| id(OwnerKind::User, &version.user)),
@@ -460,7 +461,12 @@ impl Engine {
         let told = row.told_known();
         let decision = decide((&own.version, own.known), (version, told), self.config.rank);
         let is_content = own.version.contents != version.contents;
-        (decision == FileDecision::Lose && is_content).then_some(KeptReason::Conflict)
+        let reason = if decision == FileDecision::Lose {
+            KeptReason::Conflict
+        } else {
+            KeptReason::Replaced
+        };
+        is_content.then_some(reason)
     }
 }
 

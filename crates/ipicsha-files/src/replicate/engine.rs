@@ -46,6 +46,8 @@ use crate::{
 const MESSAGES_MAX: usize = 1024;
 /// Longest time without a turn.
 const IDLE: Duration = Duration::from_millis(500);
+/// So often everything is looked at, for what no method notices.
+const FULL_EVERY: Duration = Duration::from_secs(3600);
 /// After the index could not be written.
 const INDEX_RETRY: Duration = Duration::from_secs(5);
 /// From so many directories on, the whole file system is made durable at once.
@@ -105,6 +107,8 @@ pub(super) struct Engine {
     /// Facts of entries were changed in place.
     pub(super) facts_touched: bool,
     next_root: Instant,
+    /// Everything is looked at again then, whatever was noticed.
+    next_full: Instant,
     /// After a failure of the index nothing is done before.
     paused_until: Option<Instant>,
     forgotten: bool,
@@ -158,6 +162,7 @@ impl Engine {
             touched: HashMap::new(),
             facts_touched: false,
             next_root: now,
+            next_full: now + FULL_EVERY,
             paused_until: None,
             forgotten: false,
         })
@@ -304,6 +309,10 @@ impl Engine {
         if self.root.is_none() && now >= self.next_root {
             self.next_root = now + Duration::from_secs(1);
             self.enter_root()?;
+        }
+        if now >= self.next_full && self.root.is_some() && self.scan.is_idle() {
+            self.next_full = now + FULL_EVERY;
+            self.scan.everything();
         }
         Ok(())
     }

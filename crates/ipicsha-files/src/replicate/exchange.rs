@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     /// Counts the connections.
     pub(super) round: u64,
     hello_at: Option<Instant>,
+    /// It was said hello by this connection, which makes the partner begin anew, too.
+    said_hello: bool,
     /// The partner has said where it stands.
     pub(super) answered: bool,
     sent: i64,
@@ -78,6 +80,7 @@ impl Engine {
         let due = self.exchange.hello_at.is_some_and(|at| at <= now);
         if due && self.is_connected() {
             self.exchange.hello_at = Some(now + HELLO_AGAIN);
+            self.exchange.said_hello = true;
             self.outbox.push(self.hello(true));
         }
     }
@@ -177,12 +180,20 @@ impl Engine {
         let theirs = noted.filter(|(id, _)| *id == self.index.meta.id).map_or(0, |(_, seq)| seq);
         if !self.exchange.answered || answer || theirs > self.exchange.noted_there {
             self.exchange.answered = true;
+            // What could not be asked for until now can be.
+            self.fetch.wake();
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
+            // What could not be asked for before can be now.
+            self.fetch.wake();
         }
-        self.exchange.hello_at = is_renewed.then(Instant::now);
+        // An answer may be one to a connection before this one.
+        let is_to_say = is_renewed || !self.exchange.said_hello;
+        self.exchange.hello_at = is_to_say.then(Instant::now);
         if answer {
+            // It begins anew: what it was sending by the connection before is lost.
+            self.keep_partials();
             self.outbox.push(self.hello(false));
         }
         Ok(())
@@ -300,7 +311,7 @@ fn is_sound(version: &Version) -> bool {
 
 /// Without what never travels, whoever says it.
 fn cleaned(mut version: Version) -> Version {
-    let bits = if version.contents.is_directory() { 0o3777 } else { 0o1777 };
+    let bits = if version.contents.is_directory() { 0o7777 } else { 0o1777 };
     version.mode &= bits;
     let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl_");
     version.attributes.retain(|(name, _)| name.starts_with(b"user.") || is_acl(name));

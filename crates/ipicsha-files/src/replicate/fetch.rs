@@ -29,8 +29,10 @@ use crate::{
     resolve::Dir,
 };
 
-/// Requests under way at most.
-const REQUESTS_MAX: usize = 512;
+/// Requests under way at most, where enough files may be open.
+const REQUESTS_MAX: u64 = 512;
+/// Finished files that wait together at most, likewise.
+const WAITING_MAX: u64 = 2048;
 /// Bytes they may bring at most, unless one file alone has more.
 const BYTES_MAX: u64 = 64 << 20;
 /// Files from this size on are large.
@@ -73,9 +75,13 @@ pub(super) struct Incoming {
 }
 
 /// What is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Fetch {
     next_id: u64,
+    /// Requests under way at most.
+    requests_max: usize,
+    /// So many finished files get their names together.
+    pub(super) waiting_max: usize,
     incoming: HashMap<u64, Incoming>,
     busy: HashMap<RelativePath, u64>,
     expected: u64,
@@ -87,6 +93,30 @@ pub(super) struct Fetch {
     /// Finished files that wait for their names.
     pub(super) waiting: Vec<Waiting>,
     pub(super) waiting_bytes: u64,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        // Each holds an open file, and others want to open some, too.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let share = |part: u64, most: u64| {
+            let most = limit.map_or(most, |limit| (limit / part).clamp(16, most));
+            usize::try_from(most).unwrap_or(16)
+        };
+        Self {
+            next_id: 0,
+            requests_max: share(8, REQUESTS_MAX),
+            waiting_max: share(4, WAITING_MAX),
+            incoming: HashMap::new(),
+            busy: HashMap::new(),
+            expected: 0,
+            large: 0,
+            cursor: None,
+            again: false,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
+    }
 }
 
 impl Fetch {
@@ -101,7 +131,7 @@ impl Fetch {
     }
 
     fn is_full(&self) -> bool {
-        self.incoming.len() >= REQUESTS_MAX || self.expected >= BYTES_MAX
+        self.incoming.len() >= self.requests_max || self.expected >= BYTES_MAX
     }
 
     /// Whether no content is on its way.
@@ -203,7 +233,7 @@ impl Engine {
         let size = row::size(&told.version);
         let is_large = size >= LARGE_BYTES;
         let too_much = self.fetch.expected > 0 && self.fetch.expected + size > BYTES_MAX;
-        if self.fetch.incoming.len() >= REQUESTS_MAX
+        if self.fetch.incoming.len() >= self.fetch.requests_max
             || too_much
             || is_large && self.fetch.large >= LARGE_MAX
         {

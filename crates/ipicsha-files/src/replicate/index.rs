@@ -153,7 +153,7 @@ impl Index {
     fn recount(&mut self) -> Result<(), IndexError> {
         let sql = "SELECT coalesce(sum(present), 0), coalesce(sum(present * size), 0),
             coalesce(sum(pending), 0), coalesce(sum(want > 0), 0),
-            coalesce(sum((want > 0) * told_size), 0) FROM entry";
+            coalesce(sum((want > 0) * told_size), 0), coalesce(sum(bits & 1), 0) FROM entry";
         self.counts = self.db.query_row(sql, [], |row| {
             let number = |at| row.get::<_, i64>(at).map(|n| n.max(0).unsigned_abs());
             Ok(Counts {
@@ -162,6 +162,7 @@ impl Index {
                 pending: number(2)?,
                 wanted: number(3)?,
                 wanted_bytes: number(4)?,
+                held_here: number(5)?,
             })
         })?;
         Ok(())

@@ -35,7 +35,7 @@ pub(super) const SMALL_BYTES_MAX: u64 = 256 * 1024;
 const TICK: Duration = Duration::from_millis(20);
 /// Permission bits that travel: a partner never makes a file run as somebody else.
 const FILE_MODE_BITS: u32 = 0o1777;
-const DIRECTORY_MODE_BITS: u32 = 0o3777;
+const DIRECTORY_MODE_BITS: u32 = 0o7777;
 
 /// How carefully to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

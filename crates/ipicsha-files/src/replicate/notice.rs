@@ -3,7 +3,7 @@
 //! Decides when an own version is another one than before, which files are hard links of one
 //! another, and which missing entries were deleted. Must not know the partner.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use ipicsha_core::file::{Contents, Version};
 
@@ -32,7 +32,8 @@ impl Engine {
                 match row {
                     Some(row) if row.is_present() => drop(self.scan.gone.insert(path.clone())),
                     Some(row) if row.has(LEFT) => self.take_part_again(path, &row)?,
-                    _ => {}
+                    // It came and went before it was seen itself; what was in it was perhaps seen.
+                    _ => self.missing_beneath(path)?,
                 }
             }
             Seen::Left(why) => {
@@ -117,6 +118,9 @@ impl Engine {
                 }
                 other => other,
             };
+            if !version.contents.is_directory() {
+                self.missing_beneath(path)?;
+            }
             self.changed_here(path, row.as_ref(), version, Some(quick))?;
             return self.look_at_links(path, None, meta);
         };
@@ -133,22 +137,27 @@ impl Engine {
             new.bits |= SILENT;
             return self.index.put(path.as_written(), Some(&row), &new);
         }
-        if own.version.contents.is_directory() {
-            if version.contents.is_directory() {
-                version.mtime_ns = look::now_ns();
-            } else {
-                self.missing_beneath(path)?;
-            }
+        if !version.contents.is_directory() {
+            self.missing_beneath(path)?;
+        } else if own.version.contents.is_directory() {
+            version.mtime_ns = look::now_ns();
         }
         let old_inode = own.quick.as_ref().map(|quick| quick.inode);
         self.changed_here(path, Some(&row), version, Some(quick))?;
         self.look_at_links(path, old_inode, meta)
     }
 
-    /// The directory is none any more, so that nothing is in it.
+    /// There is no directory any more, so that nothing is in it. It is said at once, because after a
+    /// crash nobody would look there again; the partner's guard still sees how many they are.
     fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
         for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
-            self.scan.gone.extend(RelativePath::try_from(path));
+            let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
+                continue;
+            };
+            if let Ok(path) = RelativePath::try_from(path) {
+                self.scan.gone.remove(&path);
+                self.deleted_here(&path, &row)?;
+            }
         }
         Ok(())
     }
@@ -235,9 +244,10 @@ impl Engine {
     /// Judges what was seen to be missing: deleted, unless the guard wants to be asked.
     pub(super) fn judge_missing(&mut self, root: &Root, now: Instant) -> Step<()> {
         let gone = std::mem::take(&mut self.scan.gone);
-        let mut missing: Vec<(RelativePath, Row)> = Vec::new();
+        // What is beneath a missing directory is often seen to be missing by itself as well.
+        let mut missing: BTreeMap<RelativePath, Row> = BTreeMap::new();
         for path in gone {
-            if missing.last().is_some_and(|(last, _)| path.is_within(last)) {
+            if missing.contains_key(&path) {
                 continue;
             }
             if is_missing(root, &path) {
@@ -246,12 +256,13 @@ impl Engine {
                 self.scan.look_at(path);
             }
         }
+        let mut missing: Vec<(RelativePath, Row)> = missing.into_iter().collect();
         missing.retain(|(_, row)| !row.has(HELD_HERE));
         if missing.is_empty() {
             return Ok(());
         }
         let losses = self.losses(&missing)?;
-        let held = self.report.held_here;
+        let held = self.index.counts.held_here;
         match self.guard_here.may_delete(losses + held, self.index.counts.entries, now) {
             Verdict::Go => {
                 self.guard_here.done(losses, now);
@@ -263,7 +274,6 @@ impl Engine {
                     new.bits |= HELD_HERE;
                     self.index.put(path.as_written(), Some(row), &new)?;
                 }
-                self.report.held_here += missing.len() as u64;
                 Ok(())
             }
         }
@@ -272,13 +282,13 @@ impl Engine {
     fn with_all_beneath(
         &mut self,
         path: &RelativePath,
-        missing: &mut Vec<(RelativePath, Row)>,
+        missing: &mut BTreeMap<RelativePath, Row>,
     ) -> Step<()> {
         let beneath = self.index.beneath(path.as_written(), usize::MAX >> 1)?;
         for path in std::iter::once(path.as_written().to_vec()).chain(beneath) {
             let Ok(path) = RelativePath::try_from(path) else { continue };
             if let Some(row) = self.index.get(path.as_written())?.filter(Row::is_present) {
-                missing.push((path, row));
+                missing.insert(path, row);
             }
         }
         Ok(())
@@ -339,7 +349,6 @@ impl Engine {
                 count += 1;
             }
         }
-        self.report.held_here = 0;
         self.fetch.wake();
         Ok(count + refused)
     }

@@ -16,15 +16,14 @@ use super::{
     row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT},
 };
 use crate::{
-    facts::Unset,
+    facts::{Facts, Unset},
     meta::Meta,
     path::{Name, RelativePath},
-    place::{Batch, Expected, Hold, Placed, Placement, Ready},
+    place::{Batch, Expected, Hold, PlaceError, Placed, Placement, Ready, Sparse, Temp},
     resolve::Dir,
 };
 
-/// So many finished files get their names together.
-const FILES_MAX: usize = 512;
+/// So many bytes of finished files get their names together.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// A finished file that waits for its name.
@@ -60,7 +59,8 @@ impl Engine {
 
     /// Gives names, if enough wait for them or nothing more comes.
     pub(super) fn place_waiting(&mut self, now: Instant) -> Step<()> {
-        let many = self.fetch.waiting.len() >= FILES_MAX || self.fetch.waiting_bytes >= BYTES_MAX;
+        let many = self.fetch.waiting.len() >= self.fetch.waiting_max
+            || self.fetch.waiting_bytes >= BYTES_MAX;
         if self.fetch.waiting.is_empty() || !many && !self.fetch.is_quiet() {
             return Ok(());
         }
@@ -96,7 +96,11 @@ impl Engine {
             };
             batch.push(waiting.ready, waiting.name, placement, tag, now);
         }
-        let committed = batch.commit().and_then(|outcomes| batch.settle().map(|()| outcomes));
+        let committed = self
+            .kept
+            .settle()
+            .and_then(|()| batch.commit())
+            .and_then(|outcomes| batch.settle().map(|()| outcomes));
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(errno) => {
@@ -136,6 +140,11 @@ impl Engine {
                 self.keep_held(hold, &tag.path);
             }
         }
+        if !self.is_at(&tag.path, &placed.meta) {
+            // It got its name in a directory that was moved meanwhile.
+            self.scan.look_at(tag.path);
+            return Ok(());
+        }
         self.took_as(&tag.path, row, (tag.version, tag.known), &placed.meta, &tag.unset)
     }
 
@@ -144,6 +153,9 @@ impl Engine {
         let dir = Arc::clone(&spot.dir);
         let reason = self.reason(&spot).filter(|_| spot.before.is_some());
         if let Err(errno) = self.keep_copy(&dir, &spot.name, &spot.path, reason) {
+            return Ok(Err(errno));
+        }
+        if let Err(errno) = self.kept.settle() {
             return Ok(Err(errno));
         }
         let placed = match spot.before {
@@ -213,8 +225,30 @@ impl Engine {
         reason: Option<KeptReason>,
     ) -> Result<(), Errno> {
         let Some(reason) = reason else { return Ok(()) };
-        let entry = self.kept.put_copy(dir, name, path, reason, now_unix())?;
-        self.kept.settle()?;
+        let entry = if dir.entry(name)?.links > 1 {
+            let hold = apart(dir, name)?;
+            self.kept.put_held(hold, path, reason, now_unix()).map_err(|not_kept| not_kept.errno)?
+        } else {
+            self.kept.put_copy(dir, name, path, reason, now_unix())?
+        };
+        self.tell_kept(entry);
+        Ok(())
+    }
+
+    /// What the partner deleted goes, and is kept.
+    pub(super) fn keep_deleted(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &Name,
+        path: &RelativePath,
+        meta: &Meta,
+    ) -> Result<(), Errno> {
+        if meta.links > 1 {
+            self.keep_copy(dir, name, path, Some(KeptReason::Deleted))?;
+            self.kept.settle()?;
+            return dir.remove_file(name);
+        }
+        let entry = self.kept.put(dir, name, path, KeptReason::Deleted, now_unix())?;
         self.tell_kept(entry);
         Ok(())
     }
@@ -270,5 +304,26 @@ impl Engine {
         self.fetch.wake();
         self.report.changed();
         self.store(path, Some(&row), new)
+    }
+}
+
+/// A copy of a file with several names, under a temporary one: what is kept must not change with the
+/// names that stay.
+fn apart(dir: &Arc<Dir>, name: &Name) -> Result<Hold, Errno> {
+    let file = dir.open_file(name)?;
+    let meta = Meta::of(&file)?;
+    let facts = Facts {
+        uid: Some(meta.uid),
+        gid: Some(meta.gid),
+        mode: Some(meta.mode),
+        mtime: Some(meta.mtime),
+        ..Facts::default()
+    };
+    let mut temp = Temp::create(dir, Sparse::Holes, false)?;
+    let copied = temp.copy(&file, 0, meta.size).and_then(|()| temp.finish(None, &facts));
+    match copied {
+        Ok((ready, _)) => Ok(ready.into_hold()),
+        Err(PlaceError::Mismatch) => Err(Errno::BUSY),
+        Err(PlaceError::System(errno)) => Err(errno),
     }
 }

@@ -9,9 +9,8 @@ use ipicsha_core::file::Version;
 use rustix::io::Errno;
 
 use super::{
-    KeptReason,
     apply::Made,
-    engine::{Engine, Step, now_unix},
+    engine::{Engine, Step},
     fetch::Outcome,
     guard::Verdict,
     look,
@@ -116,25 +115,22 @@ impl Engine {
             }
             Err(errno) => return Ok(Err(errno)),
         };
-        match self.as_indexed(&dir, &name, path, &row)? {
-            Ok(Some(Some(_))) => {}
+        let meta = match self.as_indexed(&dir, &name, path, &row)? {
+            Ok(Some(Some(meta))) => meta,
             Ok(Some(None)) => {
                 self.removed(path, &row)?;
                 return Ok(Ok(Outcome::Done));
             }
             Ok(None) => return Ok(Ok(Outcome::Later)),
             Err(errno) => return Ok(Err(errno)),
-        }
+        };
         if row.own.as_ref().is_some_and(|own| own.version.contents.is_directory()) {
             return self.remove_directory(&dir, path, &row);
         }
-        let kept = self.kept.put(&dir, &name, path, KeptReason::Deleted, now_unix());
-        let entry = match kept {
-            Ok(entry) => entry,
-            Err(errno) => return Ok(Err(errno)),
-        };
+        if let Err(errno) = self.keep_deleted(&dir, &name, path, &meta) {
+            return Ok(Err(errno));
+        }
         self.touch(&dir);
-        self.tell_kept(entry);
         self.removed(path, &row)?;
         Ok(Ok(Outcome::Done))
     }

@@ -28,8 +28,6 @@ pub(super) struct Report {
     since: Instant,
     rate: Option<u64>,
     told: Option<(Instant, DirectoryStatus)>,
-    /// Entries whose deletion here is held.
-    pub(super) held_here: u64,
     /// The file system cannot swap two names.
     pub(super) no_exchange: bool,
     too_long: Vec<String>,
@@ -46,7 +44,6 @@ impl Report {
             since: now,
             rate: None,
             told: None,
-            held_here: 0,
             no_exchange: false,
             too_long: Vec::new(),
             expire_at: now,
@@ -108,7 +105,7 @@ impl Engine {
         if recent {
             return Ok(());
         }
-        let held = self.index.count_wanted(Want::Held)? + self.report.held_here;
+        let held = self.index.count_wanted(Want::Held)? + self.index.counts.held_here;
         let status = self.status(held, now);
         if self.report.told.as_ref().is_some_and(|(_, told)| *told == status) {
             return Ok(());
@@ -121,7 +118,7 @@ impl Engine {
     /// Tells the status at once, without looking into the index.
     pub(super) fn send_status(&mut self) {
         let now = Instant::now();
-        let status = self.status(self.report.held_here, now);
+        let status = self.status(self.index.counts.held_here, now);
         self.report.told = Some((now, status.clone()));
         (self.events)(Event::Status(Box::new(status)));
     }
@@ -132,7 +129,8 @@ impl Engine {
         let too_long = self.report.too_long.iter();
         let long = too_long.map(|path| (path.clone(), "its path is longer than 4096 bytes".into()));
         let shown = left.chain(long).take(LEFT_MAX);
-        let to_fetch = counts.wanted.saturating_sub(held.saturating_sub(self.report.held_here));
+        let to_fetch =
+            counts.wanted.saturating_sub(held.saturating_sub(self.index.counts.held_here));
         let rate = self.report.rate.filter(|_| to_fetch > 0);
         DirectoryStatus {
             name: self.config.name.clone(),

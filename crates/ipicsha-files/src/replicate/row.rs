@@ -220,6 +220,8 @@ pub(super) struct Counts {
     pub(super) wanted: u64,
     /// Bytes of content that are to come.
     pub(super) wanted_bytes: u64,
+    /// Entries whose deletion here is held.
+    pub(super) held_here: u64,
 }
 
 impl Counts {
@@ -232,6 +234,7 @@ impl Counts {
             pending: u64::from(row.pending),
             wanted,
             wanted_bytes: wanted * row.told_size(),
+            held_here: u64::from(row.has(HELD_HERE)),
         }
     }
 
@@ -242,6 +245,7 @@ impl Counts {
         self.pending += one.pending;
         self.wanted += one.wanted;
         self.wanted_bytes += one.wanted_bytes;
+        self.held_here += one.held_here;
     }
 
     pub(super) fn remove(&mut self, row: &Row) {
@@ -251,5 +255,6 @@ impl Counts {
         self.pending = self.pending.saturating_sub(one.pending);
         self.wanted = self.wanted.saturating_sub(one.wanted);
         self.wanted_bytes = self.wanted_bytes.saturating_sub(one.wanted_bytes);
+        self.held_here = self.held_here.saturating_sub(one.held_here);
     }
 }

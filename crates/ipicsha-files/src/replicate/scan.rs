@@ -15,12 +15,15 @@ use rustix::io::Errno;
 use super::{
     engine::{Engine, Step},
     look::{self, Care, Seen},
+    notice::meta_of,
     reader::Task,
     row::{LEFT, Row},
 };
 use crate::{
     error::Said,
+    meta::Meta,
     path::{Name, RelativePath},
+    place,
     resolve::{Dir, Listed, Root},
     watch::Hint,
 };
@@ -29,6 +32,10 @@ use crate::{
 const SLICE: Duration = Duration::from_millis(40);
 /// A file that changed while it was read is looked at again after this.
 const CHANGING: Duration = Duration::from_millis(400);
+/// Deletions are judged when no more were seen for so long, so that the guard sees all of them.
+const DELETING: Duration = Duration::from_millis(100);
+/// Unfinished files that nobody went on with for so long are removed.
+const LEFTOVER: Duration = Duration::from_secs(24 * 3600);
 /// Paths that wait; more are everything.
 const PATHS_MAX: usize = 100_000;
 
@@ -63,6 +70,8 @@ pub(super) struct Scan {
     later: Vec<(Instant, RelativePath)>,
     /// Seen to be missing.
     pub(super) gone: BTreeSet<RelativePath>,
+    /// How many they were when, at the last change of that.
+    gone_at: Option<(usize, Instant)>,
     /// Everything is being looked at.
     full: bool,
     /// Everything was looked at once.
@@ -99,8 +108,8 @@ impl Scan {
 
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
-        let idle = self.is_idle();
-        !idle && (self.reading.is_empty() || self.is_walking())
+        self.is_walking()
+            || self.full && self.reading.is_empty() && self.gone.is_empty()
             || self.next_due().is_some_and(|due| due <= now)
     }
 
@@ -113,9 +122,22 @@ impl Scan {
         !self.is_walking() && self.reading.is_empty() && self.gone.is_empty() && !self.full
     }
 
-    /// When a file is to be looked at again.
+    /// When something is to be looked at again, or judged.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.later.iter().map(|(due, _)| *due).min()
+        let judged = self.gone_at.map(|(_, at)| at + DELETING);
+        self.later.iter().map(|(due, _)| *due).chain(judged).min()
+    }
+
+    fn is_time_to_judge(&mut self, now: Instant) -> bool {
+        let count = self.gone.len();
+        match self.gone_at {
+            _ if count == 0 => false,
+            Some((known, at)) if known == count => now >= at + DELETING,
+            _ => {
+                self.gone_at = Some((count, now));
+                false
+            }
+        }
     }
 }
 
@@ -147,6 +169,7 @@ impl Engine {
     pub(super) fn scan_some(&mut self, now: Instant) -> Step<()> {
         let Some(root) = self.root.clone() else { return Ok(()) };
         self.take_due(now);
+        self.leave_moved_directory(&root);
         while now.elapsed() < SLICE {
             if let Some((path, depth)) = self.scan.paths.pop_front() {
                 self.scan.waiting.remove(&path);
@@ -162,13 +185,28 @@ impl Engine {
             }
         }
         if !self.scan.is_walking() && self.scan.reading.is_empty() {
-            self.judge_missing(&root, now)?;
-            if std::mem::take(&mut self.scan.full) {
+            if self.scan.is_time_to_judge(now) || !self.flushes.is_empty() {
+                self.scan.gone_at = None;
+                self.judge_missing(&root, now)?;
+            }
+            if self.scan.gone.is_empty() && std::mem::take(&mut self.scan.full) {
                 self.scan.once = true;
                 self.fetch.wake();
             }
         }
         Ok(())
+    }
+
+    /// A directory that was moved while it is gone through is not what its path says any more.
+    fn leave_moved_directory(&mut self, root: &Root) {
+        let is_there = |open: &Open| {
+            let now = root.dir(&open.at).and_then(|dir| dir.meta());
+            let held = open.dir.meta();
+            now.and_then(|now| Ok(now.identity() == held?.identity())).unwrap_or(false)
+        };
+        if let Some(open) = self.scan.open.take_if(|open| !is_there(open)) {
+            self.scan.directories.push((open.at, open.depth));
+        }
     }
 
     fn take_due(&mut self, now: Instant) {
@@ -232,6 +270,10 @@ impl Engine {
             Ok(listed) => listed,
             Err(errno) => return self.unreadable(&at, "list", errno),
         };
+        if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
+            // What cannot be removed now can be an hour later.
+            let _ = place::remove_leftovers(&dir, LEFTOVER, &HashSet::new());
+        }
         let rows = self.index.children(at.as_written())?.into_iter().collect();
         self.scan.open = Some(Open { at, dir, depth, listed: listed.into_iter(), rows });
         Ok(())
@@ -312,10 +354,21 @@ impl Engine {
             self.scan.look_at(path.clone());
         }
         match seen {
+            Ok(Seen::Version(found)) if again.is_some() && !self.is_at(path, &found.1) => {
+                // Its directory was moved, or it has another name by now.
+                self.scan.look_at(path.clone());
+                Ok(())
+            }
             Ok(seen) if again.is_some() => self.noticed(path, seen),
             Ok(_) => Ok(()),
             Err(errno) => self.unreadable(path, "read", errno),
         }
+    }
+
+    /// Whether this very file has this path now.
+    pub(super) fn is_at(&self, path: &RelativePath, meta: &Meta) -> bool {
+        let now = self.root.as_ref().and_then(|root| meta_of(root, path));
+        now.is_some_and(|now| now.identity() == meta.identity())
     }
 
     /// Looks at it again a little later.

@@ -108,6 +108,7 @@ pub struct Small {
     /// Which.
     pub id: EntryId,
     /// All its bytes.
+    #[serde(with = "crate::bytes")]
     pub content: Vec<u8>,
     /// Their hash.
     pub hash: Hash,
@@ -156,7 +157,7 @@ pub enum ToReceiver {
         offset: u64,
     },
     /// Its next bytes.
-    Data(Vec<u8>),
+    Data(#[serde(with = "crate::bytes")] Vec<u8>),
     /// Its next bytes are zero and take no space.
     Hole(u64),
     /// Its next bytes are these of the old content.
@@ -212,7 +213,7 @@ pub enum ToSender {
 
 impl ToReceiver {
     /// Bytes it is likely to take on a wire.
-    pub(crate) fn weight(&self) -> u64 {
+    pub fn weight(&self) -> u64 {
         let entry = |entry: &Entry| 24 + entry.name.as_bytes().len() as u64;
         match self {
             Self::Entries { entries, .. } => 8 + entries.iter().map(entry).sum::<u64>(),
@@ -240,7 +241,7 @@ impl ToReceiver {
 
 impl ToSender {
     /// Bytes it is likely to take on a wire.
-    pub(crate) fn weight(&self) -> u64 {
+    pub fn weight(&self) -> u64 {
         match self {
             Self::Need { wants, .. } => 12 + 6 * wants.len() as u64,
             Self::Sums(sums) => 4 + 20 * sums.len() as u64,

@@ -18,6 +18,8 @@ mod options;
 mod receiver;
 mod safe_link;
 mod sender;
+mod territory;
+pub mod wire;
 
 use std::thread;
 
@@ -34,6 +36,7 @@ pub use options::{Append, BasisUse, Delete, Depth, Options, OwnerMap, OwnerPatte
 pub use receiver::Received;
 pub use sender::Sent;
 use sender::read_merge_file;
+pub use territory::{Outside, Territory};
 
 /// How a transfer ended.
 #[derive(Clone, Debug)]
@@ -63,17 +66,24 @@ pub fn local(
         });
         (sent, received)
     });
-    // Whoever ended first says why; the other one only misses it.
-    let (sent, sender_fatal) = match sent {
-        Ok(sent) => (sent, None),
-        Err(fatal) => (Sent::default(), Some(fatal)),
-    };
-    let fatal = sender_fatal.or(result.err());
-    let troubles = received.troubles.join(sent.troubles);
-    let mut stats = received.stats;
-    stats.sent_bytes = sent.bytes;
-    let exit = fatal.as_ref().map_or(troubles.exit(), |fatal| fatal.exit);
-    Outcome { stats, exit, fatal }
+    Outcome::of(sent, received, result.err())
+}
+
+impl Outcome {
+    /// From what both halves know at the end.
+    pub fn of(sent: Result<Sent, Fatal>, received: Received, fatal: Option<Fatal>) -> Self {
+        // Whoever ended first says why; the other one only misses it.
+        let (sent, sender_fatal) = match sent {
+            Ok(sent) => (sent, None),
+            Err(fatal) => (Sent::default(), Some(fatal)),
+        };
+        let fatal = sender_fatal.or(fatal);
+        let troubles = received.troubles.join(sent.troubles);
+        let mut stats = received.stats;
+        stats.sent_bytes = sent.bytes;
+        let exit = fatal.as_ref().map_or(troubles.exit(), |fatal| fatal.exit);
+        Self { stats, exit, fatal }
+    }
 }
 
 /// The half that has the files, over any channel, until the receiver wants nothing more.
@@ -111,6 +121,18 @@ pub fn list(options: &Options, sources: &[Vec<u8>], report: &dyn Report) -> Outc
         Ok(troubles) => Outcome { stats: Stats::default(), exit: troubles.exit(), fatal: None },
         Err(fatal) => Outcome { stats: Stats::default(), exit: fatal.exit, fatal: Some(fatal) },
     }
+}
+
+/// The same for somebody on another server, who puts it together.
+///
+/// # Errors
+/// The sources cannot be used at all.
+pub fn list_for(
+    options: &Options,
+    sources: &[Vec<u8>],
+    report: &dyn Report,
+) -> Result<Sent, Fatal> {
+    sender::list(options, sources, report).map(|troubles| Sent { troubles, bytes: 0 })
 }
 
 /// Whether a name of an owner fits a shell pattern.

@@ -5,11 +5,13 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::chmod::Chmod;
+use serde::{Deserialize, Serialize};
+
+use super::{chmod::Chmod, territory::Territory};
 use crate::filter::Rules;
 
 /// How deep directories are gone into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Depth {
     /// Directories are skipped.
     #[default]
@@ -21,7 +23,7 @@ pub enum Depth {
 }
 
 /// When what is not at the source is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delete {
     /// Before anything is transferred.
     Before,
@@ -34,7 +36,7 @@ pub enum Delete {
 }
 
 /// What the other directories of `--link-dest` and its like are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BasisUse {
     /// What is equal there is not made.
     Compare,
@@ -45,7 +47,7 @@ pub enum BasisUse {
 }
 
 /// `--append` and `--append-verify`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Append {
     /// What is there is taken to be right.
     Trust,
@@ -54,7 +56,7 @@ pub enum Append {
 }
 
 /// Which metadata is carried over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preserve {
     /// `-l`.
     pub links: bool,
@@ -87,7 +89,7 @@ pub struct Preserve {
 }
 
 /// One line of `--usermap` or `--groupmap`: who becomes whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerMap {
     /// Which owners.
     pub from: OwnerPattern,
@@ -96,7 +98,7 @@ pub struct OwnerMap {
 }
 
 /// Owners that an [`OwnerMap`] is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OwnerPattern {
     /// All of them.
     Any,
@@ -107,7 +109,7 @@ pub enum OwnerPattern {
 }
 
 /// Everything that can be asked of a transfer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Options {
     /// How deep to go.
     pub depth: Depth,
@@ -173,6 +175,9 @@ pub struct Options {
     pub ignore_errors: bool,
     /// `--max-delete`.
     pub max_delete: Option<u64>,
+    /// What the receiver deletes at most, whatever was asked for.
+    #[serde(skip)]
+    pub delete_guard: Option<u64>,
     /// The rules.
     pub rules: Rules,
     /// `-b`.
@@ -203,11 +208,16 @@ pub struct Options {
     pub files_from: Option<Vec<Vec<u8>>>,
     /// `--bwlimit`, in bytes per second.
     pub bytes_per_second: Option<u64>,
-    /// `--stop-after` and `--stop-at`.
+    /// `--stop-after` and `--stop-at`; each half is told its own.
+    #[serde(skip)]
     pub stop_at: Option<std::time::Instant>,
     /// Report entries that did not change too (`-vv`, `-ii`).
     pub report_unchanged: bool,
+    /// Where this half may go.
+    #[serde(skip)]
+    pub territory: Territory,
     /// Set from outside to end early.
+    #[serde(skip)]
     pub cancelled: Arc<AtomicBool>,
 }
 

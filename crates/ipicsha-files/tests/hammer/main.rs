@@ -2,5 +2,6 @@
 //! replaced and deleted beneath it: nothing outside of the root ever changes.
 
 mod outside;
+mod replicate;
 mod swap;
 mod sync;

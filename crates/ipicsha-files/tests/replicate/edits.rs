@@ -1,10 +1,10 @@
 //! A user of one side: random changes, few names, so that both sides meet.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, FileTimes, Permissions},
     io::{self, Write as _},
     os::unix::fs::{PermissionsExt as _, lchown, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +16,8 @@ const SAME_TIME: Duration = Duration::from_secs(1_700_000_000);
 
 pub(crate) struct Writer {
     pub(crate) root: PathBuf,
+    /// A folder beside the root, where directories are moved to and come from.
+    pub(crate) away: PathBuf,
     pub(crate) random: Random,
 }
 
@@ -53,7 +55,7 @@ impl Writer {
             20..=24 => fs::rename(&path, self.path()),
             25..=28 => fs::remove_file(&path),
             29 => fs::remove_dir_all(&path),
-            30 => fs::remove_dir(&path),
+            30 => self.move_out_or_in(&path),
             31..=32 => self.change_mode(&path),
             33 => self.change_owner(&path),
             34..=35 => self.link(&path),
@@ -62,7 +64,7 @@ impl Writer {
         };
     }
 
-    fn write(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn write(&mut self, path: &Path) -> io::Result<()> {
         if self.random.one_in(2) {
             fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
         }
@@ -78,7 +80,7 @@ impl Writer {
     }
 
     /// As editors do: a new file takes the name.
-    fn save(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn save(&mut self, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
         fs::write(&new, self.content())?;
         if self.random.one_in(10) {
@@ -87,7 +89,7 @@ impl Writer {
         fs::rename(new, path)
     }
 
-    fn append(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn append(&mut self, path: &Path) -> io::Result<()> {
         let bytes = self.content();
         let mut file = File::options().append(true).open(path)?;
         let (first, second) = bytes.split_at(bytes.len() / 2);
@@ -96,7 +98,7 @@ impl Writer {
         file.write_all(second)
     }
 
-    fn change_within(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn change_within(&mut self, path: &Path) -> io::Result<()> {
         let file = File::options().write(true).open(path)?;
         let length = file.metadata()?.len();
         if self.random.one_in(2) {
@@ -106,23 +108,31 @@ impl Writer {
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, self.random.below(length + 1))
     }
 
-    fn change_mode(&mut self, path: &PathBuf) -> io::Result<()> {
+    /// To a place on the same disk that is not replicated, or back from there.
+    fn move_out_or_in(&mut self, path: &Path) -> io::Result<()> {
+        let away = self.away.join(self.random.pick(&NAMES));
+        if self.random.one_in(2) { fs::rename(path, away) } else { fs::rename(away, path) }
+    }
+
+    fn change_mode(&mut self, path: &Path) -> io::Result<()> {
         let mode = self.random.pick(&[0o644, 0o600, 0o755, 0o4750, 0o711, 0o2775]);
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
-    fn change_owner(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn change_owner(&mut self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.random.pick(&[0, 12_345])), Some(self.random.pick(&[0, 54_321])))
     }
 
-    fn link(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn link(&mut self, path: &Path) -> io::Result<()> {
         // Nothing leads out of the root, because the writer itself follows links.
         symlink(self.random.pick(&["a", "b/c", "nowhere", "./d"]), path)
     }
 
-    fn change_time(&mut self, path: &PathBuf) -> io::Result<()> {
+    fn change_time(&mut self, path: &Path) -> io::Result<()> {
         let seconds = self.random.below(2_000_000_000);
         let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, 123_456_789);
-        File::open(path)?.set_modified(time)
+        // Both times, as `touch -d` does: setting the one alone counts as writing to the kernel,
+        // which is told when a file is closed that was open for it, and this one was not.
+        File::open(path)?.set_times(FileTimes::new().set_accessed(time).set_modified(time))
     }
 }

@@ -3,9 +3,9 @@
 //!
 //! What is checked in the end, with a walker of its own: both sides are equal in names, bytes,
 //! modes, owners, times and links, and stay so; and every content that was in either directory after
-//! its writers had ended is still there, or kept. Contents that a writer itself overwrote or deleted
-//! are not in its directory any more at that moment, so everything that is missed later was taken by
-//! the engine.
+//! its writers had ended is still there, or kept. What a writer overwrote or deleted itself is not in
+//! its directory any more at that moment, so everything that is missed later was taken by the
+//! engine.
 
 use std::{
     env,
@@ -17,7 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{edits::Writer, pair::Pair, random::Random, walk};
+use crate::{
+    edits::Writer,
+    pair::Pair,
+    random::Random,
+    walk::{self, Tree},
+};
 
 /// Histories that two nodes go through one after the other.
 const IN_A_ROW: u64 = 20;
@@ -85,6 +90,7 @@ fn history(pair: &mut Pair, random: &mut Random) -> Result<(), String> {
     let pause = 1 + random.below(8);
     let mut writers = [0, 1].map(|side| Writer {
         root: pair.homes[side].root.clone(),
+        away: pair.homes[side].away.clone(),
         random: Random::new(random.next()),
     });
     thread::scope(|scope| {
@@ -137,7 +143,7 @@ fn trouble(pair: &mut Pair, random: &mut Random) {
     }
 }
 
-fn nothing_is_lost(pair: &Pair, seen: &[walk::Tree; 2], end: &walk::Tree) -> Result<(), String> {
+fn nothing_is_lost(pair: &Pair, seen: &[Tree; 2], end: &Tree) -> Result<(), String> {
     let there = walk::contents(end);
     let mut missing: Vec<_> = seen.iter().flat_map(walk::contents).collect();
     missing.retain(|(hash, _)| !there.contains_key(hash));
@@ -146,5 +152,8 @@ fn nothing_is_lost(pair: &Pair, seen: &[walk::Tree; 2], end: &walk::Tree) -> Res
     }
     let kept = pair.kept();
     missing.retain(|(hash, _)| !kept.contains_key(hash));
-    if missing.is_empty() { Ok(()) } else { Err(format!("lost: {missing:?}\n{}", pair.state())) }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("lost: {missing:?}\nseen: {seen:?}\nat the end: {end:?}\n{}", pair.state()))
 }

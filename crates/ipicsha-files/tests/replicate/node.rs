@@ -34,6 +34,8 @@ const PARTS_MAX: usize = 4;
 pub(crate) struct Home {
     pub(crate) root: PathBuf,
     pub(crate) state: PathBuf,
+    /// Beside the root, for its users.
+    pub(crate) away: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) rank: LicensedRole,
 }
@@ -64,6 +66,7 @@ fn come_and_go() {
     let home = Home {
         root: folder.path().join("root"),
         state: folder.path().join("state"),
+        away: folder.path().join("away"),
         log: folder.path().join("log"),
         rank: LicensedRole::Primary,
     };

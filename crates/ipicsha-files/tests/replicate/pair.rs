@@ -46,12 +46,14 @@ impl Pair {
         let homes = homes.map(|(name, rank)| Home {
             root: roots.path().join(name),
             state: states.path().join(format!("{name}.state")),
+            away: roots.path().join(format!("{name}.away")),
             log: roots.path().join(format!("{name}.log")),
             rank,
         });
         let listeners = homes.each_ref().map(|home| {
             fs::create_dir(&home.root).expect("a root");
             fs::create_dir(&home.state).expect("a state");
+            fs::create_dir(&home.away).expect("a folder");
             UnixListener::bind(socket(home)).expect("a socket")
         });
         let (folders, link) = (vec![roots, states], Arc::default());
@@ -157,6 +159,9 @@ impl Pair {
                 sides.iter().all(idle)
             });
             last = self.settled();
+            if [0, 1].iter().any(|side| self.link.side(*side, |known| known.died)) {
+                return Err(format!("a node ended by itself\n{}", self.state()));
+            }
             match (&first, &last) {
                 (Ok(before), Ok([a, _])) if idle && before[0] == *a => return Ok(a.clone()),
                 _ if Instant::now() < end => {}

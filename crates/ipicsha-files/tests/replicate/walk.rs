@@ -55,7 +55,9 @@ fn look(
     meta: &Metadata,
     links: &mut HashMap<u64, PathBuf>,
 ) -> io::Result<Fact> {
-    let (mode, owner) = (meta.mode() & 0o7777, (meta.uid(), meta.gid()));
+    // The setuid bit, and of files the setgid bit, do not travel.
+    let bits = if meta.is_dir() { 0o3777 } else { 0o1777 };
+    let (mode, owner) = (meta.mode() & bits, (meta.uid(), meta.gid()));
     if meta.is_dir() {
         return Ok(Fact::Directory { mode, owner });
     }
@@ -69,6 +71,8 @@ fn look(
     let link = links.entry(meta.ino()).or_insert_with(|| path.to_owned()).clone();
     let mtime = (meta.mtime(), meta.mtime_nsec());
     let (size, hash) = (bytes.len() as u64, Hash::of(&bytes));
+    // Bits that let a program run as somebody else stay on the server where they were set.
+    let mode = mode & 0o1777;
     Ok(Fact::File { mode, owner, mtime, size, hash, link })
 }
 
@@ -87,12 +91,19 @@ fn walk(root: &Path, at: &Path, see: &mut impl FnMut(&Path, &Metadata)) {
     }
 }
 
-/// Contents of files, with one path of each; what is empty is nothing to lose.
+impl Fact {
+    /// Of a file that is not empty, because what is empty is nothing to lose.
+    pub(crate) fn content(&self) -> Option<Hash> {
+        match self {
+            Self::File { size: 1.., hash, .. } => Some(*hash),
+            Self::File { .. } | Self::Directory { .. } | Self::Symlink { .. } | Self::Other => None,
+        }
+    }
+}
+
+/// Contents of files, with one path of each.
 pub(crate) fn contents(tree: &Tree) -> HashMap<Hash, PathBuf> {
-    let content = |(path, fact): (&PathBuf, &Fact)| match fact {
-        Fact::File { size: 1.., hash, .. } => Some((*hash, path.clone())),
-        Fact::File { .. } | Fact::Directory { .. } | Fact::Symlink { .. } | Fact::Other => None,
-    };
+    let content = |(path, fact): (&PathBuf, &Fact)| Some((fact.content()?, path.clone()));
     tree.iter().filter_map(content).collect()
 }
 

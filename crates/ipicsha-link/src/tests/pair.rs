@@ -6,7 +6,8 @@ use tokio::{net::TcpListener, time::timeout};
 
 use super::{MOMENT, PATIENCE, Server, pair};
 use crate::{
-    Channel, Error, FRAME_BYTES_MAX_CONTROL, FrameError, Hello, PROTOCOL, connect,
+    Channel, Error, FRAME_BYTES_MAX_CONTROL, FRAME_BYTES_MAX_DATA, FrameError, Hello, PROTOCOL,
+    Sent, connect,
     pin::{self, Accepted},
 };
 
@@ -37,6 +38,47 @@ async fn messages_arrive_in_order_both_ways() {
     let (alpha, bravo) = pair();
     messages_arrive(&alpha, &bravo, Channel::Control).await;
     messages_arrive(&bravo, &alpha, Channel::Data).await;
+}
+
+#[tokio::test]
+async fn what_must_not_wait_goes_from_any_thread_and_in_order() {
+    let (alpha, bravo) = pair();
+    let mut listening = bravo.listen(Some(alpha.as_partner()));
+    let partner = bravo.as_partner();
+    let mut sender = alpha.connect(listening.address(), &partner, Channel::Data).await.unwrap();
+    let (_, mut receiver) = listening.connection().await;
+    let message = |number: u32, bytes: usize| -> Message { (number, vec![1; bytes]) };
+    let small = message(0, 10);
+    // No runtime is entered there.
+    let thread = std::thread::spawn(move || (sender.try_send(&small).unwrap(), sender));
+    let (sent, mut sender) = thread.join().unwrap();
+    assert_eq!(sent, Sent::Whole);
+    assert_eq!(receiver.recv::<Message>().await.unwrap().unwrap(), message(0, 10));
+
+    // More than the sockets take while nobody reads.
+    let large = 32 << 20;
+    assert_eq!(sender.try_send(&message(1, large)).unwrap(), Sent::Begun);
+    assert_eq!(sender.try_send(&message(9, 1)).unwrap(), Sent::No, "it would come in between");
+    assert!(timeout(MOMENT, sender.finish()).await.is_err(), "nobody reads");
+    let reading = tokio::spawn(async move {
+        for (number, bytes) in [(1, large), (2, 5), (3, 5)] {
+            let received = receiver.recv::<Message>().await.unwrap().unwrap();
+            assert!(received == message(number, bytes), "not message {number}");
+        }
+        receiver
+    });
+    // A cancelled `finish` has lost nothing, and `send` begins with it.
+    sender.send(&message(2, 5)).await.unwrap();
+    assert_eq!(sender.try_send(&message(3, 5)).unwrap(), Sent::Whole);
+    let receiver = timeout(PATIENCE, reading).await.unwrap().unwrap();
+
+    let too_long = message(4, FRAME_BYTES_MAX_DATA + 1);
+    let error = sender.try_send(&too_long).unwrap_err();
+    assert!(matches!(error, Error::Frame { source: FrameError::TooLong { .. }, .. }), "{error}");
+    assert_eq!(sender.try_send(&message(4, 5)).unwrap(), Sent::Whole);
+    drop(receiver);
+    timeout(PATIENCE, sender.closed()).await.unwrap();
+    assert!(sender.try_send(&message(5, 5)).is_err());
 }
 
 #[tokio::test]

@@ -202,6 +202,41 @@ fn what_is_sent_and_what_is_acknowledged_was_synced_before() {
 }
 
 #[test]
+fn only_what_nobody_wrote_since_the_last_sync_is_not_synced_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sqlite");
+    let app = application(&path);
+    app.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE t(v)")
+        .unwrap();
+    let wal = Wal::of(&path);
+    let syncs = || {
+        let before = counted::of(&path);
+        wal.sync_unless_synced().unwrap();
+        counted::of(&path) - before
+    };
+    assert_eq!(syncs(), 1, "nothing is known of what was there before");
+    assert_eq!(syncs(), 0);
+    app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+    assert_eq!(syncs(), 1, "a commit after the sync is not durable");
+    // The sync that is begun while the application writes is too early for the rest.
+    app.execute_batch("BEGIN; INSERT INTO t VALUES(zeroblob(9000000))").unwrap();
+    wal.sync().unwrap();
+    app.execute_batch("COMMIT").unwrap();
+    assert_eq!(syncs(), 1, "what was written after the sync began is not durable");
+    // From the beginning again, over what is there: neither name nor length change.
+    app.execute_batch("PRAGMA wal_checkpoint(RESTART)").unwrap();
+    wal.sync().unwrap();
+    app.execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    assert_eq!(syncs(), 1, "what was written over older pages is not durable");
+    assert_eq!(syncs(), 0);
+    // Another file by that name.
+    app.execute_batch("PRAGMA journal_mode=DELETE; PRAGMA journal_mode=WAL").unwrap();
+    app.execute_batch("INSERT INTO t VALUES(3)").unwrap();
+    assert_eq!(syncs(), 1, "a new -wal was never synced");
+    assert_eq!(syncs(), 0);
+}
+
+#[test]
 fn a_sync_that_failed_once_is_not_believed_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sqlite");
@@ -213,5 +248,6 @@ fn a_sync_that_failed_once_is_not_believed_again() {
     std::fs::remove_file(&log).unwrap();
     std::fs::write(&log, "in order again").unwrap();
     assert!(matches!(wal.sync(), Err(Error::NotDurable { .. })), "what was lost is still lost");
+    assert!(matches!(wal.sync_unless_synced(), Err(Error::NotDurable { .. })));
     assert!(Wal::of(&path).sync().is_ok());
 }

@@ -318,8 +318,8 @@ fn seconds_of(text: &str) -> Result<f64, String> {
 
 /// Parses the arguments, runs the verb and gives the exit code.
 pub(crate) fn run() -> ExitCode {
-    if let Some(words) = sync::words() {
-        return sync::run(words);
+    if let Some(typed) = sync::words() {
+        return sync::run(typed);
     }
     let cli = Cli::parse();
     let json = cli.json;
@@ -335,7 +335,10 @@ pub(crate) fn run() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Daemon => crate::daemon::run(Config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
-        Verb::Sync { words } => Ok(sync::run(words.clone())),
+        Verb::Sync { words } => {
+            let typed = sync::Words { words: words.clone(), config: cli.config.clone() };
+            Ok(sync::run(typed))
+        }
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
         Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
         Verb::Config(verb) => verbs::config(verb, &cli.config),

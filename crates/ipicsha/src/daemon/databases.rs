@@ -1,5 +1,6 @@
 //! The protected databases: one worker each, and what all of them together mean for the core.
 
+mod inbox;
 pub(crate) mod partner;
 mod view;
 
@@ -19,11 +20,13 @@ use tokio::sync::mpsc;
 
 use super::{
     compared::Comparisons,
+    data_link::DataQueue,
     event::Event,
     limits,
     patterns::{Member, Patterns},
 };
 use crate::config::{DatabaseFile, LogFile};
+pub(crate) use inbox::Inbox;
 use partner::{PartnerDatabases, Told};
 
 /// What every worker needs.
@@ -31,7 +34,7 @@ use partner::{PartnerDatabases, Told};
 pub(crate) struct Surroundings {
     pub(crate) log: LogFile,
     pub(crate) journal: PathBuf,
-    pub(crate) data: mpsc::Sender<Data>,
+    pub(crate) data: DataQueue,
     pub(crate) events: mpsc::Sender<Event>,
     /// What the administrator should know of the journal; shown with every database.
     pub(crate) journal_notice: Option<String>,
@@ -93,6 +96,7 @@ impl Surroundings {
 pub(crate) struct Databases {
     surroundings: Surroundings,
     all: BTreeMap<String, Protected>,
+    inbox: Inbox,
     pub(crate) patterns: Patterns,
     /// What the partner says it protects.
     pub(crate) partner: PartnerDatabases,
@@ -128,6 +132,7 @@ impl Databases {
         Self {
             surroundings,
             all,
+            inbox: Inbox::default(),
             patterns,
             partner: PartnerDatabases::default(),
             compared: Comparisons::open(compared),
@@ -138,6 +143,11 @@ impl Databases {
             gate: Gate::Closed,
             link_up: false,
         }
+    }
+
+    /// The way of the partner's messages to the workers.
+    pub(crate) fn inbox(&self) -> Inbox {
+        self.inbox.clone()
     }
 
     pub(crate) fn knows(&self, file: &DatabaseFile) -> bool {
@@ -272,7 +282,10 @@ impl Databases {
         if protected.worker.is_none() {
             let config = self.surroundings.worker(name, protected, rank);
             match Worker::spawn(config, callback(&self.surroundings, name)) {
-                Ok(worker) => protected.worker = Some((rank, worker)),
+                Ok(worker) => {
+                    self.inbox.insert(name, worker.sender());
+                    protected.worker = Some((rank, worker));
+                }
                 Err(error) => {
                     tracing::error!(database = name, %error, "the database cannot be protected");
                     protected.failure = Some(error.to_string());
@@ -313,7 +326,10 @@ impl Databases {
         if protected.worker.is_none() && protected.file.path.exists() {
             let config = self.surroundings.worker(name, protected, LicensedRole::Primary);
             match Worker::spawn(config, callback(&self.surroundings, name)) {
-                Ok(worker) => protected.worker = Some((LicensedRole::Primary, worker)),
+                Ok(worker) => {
+                    self.inbox.insert(name, worker.sender());
+                    protected.worker = Some((LicensedRole::Primary, worker));
+                }
                 Err(error) => protected.failure = Some(error.to_string()),
             }
         }
@@ -384,7 +400,7 @@ impl Databases {
             for status in self.all.values().filter_map(|p| p.status.as_ref()) {
                 if status.installed && !status.attached {
                     let invite = Data::Invite { database: status.name.clone() };
-                    if self.surroundings.data.try_send(invite).is_err() {
+                    if !self.surroundings.data.try_send(invite) {
                         tracing::debug!("the data queue is full: invited at the next tick");
                     }
                 }
@@ -394,6 +410,7 @@ impl Databases {
 
     /// Takes one database out of protection; the sender of its worker, when it has one.
     pub(crate) fn take(&mut self, name: &str) -> Option<Option<Worker>> {
+        self.inbox.remove(name);
         self.all.remove(name).map(|protected| protected.worker.map(|(_, worker)| worker))
     }
 
@@ -427,15 +444,12 @@ impl Databases {
         self.all.iter().filter_map(sender).collect()
     }
 
-    /// A message of the partner; the name of a database that a pattern has room for.
-    pub(crate) fn receive(&mut self, data: Data) -> Option<String> {
+    /// A message of the partner for which there was no worker; the name of a database that a pattern
+    /// has room for. The message itself is lost, as it always was: both sides attach again.
+    pub(crate) fn receive(&mut self, data: &Data) -> Option<String> {
         let name = &data.database().0;
         match self.all.get(name) {
-            Some(protected) => {
-                if let Some((_, worker)) = &protected.worker {
-                    worker.send(Command::Received(data));
-                }
-            }
+            Some(_) => {}
             None if self.rank.is_some() && self.patterns.place(name).is_some() => {
                 return Some(name.clone());
             }
@@ -523,11 +537,14 @@ fn callback(surroundings: &Surroundings, name: &str) -> Box<dyn Fn(ipicsha_recor
     Box::new(move |event| {
         // Closed channels mean that the daemon ends.
         let _ = match event {
-            ipicsha_records::Event::Send(message) => data.blocking_send(message).map_err(|_| ()),
+            ipicsha_records::Event::Send(message) => {
+                data.send(message);
+                return;
+            }
             other @ (ipicsha_records::Event::Status(_)
             | ipicsha_records::Event::ConflictJournaled(_)
             | ipicsha_records::Event::RepairFinished { .. }) => {
-                events.blocking_send(Event::Records(name.clone(), other)).map_err(|_| ())
+                events.blocking_send(Event::Records(name.clone(), other))
             }
         };
     })

@@ -9,7 +9,6 @@ use ipicsha_core::{
     id::RequestId,
     message::Control,
     state::Role,
-    time::MonoTime,
 };
 use ipicsha_link::Listener;
 use tokio::{
@@ -19,6 +18,7 @@ use tokio::{
 
 use super::{
     clock,
+    data_link::DataQueue,
     databases::Databases,
     directories::Directories,
     environment,
@@ -26,18 +26,16 @@ use super::{
     files_link::FilesQueue,
     history::History,
     hooks::Hooks,
-    link::{DataQueue, Link, LinkContext},
+    link::{Link, LinkContext},
     persist::Store,
     repairs::Repairs,
     roles::RoleChange,
     services::Running,
 };
-use crate::{config::Config, exit::Failure};
+use crate::{config::Config, exit::Failure, transfer::Transfers};
 
 /// Databases and clock state are measured this often even when nothing happens.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
-/// Data messages are signs of life; more often than this they add nothing.
-const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// Records that wait for longer than this go before files (spec C3).
 const RECORDS_WAIT: Duration = Duration::from_secs(1);
 /// An orderly end that takes longer is cut short.
@@ -70,10 +68,10 @@ pub(crate) struct Daemon {
     pub(crate) waiting: BTreeMap<RequestId, Waiter>,
     pub(crate) requests: u64,
     pub(crate) exit: bool,
+    /// Transfers of the partner's `ipicsha sync`.
+    pub(crate) transfers: Transfers,
     /// Why there is no connection to the partner, as last seen.
     pub(crate) link_error: Option<String>,
-    /// When a data message last counted as a sign of life.
-    pub(crate) heard: MonoTime,
 }
 
 impl Daemon {
@@ -130,12 +128,7 @@ impl Daemon {
             }
             Event::Control(control) => self.input(Input::Control(Box::new(control))),
             Event::Data(data) => {
-                let now = clock::now();
-                if now.mono.since(self.heard) >= HEARD_INTERVAL {
-                    self.heard = now.mono;
-                    self.node.handle(now, Input::Heard);
-                }
-                if let Some(name) = self.databases.receive(data) {
+                if let Some(name) = self.databases.receive(&data) {
                     self.adopt(&name);
                 }
             }

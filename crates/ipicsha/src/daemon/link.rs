@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ipicsha_core::{Input, data::Data, file::File, message::Control, trust::Partner};
+use ipicsha_core::{Input, file::File, message::Control, trust::Partner};
 use ipicsha_link::{
     Backoff, Channel, Dial, Error, FrameError, FrameReceiver, FrameSender, Hello, Identity,
 };
@@ -18,17 +18,16 @@ use tokio::{
 };
 
 use super::{
-    directories::Inbox,
+    data_link::{DataQueue, Line, Queued},
+    databases, directories,
     event::Event,
     files_link::{FilesQueue, FilesReceiver},
 };
 
-/// Messages about files are signs of life; more often than this they add nothing.
+/// Messages about records and files are signs of life; more often than this they add nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// Messages that may wait for the control connection; beyond that the newest are dropped.
 const CONTROL_QUEUE: usize = 16;
-/// Messages that may wait for the data connection; the windows of the workers never fill it.
-const DATA_QUEUE: usize = 1024;
 
 /// What both connections need.
 #[derive(Clone)]
@@ -39,6 +38,13 @@ pub(crate) struct LinkContext {
     /// Heartbeat interval in force: decides how fast a lost connection is dialled again.
     pub(crate) interval: watch::Receiver<Duration>,
     pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// Where the partner's messages about records and files go.
+#[derive(Clone)]
+pub(crate) struct Inboxes {
+    pub(crate) databases: databases::Inbox,
+    pub(crate) directories: directories::Inbox,
 }
 
 /// The outgoing connections; dropping it closes them.
@@ -55,19 +61,6 @@ impl Drop for Link {
     }
 }
 
-/// The queue that workers put their messages into, whoever the partner is.
-pub(crate) struct DataQueue {
-    pub(crate) sender: mpsc::Sender<Data>,
-    receiver: Arc<tokio::sync::Mutex<mpsc::Receiver<Data>>>,
-}
-
-impl DataQueue {
-    pub(crate) fn new() -> Self {
-        let (sender, receiver) = mpsc::channel(DATA_QUEUE);
-        Self { sender, receiver: Arc::new(tokio::sync::Mutex::new(receiver)) }
-    }
-}
-
 impl Link {
     /// Connects to `partner` from now on. Must be called inside a tokio runtime.
     pub(crate) fn spawn(
@@ -77,23 +70,24 @@ impl Link {
         files: &FilesQueue,
     ) -> Self {
         let (control, controls) = mpsc::channel(CONTROL_QUEUE);
-        let dialler = |channel| Dialler {
+        let dialler = |channel, line| Dialler {
             context: LinkContext {
                 hello: Hello { channel, ..context.hello.clone() },
                 ..context.clone()
             },
             partner: partner.clone(),
             channel,
+            line,
         };
-        let control_task = dialler(Channel::Control).run(controls);
-        let data_dialler = dialler(Channel::Data);
-        let receiver = Arc::clone(&data.receiver);
+        let control_task = dialler(Channel::Control, Line::default()).run(controls);
+        let data_dialler = dialler(Channel::Data, data.line.clone());
+        let receiver = data.receiver();
         let data_task = async move {
             // The queue outlives the partner; only one link at a time reads it.
             let mut messages = receiver.lock_owned().await;
             data_dialler.run_borrowed(&mut *messages).await;
         };
-        let files_dialler = dialler(Channel::Files);
+        let files_dialler = dialler(Channel::Files, Line::default());
         let receiver = files.receiver();
         let files_task = async move {
             let mut messages = receiver.lock_owned().await;
@@ -119,6 +113,8 @@ struct Dialler {
     context: LinkContext,
     partner: Partner,
     channel: Channel,
+    /// Where the connection is while it stands.
+    line: Line,
 }
 
 impl Dialler {
@@ -181,15 +177,26 @@ impl Dialler {
         ipicsha_link::connect(&dial).await
     }
 
-    async fn carry<S: Source>(&self, mut sender: FrameSender, messages: &mut S) {
+    async fn carry<S: Source>(&self, sender: FrameSender, messages: &mut S) {
         let closed = sender.closed();
         tokio::pin!(closed);
+        let lent = self.line.lend(sender);
         loop {
             tokio::select! {
                 () = &mut closed => return,
+                () = lent.begun() => {
+                    let Some(mut sender) = lent.take() else { return };
+                    if sender.finish().await.is_err() {
+                        return;
+                    }
+                    lent.put(sender);
+                }
                 message = messages.next() => {
                     let Some(message) = message else { return };
-                    if let Err(error) = sender.send(&message).await {
+                    let Some(mut sender) = lent.take() else { return };
+                    let sent = sender.send(&message).await;
+                    lent.put(sender);
+                    if let Err(error) = sent {
                         if let (Error::Frame { source: FrameError::TooLong { .. }, .. }, Some(database)) =
                             (&error, message.database())
                         {
@@ -268,9 +275,9 @@ impl Message for Control {
     }
 }
 
-impl Message for Data {
+impl Message for Queued {
     fn database(&self) -> Option<String> {
-        Some(Self::database(self).0.clone())
+        Some(self.message.database().0.clone())
     }
 }
 
@@ -318,52 +325,58 @@ pub(crate) async fn receive(
     channel: Channel,
     mut receiver: FrameReceiver,
     events: mpsc::Sender<Event>,
-    inbox: Inbox,
+    inboxes: Inboxes,
 ) {
-    if channel == Channel::Files {
-        return receive_files(receiver, events, inbox).await;
-    }
-    loop {
-        let event = match channel {
-            Channel::Control => receiver.recv().await.map(|m| m.map(Event::Control)),
-            Channel::Data => receiver.recv().await.map(|m| m.map(Event::Data)),
-            Channel::Files | Channel::Sync => return, // elsewhere
-        };
-        match event {
-            Ok(Some(event)) => {
-                if events.send(event).await.is_err() {
-                    return; // the daemon ends
+    let mut heard = Heard { events: events.clone(), at: None };
+    let ended = loop {
+        // Everything but heartbeats goes to its worker past the event loop.
+        let passed_on = match channel {
+            Channel::Control => match receiver.recv().await {
+                Ok(Some(message)) => events.send(Event::Control(message)).await.is_ok(),
+                ended => break ended.map(drop),
+            },
+            Channel::Data => match receiver.recv().await {
+                Ok(Some(message)) => match inboxes.databases.deliver(message) {
+                    None => heard.note().await,
+                    Some(message) => {
+                        heard.note().await && events.send(Event::Data(message)).await.is_ok()
+                    }
+                },
+                ended => break ended.map(drop),
+            },
+            Channel::Files => match receiver.recv().await {
+                Ok(Some(message)) => {
+                    let daemon_lives = heard.note().await;
+                    // Contents are many and large: the connection waits while too many wait.
+                    inboxes.directories.deliver(message).await;
+                    daemon_lives
                 }
-            }
-            Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(%error, "a connection of the partner ended");
-                return;
-            }
+                ended => break ended.map(drop),
+            },
+            Channel::Sync => return, // elsewhere
+        };
+        if !passed_on {
+            return; // the daemon ends
         }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(?channel, %error, "a connection of the partner ended");
     }
 }
 
-/// Contents are many and large: they go to their workers past the event loop, and the connection
-/// waits while too many wait.
-async fn receive_files(mut receiver: FrameReceiver, events: mpsc::Sender<Event>, inbox: Inbox) {
-    let mut heard: Option<tokio::time::Instant> = None;
-    loop {
-        match receiver.recv::<File>().await {
-            Ok(Some(message)) => {
-                if heard.is_none_or(|heard| heard.elapsed() >= HEARD_INTERVAL) {
-                    heard = Some(tokio::time::Instant::now());
-                    if events.send(Event::Node(Input::Heard)).await.is_err() {
-                        return; // the daemon ends
-                    }
-                }
-                inbox.deliver(message).await;
-            }
-            Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(%error, "the partner's connection for files ended");
-                return;
-            }
+/// Tells the core, not too often, that the partner lives.
+struct Heard {
+    events: mpsc::Sender<Event>,
+    at: Option<tokio::time::Instant>,
+}
+
+impl Heard {
+    /// A message came; `false`: the daemon ends.
+    async fn note(&mut self) -> bool {
+        if self.at.is_some_and(|at| at.elapsed() < HEARD_INTERVAL) {
+            return true;
         }
+        self.at = Some(tokio::time::Instant::now());
+        self.events.send(Event::Node(Input::Heard)).await.is_ok()
     }
 }

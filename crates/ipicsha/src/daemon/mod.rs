@@ -4,6 +4,7 @@
 mod barrier;
 mod clock;
 mod compared;
+mod data_link;
 mod databases;
 mod directories;
 mod event;
@@ -30,9 +31,7 @@ mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipicsha_core::{
-    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::MonoTime, trust::Partner,
-};
+use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId, trust::Partner};
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -42,16 +41,19 @@ use tokio::{
 use crate::{
     config::Config,
     exit::{Failure, Kind},
+    transfer::{Policy, Transfers},
 };
+use data_link::DataQueue;
 use databases::{Databases, Surroundings};
-use directories::{Directories, Inbox};
+use directories::Directories;
 use event::Event;
 use event_loop::Daemon;
 use files_link::FilesQueue;
-use link::{DataQueue, LinkContext};
+use link::{Inboxes, LinkContext};
 
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
+pub(crate) use persist::read as read_state;
 
 /// Version told to the partner; both servers must run the same (spec A6).
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -86,7 +88,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager is told");
     }
+    let transfers = daemon.transfers.clone();
     daemon.run(events).await?;
+    transfers.end().await;
     if let Err(error) = std::fs::remove_file(&daemon.config.file.server.socket) {
         tracing::debug!(%error, "the socket is left behind");
     }
@@ -104,13 +108,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             .map_err(|error| trust::failure(&error))?;
     let identity = Arc::new(identity);
     let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
-    let node_config = NodeConfig {
-        server: store.server(),
-        name: server.name.clone(),
-        version: VERSION.into(),
-        initialization_timeout: config.initialization_timeout,
-        automatic: config.automatic,
-    };
+    let node_config = node_config(&config, store.server());
     let seed = persist::random().map_err(anyhow::Error::from)?;
     let node = Node::new(node_config, state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
@@ -129,12 +127,16 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
     tokio::spawn(roles::run(role_changes, services, events.clone()));
+    let transfers = transfers(&config);
     tokio::spawn(accept(
         incoming,
-        events.clone(),
-        link_context.clone(),
-        advertised(&config, &listener),
-        directories.inbox(),
+        Accepting {
+            inboxes: Inboxes { databases: databases.inbox(), directories: directories.inbox() },
+            events: events.clone(),
+            context: link_context.clone(),
+            advertised: advertised(&config, &listener),
+            transfers: transfers.clone(),
+        },
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
     let hook_files = config.file.hooks.clone();
@@ -161,11 +163,21 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         waiting: BTreeMap::new(),
         requests: 0,
         exit: false,
+        transfers,
         link_error: None,
-        heard: MonoTime::default(),
     };
     daemon.connect();
     Ok(daemon)
+}
+
+fn node_config(config: &Config, server: ServerId) -> NodeConfig {
+    NodeConfig {
+        server,
+        name: config.file.server.name.clone(),
+        version: VERSION.into(),
+        initialization_timeout: config.initialization_timeout,
+        automatic: config.automatic,
+    }
 }
 
 /// A damaged conflict journal is kept beside a new one: replication goes on, nothing is lost.
@@ -196,7 +208,7 @@ fn protected(
         log: config.file.log.clone(),
         journal_notice: journal_notice(&journal),
         journal,
-        data: queue.sender.clone(),
+        data: queue.clone(),
         events: events.clone(),
     };
     let (files, patterns) = verbs::protected_files(config)?;
@@ -214,7 +226,8 @@ fn watched(
     Ok(Directories::new(files, state, queue.clone(), events.clone()))
 }
 
-fn hello(config: &Config, server: ServerId) -> Hello {
+/// What this server says first on its connections.
+pub(crate) fn hello(config: &Config, server: ServerId) -> Hello {
     Hello {
         protocol: ipicsha_link::PROTOCOL,
         version: VERSION.into(),
@@ -250,22 +263,41 @@ fn advertised(config: &Config, listener: &Listener) -> Option<String> {
     (!address.ip().is_unspecified()).then(|| address.to_string())
 }
 
-/// Takes what the listener accepts: connections of the partner, and proven trust requests.
-async fn accept(
-    mut incoming: mpsc::Receiver<Incoming>,
+/// The partner's `ipicsha sync` reaches what is opened to it, and watched directories of the
+/// configuration: those it may change anyway.
+fn transfers(config: &Config) -> Transfers {
+    let sync = &config.file.sync;
+    let watched = config.file.directories.iter().map(|directory| directory.path.clone());
+    Transfers::new(Policy {
+        server: config.file.server.name.clone(),
+        allow: sync.allow.iter().cloned().chain(watched).collect(),
+        deletions_max: sync.deletions_max,
+    })
+}
+
+/// What is needed for what the listener accepts.
+struct Accepting {
     events: mpsc::Sender<Event>,
     context: LinkContext,
     advertised: Option<String>,
-    inbox: Inbox,
-) {
+    inboxes: Inboxes,
+    transfers: Transfers,
+}
+
+/// Takes what the listener accepts: connections of the partner, and proven trust requests.
+async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
+    let Accepting { events, context, advertised, inboxes, transfers } = accepting;
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
-                tokio::spawn(link::receive(hello.channel, receiver, events.clone(), inbox.clone()));
+                tokio::spawn(link::receive(
+                    hello.channel,
+                    receiver,
+                    events.clone(),
+                    inboxes.clone(),
+                ));
             }
-            Incoming::Duplex { hello, .. } => {
-                tracing::warn!(partner = hello.name, "a transfer is refused: not spoken yet");
-            }
+            Incoming::Duplex { hello, duplex } => transfers.spawn(duplex, hello.name),
             Incoming::Trust { introduction, partner, answer } => {
                 let own = trust::introduction(&context, advertised.clone(), introduction.action);
                 tokio::spawn(trust::answer(partner, own, answer, events.clone()));

@@ -75,6 +75,24 @@ impl Store {
     }
 }
 
+/// Id and state of the server whose daemon works in `directory`, as last written; `None` when none
+/// ever did. Changes nothing.
+///
+/// # Errors
+/// The file cannot be read, which only root and the user of the daemon can, or is damaged.
+pub(crate) fn read(directory: &Path) -> Result<Option<(ServerId, PersistedState)>, Failure> {
+    let path = directory.join("state.json");
+    match fs::read(&path) {
+        Ok(bytes) => parse(&bytes, &path).map(|file| Some((file.server, file.state))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let text = format!("cannot read {}: {error}", path.display());
+            Err(Failure::new(Kind::NotPermitted, text)
+                .hinted("run it as root, or as the user of the daemon"))
+        }
+    }
+}
+
 fn parse(bytes: &[u8], path: &Path) -> Result<StateFile, Failure> {
     let damaged = |why: String| {
         Failure::new(Kind::Config, format!("the state file {} is damaged: {why}", path.display())).hinted(

@@ -11,10 +11,13 @@ use super::{Kept, Locked, record};
 const ENTRY_BYTES: u64 = 4096;
 /// After so many seconds it is looked anew, because others may have put something here.
 const LOOK_SECONDS: i64 = 3600;
+/// Entries that go in one call, so that nobody waits long for the store.
+const REMOVED_MAX: u64 = 256;
 
 impl Kept {
     /// Removes what is older than the limit and, beyond the limit of bytes, the oldest first. Costs
-    /// nearly nothing where nothing is to be done. Gives the number of entries that went.
+    /// nearly nothing where nothing is to be done, and never goes on for long: what is left to be
+    /// removed goes at the next call. Gives the number of entries that went.
     ///
     /// # Errors
     /// The system refuses; the rest goes at the next call.
@@ -49,6 +52,10 @@ impl Locked<'_> {
             if old_at > now_unix && !self.is_too_much() {
                 look_again_unix = look_again_unix.min(old_at);
                 continue;
+            }
+            if removed == REMOVED_MAX {
+                look_again_unix = now_unix;
+                break;
             }
             match self.remove(id, kept.bytes) {
                 Ok(()) => removed += 1,

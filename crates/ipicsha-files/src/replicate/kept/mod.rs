@@ -372,4 +372,6 @@ fn refused(doing: &str, errno: Errno, next_step: &str) -> Refused {
 }
 
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod tests;

@@ -85,7 +85,12 @@ pub fn restore_kept(config: &DirectoryConfig, id: u64) -> Result<String, Refused
 }
 
 impl Locked<'_> {
-    fn restore(&mut self, root: &Root, id: u64, now: Time) -> Result<RelativePath, Refused> {
+    pub(super) fn restore(
+        &mut self,
+        root: &Root,
+        id: u64,
+        now: Time,
+    ) -> Result<RelativePath, Refused> {
         let doing = format!("cannot read what is kept as {id}");
         let found = self.store.find(&content_name(id));
         if found.map_err(|errno| refused(&doing, errno, CHECK_STATE))?.is_none() {

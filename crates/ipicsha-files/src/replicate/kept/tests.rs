@@ -361,6 +361,17 @@ fn what_is_too_old_goes() {
 }
 
 #[test]
+fn much_that_is_too_old_goes_piece_by_piece() {
+    let case = Case::beside();
+    for _ in 0..300 {
+        fs::write(case.path("f"), b"").expect("a file");
+        case.put("f");
+    }
+    assert_eq!((case.kept.expire(NOW + 101), case.kept.usage().entries), (Ok(256), 44));
+    assert_eq!((case.kept.expire(NOW + 101), case.kept.usage().entries), (Ok(44), 0));
+}
+
+#[test]
 fn beyond_the_limit_the_oldest_go_first_and_the_newest_stays() {
     let limits = KeepLimits { age: Duration::from_secs(1000), bytes: 100_000 };
     let case = Case::new(tempfile::tempdir().expect("a folder"), limits);

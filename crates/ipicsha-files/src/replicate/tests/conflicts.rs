@@ -1,1 +1,98 @@
-//! Later.
+//! Both sides changed the same thing.
+
+use std::fs;
+
+use super::{
+    super::KeptReason,
+    pair::{Pair, Side},
+};
+
+fn both_change(pair: &mut Pair, times: [u64; 2]) {
+    pair.a.write("file", "common");
+    pair.settle_equal();
+    pair.cut();
+    pair.a.write("file", "of a");
+    pair.a.set_time("file", times[0]);
+    pair.b.write("file", "of b");
+    pair.b.set_time("file", times[1]);
+    for side in [&pair.a, &pair.b] {
+        side.until("the change", |status| status.to_send == 1);
+    }
+    pair.connect();
+    pair.settle_equal();
+}
+
+fn loser(side: &Side) -> Option<KeptReason> {
+    side.kept("file").map(|kept| kept.reason)
+}
+
+#[test]
+fn the_newest_wins_and_the_loser_is_kept() {
+    let mut pair = Pair::running();
+    both_change(&mut pair, [1_000, 2_000]);
+    assert_eq!(pair.a.read("file"), "of b");
+    assert_eq!((loser(&pair.a), loser(&pair.b)), (Some(KeptReason::Conflict), None));
+    pair.a.until("the count", |status| status.conflicts_total == 1);
+    assert_eq!(pair.a.status().kept.bytes, 4);
+}
+
+#[test]
+fn on_a_tie_the_primary_wins() {
+    let mut pair = Pair::running();
+    both_change(&mut pair, [3_000, 3_000]);
+    assert_eq!(pair.b.read("file"), "of a");
+    assert_eq!((loser(&pair.a), loser(&pair.b)), (None, Some(KeptReason::Conflict)));
+}
+
+#[test]
+fn work_is_worth_more_than_a_deletion() {
+    let pair = Pair::running();
+    pair.a.write("directory/file", "common");
+    pair.a.write("directory/other", "common");
+    pair.settle_equal();
+    pair.cut();
+    fs::remove_dir_all(pair.a.path("directory")).unwrap();
+    pair.b.write("directory/file", "worked on");
+    pair.a.until("the deletion", |status| status.to_send == 3);
+    pair.b.until("the change", |status| status.to_send == 1);
+    pair.connect();
+    pair.settle_equal();
+    assert_eq!(pair.a.read("directory/file"), "worked on");
+    assert!(!pair.b.has("directory/other"));
+}
+
+#[test]
+fn a_file_against_a_directory_keeps_the_tree_that_loses() {
+    let pair = Pair::running();
+    pair.cut();
+    pair.a.write("thing/inside/file", "in a tree");
+    pair.b.write("thing", "a file");
+    pair.b.set_time("thing", 4_000_000_000);
+    pair.a.until("the tree", |status| status.to_send == 3);
+    pair.b.until("the file", |status| status.to_send == 1);
+    pair.connect();
+    pair.settle_equal();
+    assert_eq!(pair.a.read("thing"), "a file");
+    let kept = pair.a.kept("thing").unwrap();
+    assert_eq!((kept.kind.as_str(), kept.reason), ("directory", KeptReason::Conflict));
+}
+
+#[test]
+fn a_lost_index_deletes_nothing_and_the_newer_stays() {
+    let mut pair = Pair::running();
+    pair.a.write("old", "1");
+    pair.a.write("changed", "1");
+    pair.settle_equal();
+    pair.stop_b();
+    for file in ["index.db", "index.db-wal", "index.db-shm"] {
+        let _ = fs::remove_file(pair.b.config.state.join(file));
+    }
+    fs::remove_file(pair.b.path("old")).unwrap();
+    pair.b.write("changed", "newer");
+    pair.b.set_time("changed", 4_000_000_000);
+    pair.start_b();
+    pair.connect();
+    pair.settle_equal();
+    assert_eq!(pair.b.read("old"), "1", "it is not known that it was deleted");
+    assert_eq!(pair.a.read("changed"), "newer");
+}

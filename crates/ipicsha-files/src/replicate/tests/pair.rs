@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Generous: the machine may be busy.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(30);
 /// Parts that the receiver has not dealt with.
 const PARTS_MAX: u64 = 64;
 
@@ -131,6 +131,13 @@ impl Side {
         self.worker.as_ref().unwrap().send(command);
     }
 
+    /// The same, if it runs.
+    fn tell(&self, command: Command) {
+        if let Some(worker) = &self.worker {
+            worker.send(command);
+        }
+    }
+
     fn stop(&mut self) {
         *self.inbox.lock().unwrap() = None;
         self.worker = None;
@@ -177,7 +184,8 @@ impl Side {
     }
 
     pub(crate) fn set_time(&self, name: &str, seconds: u64) {
-        let file = fs::File::open(self.path(name)).unwrap();
+        // For writing: that it was closed is what is noticed.
+        let file = fs::OpenOptions::new().write(true).open(self.path(name)).unwrap();
         file.set_modified(std::time::UNIX_EPOCH + Duration::new(seconds, 5)).unwrap();
     }
 
@@ -187,7 +195,11 @@ impl Side {
 
     /// Waits until the status is so.
     pub(crate) fn until(&self, what: &str, is: impl Fn(&DirectoryStatus) -> bool) {
-        eventually(what, || self.log.lock().unwrap().status.as_ref().is_some_and(&is));
+        let end = Instant::now() + LONG;
+        while !self.log.lock().unwrap().status.as_ref().is_some_and(&is) {
+            assert!(Instant::now() < end, "{what} did not come true: {:?}", self.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn kept(&self, path: &str) -> Option<KeptEntry> {
@@ -205,9 +217,12 @@ fn deliver(wire: &Wire, partner: &Inbox, file: File, ticket: Box<dyn Any + Send>
 }
 
 fn part(wire: &Arc<Wire>, partner: &Inbox, file: File) -> bool {
-    let length = match &file {
-        File::Part { part: Part::Data { bytes, .. } | Part::Last { bytes, .. }, .. } => bytes.len(),
-        _ => 0,
+    let length = if let File::Part { part, .. } = &file
+        && let Part::Data { bytes, .. } | Part::Last { bytes, .. } = part
+    {
+        bytes.len()
+    } else {
+        0
     };
     let passed = wire.bytes.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
     let cut_at = wire.cut_at.load(Ordering::SeqCst);
@@ -279,9 +294,7 @@ impl Pair {
     pub(crate) fn cut(&self) {
         self.wire.up.store(false, Ordering::SeqCst);
         for side in [&self.a, &self.b] {
-            if side.worker.is_some() {
-                side.send(Command::Link(false));
-            }
+            side.tell(Command::Link(false));
         }
     }
 
@@ -308,12 +321,12 @@ impl Pair {
 
     pub(crate) fn stop_a(&mut self) {
         self.a.stop();
-        self.b.send(Command::Link(false));
+        self.b.tell(Command::Link(false));
     }
 
     pub(crate) fn stop_b(&mut self) {
         self.b.stop();
-        self.a.send(Command::Link(false));
+        self.a.tell(Command::Link(false));
     }
 
     /// Everything is on both sides, and both are the same.

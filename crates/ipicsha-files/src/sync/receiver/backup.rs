@@ -2,7 +2,7 @@
 //!
 //! Decides where to. Must not know why it goes.
 
-use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use rustix::io::Errno;
 
@@ -12,8 +12,8 @@ use crate::{
     error::{AtPath, Problem},
     meta::{Kind, Meta},
     path::{Name, RelativePath},
-    place::{self, PlaceError, Sparse, Temp, errno_of},
-    resolve::{Dir, Links, Mounts, Root},
+    place::{self, PlaceError, Sparse, Temp},
+    resolve::{Dir, Links, Root},
     sync::{
         channel::Channel,
         exit::Fatal,
@@ -52,7 +52,7 @@ where
         self.backup = Some(match &self.options.backup_dir {
             None => Backup::Beside,
             Some(dir) => {
-                let path = self.destination.path.join(OsStr::from_bytes(dir));
+                let path = self.options.territory.join(&self.destination.path, dir);
                 Backup::Tree { path, root: None }
             }
         });
@@ -70,8 +70,8 @@ where
     /// Whether an entry is the tree of backups, which is never deleted.
     pub(super) fn is_backup_tree(&self, meta: &Meta) -> bool {
         let Some(Backup::Tree { path, .. }) = &self.backup else { return false };
-        let tree =
-            Root::open(path, Links::Refuse, Mounts::Cross).and_then(|root| root.top().meta());
+        let tree = self.options.territory.open(path, Links::Refuse);
+        let tree = tree.and_then(|root| root.top().meta());
         tree.is_ok_and(|tree| tree.identity() == meta.identity())
     }
 
@@ -100,8 +100,8 @@ where
         let tree = match root {
             Some(tree) => Arc::clone(tree),
             None => {
-                fs::create_dir_all(&*path).map_err(|error| errno_of(&error))?;
-                let tree = Arc::new(Root::open(&*path, Links::Refuse, Mounts::Cross)?);
+                self.options.territory.make_dirs(path)?;
+                let tree = Arc::new(self.options.territory.open(path, Links::Refuse)?);
                 *root = Some(Arc::clone(&tree));
                 tree
             }

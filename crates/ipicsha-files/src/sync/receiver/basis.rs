@@ -3,7 +3,7 @@
 //!
 //! Decides which of them is nearest to an entry. Must not know the sender.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -16,7 +16,7 @@ use crate::{
     meta::Meta,
     path::{Name, RelativePath, escape},
     place,
-    resolve::{Dir, Links, Mounts, Root},
+    resolve::{Dir, Links, Root},
     sync::{
         Event,
         channel::Channel,
@@ -59,8 +59,8 @@ where
     pub(super) fn open_basis(&mut self) {
         let Some((_, paths)) = &self.options.basis else { return };
         for path in paths {
-            let full = self.destination.path.join(OsStr::from_bytes(path));
-            match Root::open(&full, Links::Refuse, Mounts::Cross) {
+            let full = self.options.territory.join(&self.destination.path, path);
+            match self.options.territory.open(&full, Links::Refuse) {
                 Ok(root) => self.basis.push(Basis { root }),
                 Err(errno) => {
                     let shown = escape(path);

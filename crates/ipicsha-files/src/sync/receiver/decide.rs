@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Receiver, directory::Presence};
 use crate::{
+    attributes::Attributes,
     error::{AtPath, Problem},
     meta::{Kind, Meta},
     path::{Name, RelativePath},
@@ -52,9 +53,10 @@ where
 {
     /// One entry that is no directory.
     pub(super) fn entry(&mut self, id: EntryId, entry: Entry) -> Result<(), Fatal> {
-        let Entry { name, details } = entry;
+        let Entry { name, mut details } = entry;
         self.stats.entries.add(details.kind);
-        self.stats.total_bytes += if details.kind == Kind::Directory { 0 } else { details.size };
+        let size = if details.kind == Kind::Directory { 0 } else { details.size };
+        self.stats.total_bytes = self.stats.total_bytes.saturating_add(size);
         self.progress.entries += 1;
         self.progress.checked += 1;
         let Some(current) = self.stack.last_mut() else {
@@ -72,6 +74,9 @@ where
                 return Ok(());
             }
         };
+        if !self.may_be_made(&path, &mut details) {
+            return Ok(());
+        }
         let name = self.destination.rename.clone().unwrap_or(name);
         let fresh = match presence {
             Presence::Skipped => return Ok(()),
@@ -96,6 +101,29 @@ where
                 Ok(())
             }
         }
+    }
+
+    /// Somebody else's files get no power here that their content does not have. Whether the entry
+    /// may be made at all.
+    pub(super) fn may_be_made(&mut self, path: &RelativePath, details: &mut Details) -> bool {
+        if !self.options.territory.is_confined() {
+            return true;
+        }
+        if details.kind.is_device() && self.options.preserve.devices {
+            self.trouble(format!("\"{path}\" is a device, which is not made for a partner"));
+            return false;
+        }
+        if details.kind == Kind::File && details.mode & 0o6000 != 0 && self.options.preserve.perms {
+            details.mode &= !0o6000;
+            let text = format!("\"{path}\" would run as its owner, which is not set for a partner");
+            self.trouble(text);
+        }
+        if details.extended.as_mut().is_some_and(Attributes::keep_only_of_users) {
+            let text =
+                format!("\"{path}\" has attributes of the system, which are not set for a partner");
+            self.trouble(text);
+        }
+        true
     }
 
     pub(super) fn decide(
@@ -166,7 +194,7 @@ where
         let path = &spot.path;
         let file = details.kind == Kind::File;
         let newer = |existing: &Meta| {
-            let seconds = details.mtime.seconds - existing.mtime.seconds;
+            let seconds = details.mtime.seconds.saturating_sub(existing.mtime.seconds);
             match options.modify_window {
                 window if window < 0 => details.mtime < existing.mtime,
                 window => seconds < -window,

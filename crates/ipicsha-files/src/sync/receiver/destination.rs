@@ -5,7 +5,6 @@
 
 use std::{
     ffi::OsStr,
-    fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,15 +15,16 @@ use rustix::io::Errno;
 use super::Receiver;
 use crate::{
     error::Said,
+    meta::Kind,
     path::{Name, escape},
-    place::errno_of,
-    resolve::{Links, Mounts, Root},
+    resolve::{Links, Root},
     sync::{
         Event,
         channel::Channel,
         exit::{Exit, Fatal},
         message::{Begin, ToReceiver, ToSender},
         options::Options,
+        territory::Territory,
     },
 };
 
@@ -66,8 +66,8 @@ impl Destination {
         matches!(last, b"" | b"." | b"..")
     }
 
-    fn unusable(&self, error: &std::io::Error) -> Fatal {
-        let said = Said(errno_of(error));
+    fn unusable(&self, errno: Errno) -> Fatal {
+        let said = Said(errno);
         Fatal::new(
             Exit::Selection,
             format!("cannot use the destination \"{}\": {said}", self.shown()),
@@ -77,28 +77,27 @@ impl Destination {
     /// Settles what is meant, and makes it when it has to be.
     fn settle(&mut self, options: &Options, begin: Begin) -> Result<(), Fatal> {
         let typed = if self.typed.is_empty() { &b"."[..] } else { &self.typed };
-        let path = PathBuf::from(OsStr::from_bytes(typed));
+        let territory = &options.territory;
+        let path = territory.join(Path::new(""), typed);
         let single = begin.entries == 1 && !begin.directories;
         let refuse = |text: &str| Err(Fatal::new(Exit::Selection, text));
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => self.path = path,
-            Ok(_) if begin.entries > 1 => {
+        match territory.kind(&path) {
+            Ok(Some(Kind::Directory)) => self.path = path,
+            Ok(Some(_)) if begin.entries > 1 => {
                 return refuse(
                     "the destination must be a directory when more than one file is copied",
                 );
             }
-            Ok(_) if !single => return refuse("a directory cannot be copied over a file"),
-            Ok(_) => self.rename_into(options, &path)?,
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(self.unusable(&error));
-            }
-            Err(_) if single && !self.names_directory() => self.rename_into(options, &path)?,
-            Err(_) => self.make(options, path)?,
+            Ok(Some(_)) if !single => return refuse("a directory cannot be copied over a file"),
+            Ok(Some(_)) => self.rename_into(options, &path)?,
+            Err(errno) => return Err(self.unusable(errno)),
+            Ok(None) if single && !self.names_directory() => self.rename_into(options, &path)?,
+            Ok(None) => self.make(options, path)?,
         }
         if !(self.created && options.dry_run) {
             let links = if options.keep_dirlinks { Links::Follow } else { Links::Refuse };
-            let root = Root::open(&self.path, links, Mounts::Cross);
-            self.root = Some(Arc::new(root.map_err(|errno| self.unusable(&errno.into()))?));
+            let root = territory.open(&self.path, links);
+            self.root = Some(Arc::new(root.map_err(|errno| self.unusable(errno))?));
         }
         Ok(())
     }
@@ -111,11 +110,13 @@ impl Destination {
         let name = Name::new(name).map_err(|error| {
             Fatal::new(Exit::Selection, format!("\"{}\" is no file name: {error}", self.shown()))
         })?;
-        if options.make_path && !parent.is_dir() {
-            self.made_path = Some((parent.as_os_str().as_bytes().to_vec(), missing(&parent)));
+        let territory = &options.territory;
+        if options.make_path && !territory.is_dir(&parent) {
+            let missing = missing(territory, &parent);
+            self.made_path = Some((parent.as_os_str().as_bytes().to_vec(), missing));
             self.created = options.dry_run;
             if !options.dry_run {
-                fs::create_dir_all(&parent).map_err(|error| self.unusable(&error))?;
+                territory.make_dirs(&parent).map_err(|errno| self.unusable(errno))?;
             }
         }
         self.path = parent;
@@ -125,20 +126,21 @@ impl Destination {
 
     fn make(&mut self, options: &Options, path: PathBuf) -> Result<(), Fatal> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let orphan = parent.is_some_and(|parent| !parent.is_dir());
+        let territory = &options.territory;
+        let orphan = parent.is_some_and(|parent| !territory.is_dir(parent));
         if options.make_path {
-            self.made_path = Some((path.as_os_str().as_bytes().to_vec(), missing(&path)));
+            let missing = missing(territory, &path);
+            self.made_path = Some((path.as_os_str().as_bytes().to_vec(), missing));
         }
         let made = match (options.dry_run, options.make_path) {
             (true, true) => Ok(()),
-            (true, false) if orphan => Err(std::io::ErrorKind::NotFound.into()),
+            (true, false) if orphan => Err(Errno::NOENT),
             (true, false) => Ok(()),
-            (false, true) => fs::create_dir_all(&path),
-            (false, false) => fs::create_dir(&path),
+            (false, true) => territory.make_dirs(&path),
+            (false, false) => territory.make_dir(&path),
         };
-        made.map_err(|error| {
-            let missing = error.kind() == std::io::ErrorKind::NotFound;
-            let said = Said(if missing { Errno::NOENT } else { errno_of(&error) });
+        made.map_err(|errno| {
+            let said = Said(errno);
             let text = format!("cannot make the directory \"{}\": {said}", self.shown());
             Fatal::new(Exit::FileIo, text)
         })?;
@@ -150,8 +152,9 @@ impl Destination {
 }
 
 /// Number of directories that a path lacks.
-fn missing(path: &Path) -> u64 {
-    path.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.is_dir()).count() as u64
+fn missing(territory: &Territory, path: &Path) -> u64 {
+    let lacks = |at: &&Path| !at.as_os_str().is_empty() && !territory.is_dir(at);
+    path.ancestors().take_while(lacks).count() as u64
 }
 
 impl<C> Receiver<'_, C>

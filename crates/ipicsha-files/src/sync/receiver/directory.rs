@@ -73,7 +73,9 @@ where
         while self.stack.last().is_some_and(|top| path == top.path || !path.is_within(&top.path)) {
             self.stack.pop();
         }
-        if let Some(details) = &details {
+        let mut details = details;
+        if let Some(details) = &mut details {
+            self.may_be_made(&path, details);
             self.stats.entries.add(details.kind);
             self.progress.entries += 1;
             self.progress.checked += 1;
@@ -109,9 +111,8 @@ where
     ) -> Option<Level> {
         self.options.delete?;
         let level = above.unwrap_or_else(|| {
-            let root = std::fs::canonicalize(&self.destination.path).unwrap_or_default();
-            let root = std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str());
-            Level::new(&self.options.rules, Half::Receiver, root)
+            let root = self.options.territory.absolute(&self.destination.path);
+            Level::new(&self.options.rules, Half::Receiver, &root)
         });
         // Afterwards the files with rules are read again, because they may have been transferred.
         let later = self.options.delete == Some(Delete::After);

@@ -34,6 +34,8 @@ pub(super) struct Pending {
     /// What it is made from, when the difference is asked for.
     pub(super) basis: Option<File>,
     pub(super) want: Want,
+    /// What it is written over is kept already.
+    pub(super) backed_up: bool,
 }
 
 /// A finished file that gets its name at the end.
@@ -151,11 +153,12 @@ where
             self.tell_item(item);
             return Ok(Decision::Settled);
         }
-        self.progress.planned_bytes += details.size;
+        self.progress.planned_bytes = self.progress.planned_bytes.saturating_add(details.size);
         self.outputs.wait(id, item);
         let (want, basis) = self.way(spot, details, existing.as_ref());
         let spot = Spot { dir: None, ..spot.clone() };
-        let pending = Pending { spot, details: details.clone(), existing, basis, want };
+        let details = details.clone();
+        let pending = Pending { spot, details, existing, basis, want, backed_up: false };
         self.wants.push((id, want));
         let signed = pending.basis.as_ref().map(File::try_clone);
         self.pending.insert(id, pending);
@@ -192,7 +195,8 @@ where
 
     pub(super) fn count_transfer(&mut self, details: &Details, new: bool) {
         self.stats.transferred += 1;
-        self.stats.transferred_bytes += details.size;
+        let stats = &mut self.stats;
+        stats.transferred_bytes = stats.transferred_bytes.saturating_add(details.size);
         if new {
             self.stats.created.add(details.kind);
         }

@@ -159,6 +159,9 @@ where
         let Some(pending) = self.pending.remove(&id) else {
             return Err(Fatal::new(Exit::Protocol, "a file came that nobody asked for"));
         };
+        if offset > 0 && pending.want != Want::From(offset) {
+            return Err(Fatal::new(Exit::Protocol, "a file begins where nobody asked for it"));
+        }
         let report = self.report;
         self.outputs.resolve(id, true, report);
         let sink = self.sink(&pending, offset).unwrap_or_else(|problem| {
@@ -179,7 +182,7 @@ where
         if options.inplace || options.append.is_some() {
             let file = match &pending.existing {
                 Some(_) => {
-                    if options.backup {
+                    if options.backup && !pending.backed_up {
                         let keep = super::backup::Keep::Copy;
                         self.back_up(&dir, &spot.parent, &spot.name, keep)?;
                     }
@@ -227,7 +230,10 @@ where
     }
 
     pub(super) fn copy(&mut self, offset: u64, length: u64) -> Result<(), Fatal> {
-        self.stats.matched_bytes += length;
+        self.stats.matched_bytes = self.stats.matched_bytes.saturating_add(length);
+        if offset.checked_add(length).is_none() {
+            return Err(too_long());
+        }
         self.put(length, |sink, basis| match (sink, basis) {
             (Sink::Temp(temp), Some(basis)) => temp.copy(basis, offset, length),
             (Sink::InPlace(file), _) => file.copy(offset, length),
@@ -245,10 +251,10 @@ where
         let Some(incoming) = &mut self.incoming else {
             return Err(Fatal::new(Exit::Protocol, "bytes came that belong to no file"));
         };
-        incoming.length += length;
         // More than any file: the sender does not mean it.
+        incoming.length = incoming.length.saturating_add(length);
         if incoming.offset.checked_add(incoming.length).is_none_or(|end| end > i64::MAX as u64) {
-            return Err(Fatal::new(Exit::Protocol, "a file is longer than any file can be"));
+            return Err(too_long());
         }
         let written = write(&mut incoming.sink, incoming.pending.basis.as_ref());
         match written {
@@ -265,8 +271,8 @@ where
             // The basis changed under us: the hash will be wrong, and the file is asked for again.
             Err(PlaceError::Mismatch) => {}
         }
-        self.progress.bytes += length;
-        self.progress.file_bytes += length;
+        self.progress.bytes = self.progress.bytes.saturating_add(length);
+        self.progress.file_bytes = self.progress.file_bytes.saturating_add(length);
         self.progress.checked = self.progress.entries - self.pending.len() as u64;
         self.report.event(Event::Progress(self.progress.clone()));
         Ok(())
@@ -323,6 +329,7 @@ where
             // Once more, all of it: a basis that changed, or a sum that fits by chance.
             Err(Ended::Mismatch) if pending.want != Want::Whole => {
                 (pending.want, pending.basis) = (Want::Whole, None);
+                pending.backed_up = self.options.inplace || self.options.append.is_some();
                 self.wants.push((id, Want::Whole));
                 self.pending.insert(id, pending);
                 self.ask()
@@ -421,6 +428,10 @@ where
             }
         }
     }
+}
+
+fn too_long() -> Fatal {
+    Fatal::new(Exit::Protocol, "a file is longer than any file can be")
 }
 
 /// Opens a file to write over it. Its owner may do so although it is read-only; its permissions are

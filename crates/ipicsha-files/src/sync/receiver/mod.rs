@@ -24,6 +24,8 @@ use std::{
     time::Instant,
 };
 
+use serde::{Deserialize, Serialize};
+
 use self::{
     backup::Backup,
     basis::Basis,
@@ -86,7 +88,7 @@ pub(super) struct Receiver<'a, C> {
 }
 
 /// What the receiver knows at the end.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
     /// What the transfer was made of.
     pub stats: Stats,
@@ -140,6 +142,10 @@ where
     (Received { stats, troubles }, result)
 }
 
+fn interrupted() -> Fatal {
+    Fatal::new(Exit::Signal, "interrupted: nothing half written is left")
+}
+
 impl From<Gone> for Fatal {
     fn from(gone: Gone) -> Self {
         Self::new(Exit::Halves, gone.to_string())
@@ -153,16 +159,21 @@ where
     fn work(&mut self) -> Result<(), Fatal> {
         while !self.done {
             if self.options.cancelled.load(Ordering::Relaxed) {
-                return Err(Fatal::new(Exit::Signal, "interrupted: nothing half written is left"));
+                return Err(interrupted());
             }
             if self.options.stop_at.is_some_and(|at| Instant::now() >= at) {
                 return Err(Fatal::new(Exit::Timeout, "the time to stop has come"));
             }
-            let message = self.channel.receive()?;
+            let message = self.channel.receive().map_err(|gone| self.left_alone(gone))?;
             self.stats.sent_bytes += message.weight();
             self.hold_back_or_take(message)?;
         }
         self.finish()
+    }
+
+    /// Nothing comes any more: because it was interrupted, or who knows why.
+    fn left_alone(&self, gone: Gone) -> Fatal {
+        if self.options.cancelled.load(Ordering::Relaxed) { interrupted() } else { gone.into() }
     }
 
     /// With `--delete-before` the whole scan is needed before anything is done.
@@ -187,6 +198,9 @@ where
             ToReceiver::Begin(begin) => self.begin(begin)?,
             ToReceiver::Owners(names) => self.owners.learn(names),
             ToReceiver::Dir { path, itself } => self.enter_dir(path, itself.map(|d| *d))?,
+            ToReceiver::Entries { first, .. } if first > EntryId::MAX / 2 => {
+                return Err(Fatal::new(Exit::Protocol, "there are more entries than can be"));
+            }
             ToReceiver::Entries { first, entries } => {
                 for (id, entry) in (first..).zip(entries) {
                     self.entry(id, entry)?;
@@ -245,7 +259,10 @@ where
         self.tell_saved()?;
         if self.removals.left > 0 {
             let left = self.removals.left;
-            let text = format!("the limit of deletions is reached: {left} entries are left");
+            let guarded =
+                self.options.delete_guard.is_some_and(|most| self.removals.deleted >= most);
+            let which = if guarded { " (`deletions_max` in `[sync]` there)" } else { "" };
+            let text = format!("the limit of deletions{which} is reached: {left} entries are left");
             self.report.event(Event::Notice(text));
             self.troubles.delete_limit = true;
         }

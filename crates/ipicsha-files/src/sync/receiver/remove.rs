@@ -52,7 +52,7 @@ pub(super) struct Removals {
     pub(super) scan_complete: bool,
     pub(super) listings: Vec<Listing>,
     extra: Vec<Extra>,
-    deleted: u64,
+    pub(super) deleted: u64,
     /// Entries that are left because of the limit.
     pub(super) left: u64,
 }
@@ -182,9 +182,8 @@ where
     }
 
     fn top_level(&self) -> Level {
-        let root = std::fs::canonicalize(&self.destination.path).unwrap_or_default();
-        let root = std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str());
-        Level::new(&self.options.rules, Half::Receiver, root)
+        let root = self.options.territory.absolute(&self.destination.path);
+        Level::new(&self.options.rules, Half::Receiver, &root)
     }
 
     /// Everything has arrived: now the rest goes.
@@ -250,8 +249,9 @@ where
                 return Removed::No;
             }
         }
+        let limits = [self.options.max_delete, self.options.delete_guard];
         if reason == Reason::Extra
-            && self.options.max_delete.is_some_and(|most| self.removals.deleted >= most)
+            && limits.into_iter().flatten().any(|most| self.removals.deleted >= most)
         {
             self.removals.left += 1;
             return Removed::No;

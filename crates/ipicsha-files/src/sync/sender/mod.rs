@@ -12,11 +12,11 @@ mod tree;
 
 use std::{
     collections::{HashSet, VecDeque},
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Instant,
 };
+
+use serde::{Deserialize, Serialize};
 
 pub(super) use self::tree::read_merge_file;
 use self::{
@@ -39,6 +39,9 @@ use super::{
 };
 use crate::{delta::Signature, meta::Kind};
 
+/// Longest block of a difference.
+const BLOCK_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
 /// One file that is wanted.
 struct Job {
     id: EntryId,
@@ -55,7 +58,7 @@ impl Job {
 }
 
 /// What the sender knows at the end.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// Problems of single sources.
     pub troubles: Troubles,
@@ -204,6 +207,10 @@ where
         match message {
             ToSender::Need { wants, decided } => {
                 for (id, want) in wants {
+                    // Nobody in their right mind asks for what was not told, or compares such blocks.
+                    if id >= self.next_id || !is_sensible(want) {
+                        continue;
+                    }
                     let signature = match want {
                         Want::Delta { block_bytes, size } => {
                             Some(Signature { block_bytes, size, sums: Vec::new() })
@@ -221,7 +228,8 @@ where
             ToSender::Sums(sums) => {
                 let unfinished = self.jobs.iter_mut().rev().find_map(|job| job.signature.as_mut());
                 if let Some(signature) = unfinished {
-                    signature.sums.extend(sums);
+                    let missing = signature.missing_sums();
+                    signature.sums.extend(sums.into_iter().take(missing));
                 }
             }
             ToSender::Saved(ids) => self.remove_sources(&ids),
@@ -277,10 +285,12 @@ where
     }
 }
 
-/// The path as the system has it, without links, for rules that are compared with it.
-fn absolute(path: &Path) -> Arc<[u8]> {
-    let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    absolute.as_os_str().as_bytes().into()
+/// Whether a wish can be met with bearable memory.
+fn is_sensible(want: Want) -> bool {
+    match want {
+        Want::Whole | Want::From(_) => true,
+        Want::Delta { block_bytes, .. } => (1..=BLOCK_BYTES_MAX).contains(&block_bytes),
+    }
 }
 
 /// Whether a directory is meant by these details.

@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +13,6 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    absolute,
     details::{self, Missing},
     tree::{Content, Node, Place},
 };
@@ -23,13 +21,13 @@ use crate::{
     filter::{Half, Level},
     meta::{Kind, Meta},
     path::{Name, RelativePath, escape},
-    place::errno_of,
-    resolve::{Links, Mounts, Root},
+    resolve::Links,
     sync::{
         Event, Report,
         event::Skipped,
         exit::{Exit, Fatal, Troubles},
         options::{Depth, Options},
+        territory::Outside,
     },
 };
 
@@ -117,7 +115,8 @@ impl Planner<'_> {
     }
 
     fn place(&self, dir: &[u8]) -> Result<Arc<Place>, Errno> {
-        let root = Root::open(to_path(dir), self.links(), Mounts::Cross)?;
+        let path = self.options.territory.join(Path::new(""), to_path(dir).as_os_str().as_bytes());
+        let root = self.options.territory.open(&path, self.links())?;
         Ok(Arc::new(Place { root: Arc::new(root), path: RelativePath::root() }))
     }
 
@@ -235,8 +234,9 @@ impl Planner<'_> {
 
     /// `--files-from`: names beneath one source.
     fn names(&mut self, base: &[u8], names: &[Vec<u8>]) -> Result<(), Fatal> {
-        if let Err(error) = fs::metadata(to_path(base)) {
-            let text = details::about("use the source", base, errno_of(&error));
+        let found = self.options.territory.kind(to_path(base));
+        if let Err(errno) = found.and_then(|kind| kind.ok_or(Errno::NOENT)) {
+            let text = details::about("use the source", base, errno);
             return Err(Fatal::new(Exit::Selection, text));
         }
         for name in names {
@@ -292,9 +292,14 @@ impl Planner<'_> {
                 continue;
             }
             let full: PathBuf = to_path(base).join(OsStr::from_bytes(at.as_bytes()));
-            match Root::open(&full, Links::Refuse, Mounts::Cross)
-                .and_then(|root| Meta::of(&**root.top()))
-            {
+            let full = self.options.territory.join(Path::new(""), full.as_os_str().as_bytes());
+            let written = full.as_os_str().as_bytes();
+            if self.options.territory.check(None, written) == Err(Outside::NotAllowed) {
+                // What lies above the allowed directories is nobody's business.
+                continue;
+            }
+            let opened = self.options.territory.open(&full, Links::Refuse);
+            match opened.and_then(|root| Meta::of(&**root.top())) {
                 Ok(meta) => {
                     let details = Some(details::of_meta(self.options, &meta, None));
                     self.entries += 1;
@@ -312,6 +317,9 @@ impl Planner<'_> {
 
     /// A directory beneath the base; links on the way are those of the user of this machine.
     fn place_beneath(&mut self, base: &[u8], parent: &RelativePath) -> Result<Arc<Place>, Errno> {
+        if self.options.territory.is_confined() {
+            return self.place(&[base, b"/", parent.as_bytes()].concat());
+        }
         let top = match self.places.get(base) {
             Some(top) => Arc::clone(top),
             None => {
@@ -332,7 +340,8 @@ impl Planner<'_> {
         if self.options.rules.is_empty() {
             return Level::new(&self.options.rules, Half::Sender, b"/");
         }
-        let absolute = absolute(root);
+        let territory = &self.options.territory;
+        let absolute = territory.absolute(root);
         let mut level = Level::new(&self.options.rules, Half::Sender, &absolute);
         if !level.reads_directories() {
             return level;
@@ -346,7 +355,8 @@ impl Planner<'_> {
         for dir in above {
             // An ancestor of the path, so it is its begin.
             let between = path.strip_prefix(dir).unwrap_or(Path::new(""));
-            let read = |name: &Name| fs::read(dir.join(OsStr::from_bytes(name.as_bytes()))).ok();
+            let held = territory.open(dir, Links::Follow).ok();
+            let read = |name: &Name| super::read_merge_file(held.as_ref()?.top(), name);
             let (entered, errors) = level.enter_above(between.as_os_str().as_bytes(), read);
             level = entered;
             for error in errors {

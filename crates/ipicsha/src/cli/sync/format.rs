@@ -11,7 +11,7 @@ use ipicsha_files::{
     sync::{Item, Update},
 };
 
-use super::quantity;
+use super::{quantity, render::Direction};
 
 /// The name, with a slash behind directories.
 pub(super) fn name(path: &RelativePath, kind: Kind) -> String {
@@ -35,11 +35,20 @@ fn local_time(time: Time, format: &str) -> String {
     }
 }
 
+/// What changed; rsync turns the arrow around for what leaves this machine.
+fn code(item: &Item, direction: Direction) -> String {
+    let code = item.change.code(item.kind);
+    match (direction, code.strip_prefix('>')) {
+        (Direction::There, Some(rest)) => format!("<{rest}"),
+        _ => code,
+    }
+}
+
 /// What stands for an entry.
-pub(super) fn item(format: &str, item: &Item) -> String {
+pub(super) fn item(format: &str, item: &Item, direction: Direction) -> String {
     fill(format, |letter, human| {
         Some(match letter {
-            'i' => item.change.code(item.kind),
+            'i' => code(item, direction),
             'n' | 'f' => name(&item.path, if letter == 'f' { Kind::File } else { item.kind }),
             'L' => leads_to(item),
             'l' => quantity::human(item.size, human),
@@ -50,6 +59,7 @@ pub(super) fn item(format: &str, item: &Item) -> String {
             'B' => permissions(item.mode),
             'U' => item.uid.to_string(),
             'G' => item.gid.to_string(),
+            'o' if direction == Direction::FromThere => "recv".to_owned(),
             'o' => "send".to_owned(),
             other => return common(other),
         })
@@ -178,7 +188,7 @@ mod tests {
 
     #[test]
     fn letters_are_replaced_and_nothing_escapes() {
-        let shown = item("%i %n%L|%l|%'l|%B|%U:%G|%%|%q|%-6o|%6o", &example());
+        let shown = item("%i %n%L|%l|%'l|%B|%U:%G|%%|%q|%-6o|%6o", &example(), Direction::Here);
         let expected =
             "cL+++++++++ a/b\\#012c -> t\\#033|1234|1,234|rwsr-x--x|1:2|%|%q|send  |  send";
         assert_eq!(shown, expected);

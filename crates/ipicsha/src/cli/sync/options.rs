@@ -56,12 +56,31 @@ impl View {
     }
 }
 
+/// What holds for the way between two servers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// `--timeout`.
+    pub(super) silence_max: Duration,
+    /// `--contimeout`.
+    pub(super) connect_max: Duration,
+    /// `-z`, with its level.
+    pub(super) compress: Option<i32>,
+}
+
+/// Silence of the partner that ends a transfer without `--timeout`: a partner that lives says
+/// something every few seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Level of compression without `--compress-level`.
+const COMPRESS_LEVEL: i32 = 1;
+
 /// A transfer that can begin.
 pub(super) struct Wanted {
     pub(super) options: Options,
     pub(super) view: View,
-    pub(super) sources: Vec<Vec<u8>>,
-    pub(super) destination: Option<Vec<u8>>,
+    pub(super) link: Link,
+    pub(super) sources: Vec<Operand>,
+    pub(super) destination: Option<Operand>,
 }
 
 /// What is typed but does not stand in the options by itself.
@@ -81,6 +100,10 @@ struct Typed {
     suffix: Option<Vec<u8>>,
     chmod: Option<Chmod>,
     compress: bool,
+    compress_level: Option<i32>,
+    compress_nothing: bool,
+    timeout_seconds: u64,
+    connect_seconds: u64,
 }
 
 /// Reads the words; `None` when help was asked for and shown.
@@ -186,7 +209,8 @@ impl Reader {
             "max-size" => self.options.max_size = None,
             "min-size" => self.options.min_size = None,
             "max-delete" => self.options.max_delete = None,
-            "timeout" | "8-bit-output" => {}
+            "timeout" => self.typed.timeout_seconds = 0,
+            "8-bit-output" => {}
             _ => return Err(Refused::usage(format!("--no-{id} is not known"))),
         }
         Ok(())
@@ -342,7 +366,8 @@ impl Reader {
                 let after = Duration::from_secs(minutes.saturating_mul(60));
                 options.stop_at = Instant::now().checked_add(after);
             }
-            "timeout" | "contimeout" => drop(number::<u64>(id, value)?),
+            "timeout" => self.typed.timeout_seconds = number(id, value)?,
+            "contimeout" => self.typed.connect_seconds = number(id, value)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -388,14 +413,21 @@ impl Reader {
             "info" => return self.info(text(&value)?),
             "out-format" => self.view.out_format = Some(text(&value)?.to_owned()),
             "compress-choice" => match text(&value)? {
-                "zstd" | "none" | "auto" => {}
+                choice @ ("zstd" | "none" | "auto") => {
+                    self.typed.compress_nothing = choice == "none";
+                }
                 other => return Err(unsupported_choice(id, other, "zstd, none or auto")),
             },
             "checksum-choice" => match text(&value)? {
                 "blake3" | "auto" => {}
                 other => return Err(unsupported_choice(id, other, "blake3 or auto")),
             },
-            "compress-level" => drop(number::<i32>(id, &value)?),
+            "compress-level" => {
+                let level = number(id, &value)?;
+                let known = (0..=22).contains(&level);
+                let refused = || Refused::usage("--compress-level: 1 to 22, or 0 for none");
+                self.typed.compress_level = Some(known.then_some(level).ok_or_else(refused)?);
+            }
             "skip-compress" => {}
             _ => return Err(Refused::usage(format!("--{id} is not known"))),
         }
@@ -456,14 +488,14 @@ impl Reader {
         self.options.report_unchanged = self.view.verbose > 1 || self.view.itemize > 1;
         let operands: Result<Vec<Operand>, Refused> =
             paths.into_iter().map(|path| remote::read(&path.into_vec())).collect();
-        let mut paths = remote::all_local(operands?)?;
-        let Some(last) = paths.pop() else {
+        let mut operands = operands?;
+        let Some(last) = operands.pop() else {
             let message =
                 "nothing to copy: name at least one source; `ipicsha sync --help` shows how";
             return Err(Refused::usage(message));
         };
         let (sources, destination) =
-            if paths.is_empty() { (vec![last], None) } else { (paths, Some(last)) };
+            if operands.is_empty() { (vec![last], None) } else { (operands, Some(last)) };
         if self.options.files_from.is_some() && sources.len() > 1 {
             return Err(Refused::usage("--files-from goes with one source directory"));
         }
@@ -474,7 +506,23 @@ impl Reader {
         self.view.list_only = self.options.list_only;
         self.view.dry_run = self.options.dry_run;
         self.view.recursive = self.options.depth == Depth::Recursive;
-        Ok(Wanted { options: self.options, view: self.view, sources, destination })
+        let link = self.link();
+        Ok(Wanted { options: self.options, view: self.view, link, sources, destination })
+    }
+
+    fn link(&self) -> Link {
+        let typed = &self.typed;
+        let seconds = |seconds: u64, default| match seconds {
+            0 => default,
+            seconds => Duration::from_secs(seconds),
+        };
+        let level = typed.compress_level.unwrap_or(COMPRESS_LEVEL);
+        let compresses = typed.compress && !typed.compress_nothing && level > 0;
+        Link {
+            silence_max: seconds(typed.timeout_seconds, SILENCE_MAX),
+            connect_max: seconds(typed.connect_seconds, CONNECT_MAX),
+            compress: compresses.then_some(level),
+        }
     }
 
     fn depth(&mut self) {

@@ -6,7 +6,7 @@ use super::Refused;
 use ipicsha_files::{path::escape, sync::Exit};
 
 /// Where an operand is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operand {
     Local(Vec<u8>),
     /// `partner:PATH`, or the name of the partner before the colon.
@@ -37,30 +37,6 @@ pub(super) fn read(operand: &[u8]) -> Result<Operand, Refused> {
     }
 }
 
-/// Sources and destination of this machine.
-pub(super) fn all_local(operands: Vec<Operand>) -> Result<Vec<Vec<u8>>, Refused> {
-    let servers: Vec<&String> = operands
-        .iter()
-        .filter_map(|operand| match operand {
-            Operand::Remote { server, .. } => Some(server),
-            Operand::Local(_) => None,
-        })
-        .collect();
-    if let Some(server) = servers.first() {
-        return Err(Refused::new(
-            Exit::Start,
-            format!(
-                "the server \"{server}\" cannot be reached: this version copies between paths of \
-                 one machine only (a path with a colon is written ./NAME)"
-            ),
-        ));
-    }
-    let local = |operand| match operand {
-        Operand::Local(path) | Operand::Remote { path, .. } => path,
-    };
-    Ok(operands.into_iter().map(local).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,8 +50,6 @@ mod tests {
         let remote = read(b"partner:/srv/x").expect("an operand");
         let expected = Operand::Remote { server: "partner".into(), path: b"/srv/x".to_vec() };
         assert_eq!(remote, expected);
-        let refused = all_local(vec![local("a"), expected]).expect_err("not reachable");
-        assert_eq!(refused.exit.code(), 5);
         for foreign in ["host::module/x", "rsync://host/x"] {
             assert_eq!(read(foreign.as_bytes()).expect_err(foreign).exit.code(), 4);
         }

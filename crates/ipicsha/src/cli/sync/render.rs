@@ -12,7 +12,7 @@ use std::{
 
 use ipicsha_files::{
     path::escape,
-    sync::{Event, Exit, Item, Outcome, Report, Skipped, Stats, Update},
+    sync::{Event, Exit, Item, Outcome, Report, Skipped, Stats, Update, wire::Interest},
 };
 use serde_json::{Value, json};
 
@@ -30,9 +30,21 @@ pub(super) fn refused(message: &str, exit: Exit, as_json: bool) {
     eprintln!("ipicsha sync: {exit} (code {})", exit.code());
 }
 
+/// Where the files go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// They stay on this machine.
+    Here,
+    /// To the partner.
+    There,
+    /// From the partner.
+    FromThere,
+}
+
 /// Shows the events of a transfer.
 pub(super) struct Renderer {
     view: View,
+    direction: Direction,
     format: Option<String>,
     state: Mutex<State>,
     begin: Instant,
@@ -45,7 +57,7 @@ struct State {
 }
 
 impl Renderer {
-    pub(super) fn new(view: View) -> Self {
+    pub(super) fn new(view: View, direction: Direction) -> Self {
         let files = view.progress && !view.progress_of_all;
         let shown = view.names.unwrap_or(view.verbose > 0 || files);
         let default = match view.itemize {
@@ -57,7 +69,17 @@ impl Renderer {
         let meter = (view.progress && !view.quiet && !view.json)
             .then(|| Meter::new(view.progress_of_all, terminal, view.human));
         let state = Mutex::new(State { meter, open_line: false });
-        Self { view, format, state, begin: Instant::now() }
+        Self { view, direction, format, state, begin: Instant::now() }
+    }
+
+    /// What the partner needs to tell.
+    pub(super) fn interest(&self) -> Interest {
+        let view = &self.view;
+        Interest {
+            items: view.json || view.verbose > 1 || self.format.is_some(),
+            progress: view.progress && !view.quiet,
+            every_file: view.json || !view.progress_of_all,
+        }
     }
 
     fn has_code(&self) -> bool {
@@ -102,7 +124,7 @@ impl Renderer {
             directory || local || item.linked_to.is_some() || change.update == Update::Transfer
         };
         if told {
-            self.line(&format::item(format, item));
+            self.line(&format::item(format, item, self.direction));
         } else if self.view.verbose > 1 {
             self.line(&format!("{} is uptodate", item.path));
         }
@@ -126,7 +148,10 @@ impl Renderer {
     fn text(&self, event: &Event) {
         match event {
             Event::Begun if self.view.lists() && self.view.recursive => {
-                self.line("sending incremental file list");
+                self.line(match self.direction {
+                    Direction::Here | Direction::There => "sending incremental file list",
+                    Direction::FromThere => "receiving incremental file list",
+                });
             }
             Event::Begun => {}
             Event::Item(item) => self.item(item),
@@ -198,8 +223,17 @@ impl Renderer {
         self.line(&format!("Total transferred file size: {} bytes", n(stats.transferred_bytes)));
         self.line(&format!("Literal data: {} bytes", n(stats.literal_bytes)));
         self.line(&format!("Matched data: {} bytes", n(stats.matched_bytes)));
-        self.line(&format!("Total bytes sent: {}", n(stats.sent_bytes)));
-        self.line(&format!("Total bytes received: {}", n(stats.received_bytes)));
+        let (sent, received) = self.both_ways(stats);
+        self.line(&format!("Total bytes sent: {}", n(sent)));
+        self.line(&format!("Total bytes received: {}", n(received)));
+    }
+
+    /// Bytes that this machine sent and received; both halves here count as the sender.
+    fn both_ways(&self, stats: &Stats) -> (u64, u64) {
+        match self.direction {
+            Direction::Here | Direction::There => (stats.sent_bytes, stats.received_bytes),
+            Direction::FromThere => (stats.received_bytes, stats.sent_bytes),
+        }
     }
 
     fn summary(&self, stats: &Stats) {
@@ -211,7 +245,8 @@ impl Renderer {
             1 => format!("{}.{:02}", quantity::grouped(rate as u64), (rate * 100.0) as u64 % 100),
             level => quantity::human(rate as u64, level),
         };
-        let (sent, received) = (n(stats.sent_bytes), n(stats.received_bytes));
+        let (sent, received) = self.both_ways(stats);
+        let (sent, received) = (n(sent), n(received));
         self.line(&format!("\nsent {sent} bytes  received {received} bytes  {rate} bytes/sec"));
         let total = n(stats.total_bytes);
         let speedup = stats.total_bytes as f64 / bytes.max(1) as f64;

@@ -124,7 +124,7 @@ pub(super) const ROWS: &[Row] = &[
     value("compare-dest", None, "DIR", "Do not make what is equal there"),
     value("copy-dest", None, "DIR", "Copy what is equal there"),
     value("link-dest", None, "DIR", "Link what is equal there"),
-    flag("compress", Some('z'), "Compress on the way (nothing to do on one machine)"),
+    flag("compress", Some('z'), "Compress on the way to the partner"),
     also(value("compress-choice", None, "NAME", "zstd, none or auto"), &["zc"]),
     also(value("compress-level", None, "NUMBER", "Level of compression"), &["zl"]),
     value("skip-compress", None, "LIST", "Suffixes that are not compressed"),

@@ -1,0 +1,169 @@
+//! `just bench-files`: `ipicsha sync` with the partner, beside rsync with its daemon and over ssh.
+//!
+//! Decides the order of the measurements and how large they are. All of them carry the same trees
+//! over the same pair of network namespaces (as root; else over loopback) from memory to memory, one
+//! right after the other in every round, so that what else happens on the machine meets all of them.
+
+mod data;
+mod measure;
+mod peers;
+mod table;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use ipicsha_e2e::{Settings, Side, fresh_pair};
+
+use self::{
+    data::{Change, Trees},
+    measure::Cost,
+    peers::{Ours, Peer, RsyncDaemon, Ssh},
+    table::Table,
+};
+use crate::machine;
+
+const USAGE: &str = "usage: ipicsha-bench files [--quick] [--rounds N] [--no-ssh] \
+                     [--only fresh,extents,pages,insert,small]";
+
+/// What is measured, and how much of it.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Bytes of the large file.
+    pub(super) big_bytes: u64,
+    /// Directories of 100 small files each.
+    pub(super) directories: usize,
+    pub(super) rounds: usize,
+    pub(super) quick: bool,
+    ssh: bool,
+    only: Vec<String>,
+}
+
+impl Plan {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut plan = Self {
+            big_bytes: 2 << 30,
+            directories: 1000,
+            rounds: 3,
+            quick: false,
+            ssh: true,
+            only: Vec::new(),
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().context(USAGE);
+            match argument.as_str() {
+                "--quick" => {
+                    (plan.quick, plan.rounds) = (true, 1);
+                    (plan.big_bytes, plan.directories) = (128 << 20, 50);
+                }
+                "--rounds" => plan.rounds = value()?.parse().context(USAGE)?,
+                "--no-ssh" => plan.ssh = false,
+                "--only" => plan.only = value()?.split(',').map(ToOwned::to_owned).collect(),
+                _ => bail!("{argument} is not known\n{USAGE}"),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    /// Only a whole run is kept.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.quick && self.only.is_empty() && self.ssh
+    }
+}
+
+/// Everything that was measured: by scenario, by peer, one per round.
+type Measured = BTreeMap<&'static str, BTreeMap<&'static str, Vec<Cost>>>;
+
+/// Runs all of it.
+///
+/// # Errors
+/// Something cannot be started, or a copy is not equal to its source.
+pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
+    let plan = Plan::parse(arguments)?;
+    let machine = machine::facts()?;
+    println!("{}", machine.text);
+    let folder = tempfile::Builder::new().prefix("ipicsha-bench-").tempdir_in("/dev/shm")?;
+    let allow = format!("allow = [\"{}\"]", folder.path().display());
+    let mut measured = Measured::new();
+    fresh_pair(Settings::fast().sync(Side::Bravo, &allow), |pair| {
+        pair.start()?;
+        pair.trust()?;
+        let trees = Trees::make(folder.path(), &plan)?;
+        let daemon = RsyncDaemon::start(pair, folder.path())?;
+        let ours = Ours::new(pair);
+        let ssh = if plan.ssh { Ssh::start(pair, folder.path())? } else { None };
+        let mut peers: Vec<&dyn Peer> = vec![&daemon, &ours];
+        peers.extend(ssh.as_ref().map(|ssh| ssh as &dyn Peer));
+        for round in 0..plan.rounds {
+            println!("round {}", round + 1);
+            big(&plan, &trees, &peers, &mut measured)?;
+            if plan.wants("small") {
+                small(&trees, &peers, round, &mut measured)?;
+            }
+        }
+        Ok(())
+    })?;
+    let table = Table::new(&plan, &measured);
+    println!("\n{}", table.text());
+    if plan.is_whole() {
+        table.keep(&machine)
+    } else {
+        println!("not kept: a quick or partial run");
+        Ok(())
+    }
+}
+
+fn note(measured: &mut Measured, what: &'static str, peer: &dyn Peer, cost: Cost) {
+    println!("{what:28} {:14} {cost}", peer.name());
+    measured.entry(what).or_default().entry(peer.name()).or_default().push(cost);
+}
+
+/// The large file: fresh, then over an old version of itself.
+fn big(plan: &Plan, trees: &Trees, peers: &[&dyn Peer], measured: &mut Measured) -> Result<()> {
+    for change in Change::ALL.into_iter().filter(|change| plan.wants(change.word())) {
+        let source = trees.big(change)?;
+        for peer in peers {
+            let to = trees.destination();
+            fs::create_dir_all(&to)?;
+            if change != Change::Fresh {
+                // Whoever replaces it leaves the original alone.
+                fs::hard_link(trees.base(), to.join("big"))?;
+            }
+            let cost = peer.copy(&source, &to.join("big"))?;
+            ensure_equal(&source, &to.join("big"))?;
+            note(measured, change.title(), *peer, cost);
+            fs::remove_dir_all(&to)?;
+        }
+        trees.forget(change)?;
+    }
+    Ok(())
+}
+
+fn ensure_equal(source: &Path, copy: &Path) -> Result<()> {
+    let status = std::process::Command::new("cmp").arg("-s").arg(source).arg(copy).status()?;
+    anyhow::ensure!(status.success(), "{} is not like its source", copy.display());
+    Ok(())
+}
+
+/// The small files: fresh, unchanged, a hundredth of them changed.
+fn small(trees: &Trees, peers: &[&dyn Peer], round: usize, measured: &mut Measured) -> Result<()> {
+    let to = |peer: &dyn Peer| trees.destination().join(peer.name().replace(' ', "-"));
+    let source = trees.small();
+    for peer in peers {
+        fs::create_dir_all(to(*peer))?;
+        note(measured, "small files, fresh", *peer, peer.copy(&source, &to(*peer))?);
+    }
+    for peer in peers {
+        note(measured, "small files, no change", *peer, peer.copy(&source, &to(*peer))?);
+    }
+    trees.change_small(round as u64)?;
+    for peer in peers {
+        note(measured, "small files, 1 % changed", *peer, peer.copy(&source, &to(*peer))?);
+        trees.ensure_small_equal(&to(*peer))?;
+    }
+    fs::remove_dir_all(trees.destination())?;
+    Ok(())
+}
