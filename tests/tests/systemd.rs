@@ -28,7 +28,8 @@ fn launch(server: &mut Server) -> Result<()> {
 fn last_asked(server: &Server, wanted: &str) -> Result<()> {
     wait_for(&format!("{} asks for {wanted}", server.side.name()), SOON, || {
         let asked = fs::read_to_string(server.home.join("asked")).ok()?;
-        (asked.lines().last() == Some(wanted)).then_some(())
+        let mut orders = asked.lines().filter(|line| !line.starts_with("is-active"));
+        (orders.next_back() == Some(wanted)).then_some(())
     })
 }
 

@@ -102,6 +102,7 @@ pub(crate) enum Work {
     Failover { dry_run: bool, accept_data_loss: bool },
     GoStandby,
     Life(LifeWork),
+    Service(ServiceOrder),
     Repair { dry_run: bool, database: Option<String> },
     RepairUndo { run: u64 },
     RepairList { database: Option<String>, limit: usize },
@@ -116,6 +117,15 @@ pub(crate) enum LifeWork {
     Recover,
     Pause { reason: String, seconds: u64 },
     Resume,
+}
+
+/// What is asked of the services of this server (spec F3); all of them where none is named.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ServiceOrder {
+    Start { name: Option<String> },
+    Stop { name: Option<String> },
+    Restart { name: Option<String> },
 }
 
 /// The conflict journal.
@@ -295,6 +305,15 @@ pub(crate) struct ServiceRow {
     pub(crate) driver: String,
     pub(crate) running: bool,
     pub(crate) pid: Option<u32>,
+    /// The role moves when it is down for too long.
+    #[serde(default)]
+    pub(crate) critical: bool,
+    /// It waits for `service start` or the next role change.
+    #[serde(default)]
+    pub(crate) stopped_by_administrator: bool,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub(crate) trouble: Option<String>,
 }
 
 /// Everything `ha-status` shows.

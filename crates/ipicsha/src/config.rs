@@ -1,6 +1,7 @@
 //! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
 
 mod directories;
+mod services;
 
 use std::{
     net::SocketAddr,
@@ -12,7 +13,10 @@ use ipicsha_core::config::{Automatic, PairName, PartitionPolicy, Profile, Timing
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::directories::{DirectoryFile, FilesFile, clash};
+pub(crate) use self::{
+    directories::{DirectoryFile, FilesFile, clash},
+    services::{Check, ExecFile, Probe, ServiceFile},
+};
 use crate::{
     exit::{Failure, Kind},
     size::ByteSize,
@@ -69,6 +73,7 @@ pub(crate) struct PairFile {
     pub(crate) partition_policy: PartitionPolicy,
     pub(crate) auto_heal: bool,
     pub(crate) initialization_timeout_seconds: f64,
+    pub(crate) critical_service_delay_seconds: f64,
     pub(crate) automatic_fallback_minutes: f64,
     pub(crate) takeover_window_seconds: f64,
 }
@@ -153,38 +158,6 @@ impl DatabaseFile {
     }
 }
 
-/// A service that runs on the active server only, by the way it is started and stopped.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum ServiceFile {
-    /// A child process of the daemon.
-    Exec(ExecFile),
-    /// A unit of systemd.
-    Systemd(SystemdFile),
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ExecFile {
-    pub(crate) name: String,
-    /// Program and arguments.
-    pub(crate) start: Vec<String>,
-    /// Run before the process is sent TERM, when given.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) stop: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) directory: Option<PathBuf>,
-    #[serde(default = "stop_timeout")]
-    pub(crate) stop_timeout_seconds: f64,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SystemdFile {
-    pub(crate) name: String,
-    pub(crate) unit: String,
-}
-
 fn listen() -> String {
     "0.0.0.0:3444".into()
 }
@@ -197,10 +170,6 @@ fn socket() -> PathBuf {
     "/run/ipicsha/ipicsha.sock".into()
 }
 
-fn stop_timeout() -> f64 {
-    10.0
-}
-
 impl Default for PairFile {
     fn default() -> Self {
         Self {
@@ -208,6 +177,7 @@ impl Default for PairFile {
             partition_policy: PartitionPolicy::default(),
             auto_heal: true,
             initialization_timeout_seconds: 120.0,
+            critical_service_delay_seconds: 90.0,
             automatic_fallback_minutes: 0.0,
             takeover_window_seconds: 600.0,
         }
@@ -304,7 +274,7 @@ impl Config {
                 return Err(wrong("sync.allow", why, "write it as \"/srv/files\", without `..`"));
             }
         }
-        check_services(&file.services).map_err(|(key, why)| {
+        services::check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
         })?;
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
@@ -342,12 +312,14 @@ fn automatic(pair: &PairFile) -> Result<Automatic, (&'static str, &'static str)>
         let seconds = (0.0..=max).contains(&value).then_some(value * unit);
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     };
+    let critical_service_delay = within(pair.critical_service_delay_seconds, 3_600.0, 1.0)
+        .ok_or(("pair.critical_service_delay_seconds", "0 to 3600"))?;
     let fallback = within(pair.automatic_fallback_minutes, 10_080.0, 60.0)
         .ok_or(("pair.automatic_fallback_minutes", "0 (never) to 10080"))?;
     let takeover_window = within(pair.takeover_window_seconds, 86_400.0, 1.0)
         .ok_or(("pair.takeover_window_seconds", "0 (nothing is held) to 86400"))?;
     let fallback_after = (!fallback.is_zero()).then_some(fallback);
-    Ok(Automatic { fallback_after, takeover_window, ..Automatic::default() })
+    Ok(Automatic { critical_service_delay, fallback_after, takeover_window })
 }
 
 /// Which size of a transaction log is out of range (`entries` or `bytes`), and the range.
@@ -373,29 +345,6 @@ fn check_directories(file: &ConfigFile) -> Result<(), (String, String)> {
         Some(why) => Err(("directory".into(), why)),
         None => Ok(()),
     }
-}
-
-/// What cannot be said by types: names, programs and limits of services.
-fn check_services(services: &[ServiceFile]) -> Result<(), (String, String)> {
-    let mut names = std::collections::BTreeSet::new();
-    for service in services {
-        let (name, problem) = match service {
-            ServiceFile::Exec(exec) if exec.start.is_empty() => (&exec.name, "`start` is empty"),
-            ServiceFile::Exec(exec) if !(0.1..=600.0).contains(&exec.stop_timeout_seconds) => {
-                (&exec.name, "`stop_timeout_seconds` is not within 0.1 to 600")
-            }
-            ServiceFile::Exec(exec) => (&exec.name, ""),
-            ServiceFile::Systemd(systemd) => (&systemd.name, ""),
-        };
-        let key = format!("service {name:?}");
-        if !problem.is_empty() {
-            return Err((key, problem.into()));
-        }
-        if name.is_empty() || name.contains('/') || !names.insert(name.clone()) {
-            return Err((key, "each service needs a name of its own, without `/`".into()));
-        }
-    }
-    Ok(())
 }
 
 /// A number of seconds from a configuration or a command line.

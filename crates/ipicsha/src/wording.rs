@@ -13,7 +13,7 @@ use ipicsha_core::{
 };
 
 use crate::{
-    api::{DatabaseRow, LogRow, PendingRepair, Status},
+    api::{DatabaseRow, LogRow, PendingRepair, ServiceRow, Status},
     daemon::HistoryEntry,
     size::ByteSize,
 };
@@ -88,8 +88,7 @@ pub(crate) fn status(status: &Status) -> String {
     }
     directories::table(&mut text, &status.directories);
     for service in &status.services {
-        let state = if service.running { "running here" } else { "not running here" };
-        line(&mut text, format!("Service {} ({}): {state}", service.name, service.driver));
+        line(&mut text, service_line(service));
     }
     troubles(&mut text, status);
     for alarm in &pair.alarms {
@@ -98,6 +97,18 @@ pub(crate) fn status(status: &Status) -> String {
     line(&mut text, format!("Next: {}", pair.next));
     line(&mut text, format!("Recommended action: {}", pair.recommended_action));
     text
+}
+
+/// A service, whether it runs here, and what is wrong with it.
+pub(crate) fn service_line(service: &ServiceRow) -> String {
+    let state = match (service.running, service.stopped_by_administrator) {
+        (_, true) => "stopped by an administrator",
+        (true, false) => "running here",
+        (false, false) => "not running here",
+    };
+    let weight = if service.critical { "" } else { ", not critical" };
+    let trouble = service.trouble.as_ref().map(|it| format!("; DOWN: {it}")).unwrap_or_default();
+    format!("Service {} ({}{weight}): {state}{trouble}", service.name, service.driver)
 }
 
 /// A split brain, and comparisons under way.

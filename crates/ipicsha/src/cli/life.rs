@@ -7,9 +7,10 @@ use ipicsha_core::{machine, state::NodeState};
 
 use super::{Cli, client, confirm, render};
 use crate::{
-    api::{LifeWork, Request, Work},
+    api::{LifeWork, Look, Request, ServiceOrder, ServiceRow, Work},
     config::Config,
     exit::Failure,
+    wording,
 };
 
 #[derive(Subcommand)]
@@ -33,12 +34,54 @@ pub(super) enum LifeVerb {
     },
     /// End a pause
     Resume,
+    /// Start, stop and look at the services of this server
+    #[command(subcommand)]
+    Service(ServiceVerb),
     /// Show every change of state that can happen, and why
     States {
         /// As a Mermaid state diagram
         #[arg(long)]
         mermaid: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub(super) enum ServiceVerb {
+    /// Start a service; on a standby: its services were mended and may run again
+    Start {
+        /// Its name; all of them without one
+        name: Option<String>,
+    },
+    /// Stop a service: it stays stopped until it is started, or the role changes
+    Stop {
+        /// Its name
+        name: String,
+    },
+    /// Stop a service and start it again
+    Restart {
+        /// Its name
+        name: String,
+    },
+    /// Stop all services; the role stays
+    StopAll,
+    /// Start all services
+    StartAll,
+    /// Show the services
+    Status,
+}
+
+impl ServiceVerb {
+    /// What is asked of the daemon; `None`: only to look.
+    fn order(&self) -> Option<ServiceOrder> {
+        match self {
+            Self::Start { name } => Some(ServiceOrder::Start { name: name.clone() }),
+            Self::Stop { name } => Some(ServiceOrder::Stop { name: Some(name.clone()) }),
+            Self::Restart { name } => Some(ServiceOrder::Restart { name: Some(name.clone()) }),
+            Self::StopAll => Some(ServiceOrder::Stop { name: None }),
+            Self::StartAll => Some(ServiceOrder::Start { name: None }),
+            Self::Status => None,
+        }
+    }
 }
 
 /// A span of time as people write it, in seconds.
@@ -59,6 +102,7 @@ fn span_of(text: &str) -> Result<u64, String> {
 
 pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     let (question, work) = match verb {
+        LifeVerb::Service(verb) => return service(verb, cli),
         LifeVerb::States { mermaid } => {
             states(*mermaid);
             return Ok(ExitCode::SUCCESS);
@@ -88,6 +132,47 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     }
     render::done(&value);
     Ok(ExitCode::SUCCESS)
+}
+
+fn service(verb: &ServiceVerb, cli: &Cli) -> Result<ExitCode, Failure> {
+    let question = match verb {
+        ServiceVerb::Stop { .. } | ServiceVerb::StopAll | ServiceVerb::Restart { .. } => {
+            Some("Stop it? Its users are disconnected; nothing takes over for them.")
+        }
+        ServiceVerb::Start { .. } | ServiceVerb::StartAll | ServiceVerb::Status => None,
+    };
+    if let Some(question) = question {
+        confirm(cli.yes, question)?;
+    }
+    let config = Config::load(&cli.config)?;
+    let socket = &config.file.server.socket;
+    let Some(order) = verb.order() else {
+        let mut value = client::ask(socket, &Request::Look(Look::Status))?;
+        let services = value["services"].take();
+        if cli.json {
+            render::raw(&services);
+        } else {
+            service_lines(&render::parse::<Vec<ServiceRow>>(services)?);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let value = client::ask(socket, &Request::Work(Work::Service(order)))?;
+    if cli.json {
+        render::raw(&value);
+    } else {
+        render::done(&value);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout)] // it is what was asked for
+fn service_lines(rows: &[ServiceRow]) {
+    for row in rows {
+        println!("{}", wording::service_line(row));
+    }
+    if rows.is_empty() {
+        println!("no service is configured");
+    }
 }
 
 #[allow(clippy::print_stdout)] // it is what was asked for

@@ -23,7 +23,7 @@ mod persist;
 mod repairs;
 mod replication;
 mod roles;
-mod services;
+pub(crate) mod services;
 mod socket;
 mod trust;
 mod verbs;
@@ -123,7 +123,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let databases = protected(&config, &data_queue, &events)?;
     let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));
     let directories = watched(&config, &files_queue, &events)?;
-    let services = services::Services::new(&config.file.services, &config.state_file("services"));
+    let services = services::Services::of(&config, events.clone());
     let service_rows = services.rows();
     let (roles, role_changes) = mpsc::channel(16);
     tokio::spawn(roles::run(role_changes, services, events.clone()));

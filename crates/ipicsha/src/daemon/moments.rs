@@ -103,6 +103,7 @@ impl Task {
             Work::Repair { dry_run: false, .. } => Moment::PreRepair,
             Work::Failover { dry_run: true, .. }
             | Work::Life(_)
+            | Work::Service(_)
             | Work::Repair { dry_run: true, .. }
             | Work::TrustPassword { .. }
             | Work::TrustSet { .. }

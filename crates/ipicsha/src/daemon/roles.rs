@@ -9,6 +9,7 @@ use ipicsha_records::{Command, CommandSender, Done, Error, Writes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{event::Event, services::Services};
+use crate::{api::ServiceOrder, exit::Failure};
 
 type Senders = Vec<(String, CommandSender)>;
 
@@ -25,6 +26,8 @@ pub(crate) enum RoleChange {
         directories: Vec<(String, files::CommandSender)>,
         limit: Duration,
     },
+    /// An administrator asks something of the services.
+    Service(ServiceOrder, oneshot::Sender<Result<(), Failure>>),
     /// The daemon ends: child processes with it.
     End(oneshot::Sender<()>),
 }
@@ -67,6 +70,9 @@ pub(crate) async fn run(
                 if closed && let Err(cause) = services.stop_all().await {
                     tell(Input::Deactivated(Err(cause))).await;
                 }
+            }
+            RoleChange::Service(order, done) => {
+                let _ = done.send(services.order(order).await); // the command line went away
             }
             RoleChange::End(done) => {
                 services.stop_children().await;

@@ -168,6 +168,7 @@ impl Daemon {
                 .filter_map(|name| self.databases.path(&name).map(|path| (name, path)))
                 .collect(),
             workers: self.databases.senders(),
+            roles: self.roles.clone(),
             active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
             hooks: self.hooks.clone(),
             told: self.told(),

@@ -21,7 +21,7 @@ use super::{
     verbs::{records_failure, value},
 };
 use crate::{
-    api::{Answer, Conflicts, LifeWork, Work, reply_value},
+    api::{Answer, Conflicts, LifeWork, ServiceOrder, Work, reply_value},
     config::{Config, seconds},
     exit::{Failure, Kind},
 };
@@ -48,6 +48,7 @@ pub(crate) struct Task {
     pub(crate) databases: Vec<(String, std::path::PathBuf)>,
     pub(crate) workers: Vec<(String, CommandSender)>,
     pub(crate) active: bool,
+    pub(crate) roles: tokio::sync::mpsc::Sender<super::roles::RoleChange>,
     pub(crate) hooks: super::hooks::Hooks,
     pub(crate) told: super::hooks::Told,
 }
@@ -98,11 +99,34 @@ impl Task {
             }
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
             Work::Life(work) => self.core(life(work)).await,
+            Work::Service(order) => self.service(order).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,
             Work::RepairUndo { run } => past::undo(&self, run).await,
             Work::RepairList { database, limit } => past::list(&self, database, limit).await,
             Work::Conflicts(conflicts) => self.conflicts(conflicts).await,
         }
+    }
+
+    /// On a standby nothing is started: it is noted that its services may run again (spec F3).
+    async fn service(&self, order: ServiceOrder) -> Answer {
+        if !self.active {
+            if let ServiceOrder::Stop { .. } = order {
+                let message = "this server is standby: its services do not run";
+                return Err(Failure::new(Kind::Refused, message)
+                    .hinted("stop them on the active server, see `ipicsha ha-status`"));
+            }
+            trust::ask(&self.events, AdminCommand::ServicesMended).await?;
+            return Ok(json!({
+                "result": "done",
+                "note": "this server is standby: its services may run again, and start when it is active",
+            }));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let ending = || Failure::new(Kind::Unreachable, "the daemon is ending");
+        let change = super::roles::RoleChange::Service(order, sender);
+        self.roles.send(change).await.map_err(|_| ending())?;
+        receiver.await.map_err(|_| ending())??;
+        Ok(json!({ "result": "done" }))
     }
 
     async fn core(&self, command: AdminCommand) -> Answer {

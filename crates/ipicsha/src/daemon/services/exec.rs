@@ -1,0 +1,375 @@
+//! Driver `exec`: a child process with the task that starts it again when it ends, until it has ended
+//! too often. What it prints goes to a file that is kept small.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    process::{Child, Command},
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::condition::Condition;
+use crate::config::{ExecFile, seconds};
+
+/// A child that ends within this time did not start.
+const STARTED_AFTER: Duration = Duration::from_millis(200);
+/// A child that was started again is well when it has run for so long.
+const WELL_AFTER: Duration = Duration::from_secs(5);
+/// Pauses before an ended child is started again: doubled from the first to the last. One that ran
+/// for longer than the last has its restarts back.
+const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The output of a service is set aside at this size; one older file is kept.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+/// Its size is looked at this often.
+const LOG_LOOK: Duration = Duration::from_secs(2);
+
+/// A child with the task that watches it.
+pub(super) struct Supervised {
+    orders: mpsc::Sender<Order>,
+    pub(super) pid: watch::Receiver<Option<u32>>,
+}
+
+/// What its task is told.
+enum Order {
+    Stop(oneshot::Sender<()>),
+    /// It runs and does not do its work.
+    Restart,
+}
+
+impl Supervised {
+    /// Stops it; the process is gone afterwards.
+    pub(super) async fn stop(self) {
+        let (done, stopped) = oneshot::channel();
+        if self.orders.send(Order::Stop(done)).await.is_ok() {
+            let _ = stopped.await; // the task ended: the child is gone either way
+        }
+    }
+
+    /// Its task has given up: it ended too often.
+    pub(super) fn gave_up(&self) -> bool {
+        self.orders.is_closed()
+    }
+
+    /// How a check asks for a restart.
+    pub(super) fn restarter(&self) -> Restarter {
+        Restarter(self.orders.clone())
+    }
+}
+
+/// Asks for a restart, which counts like an end of its own.
+#[derive(Clone)]
+pub(super) struct Restarter(mpsc::Sender<Order>);
+
+impl Restarter {
+    pub(super) fn restart(&self) {
+        let _ = self.0.try_send(Order::Restart); // it is being stopped or restarted already
+    }
+}
+
+/// Starts the child and the task that restarts it when it ends.
+pub(super) async fn supervise(
+    file: ExecFile,
+    log: PathBuf,
+    condition: Condition,
+) -> Result<Supervised, String> {
+    let mut child = spawn(&file, &log)?;
+    if let Ok(ended) = tokio::time::timeout(STARTED_AFTER, child.wait()).await {
+        let how = ended.map_or_else(|error| error.to_string(), describe);
+        return Err(format!("service {} ended at once: {how}; see {}", file.name, log.display()));
+    }
+    let (orders, orders_receiver) = mpsc::channel(4);
+    let (pid_sender, pid) = watch::channel(child.id());
+    tokio::spawn(async move {
+        let keeper = Keeper { file, log, condition, pid: pid_sender, orders: orders_receiver };
+        keeper.keep(child).await;
+    });
+    Ok(Supervised { orders, pid })
+}
+
+/// Keeps one child running.
+struct Keeper {
+    file: ExecFile,
+    log: PathBuf,
+    condition: Condition,
+    pid: watch::Sender<Option<u32>>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Keeper {
+    async fn keep(mut self, mut child: Child) {
+        let (mut pause, mut restarts) = (RESTART_PAUSES.0, 0);
+        loop {
+            let since = Instant::now();
+            let Some(how) = self.until_it_ends(&mut child, since).await else { return };
+            if since.elapsed() > RESTART_PAUSES.1 {
+                (pause, restarts) = (RESTART_PAUSES.0, 0);
+            }
+            loop {
+                let (name, limit) = (&self.file.name, self.file.restarts);
+                if restarts >= limit {
+                    let cause = format!("it ended ({how}) and was started again {limit} times");
+                    tracing::error!(service = name, cause, "the service is given up");
+                    self.condition.process(Some(cause));
+                    return;
+                }
+                restarts += 1;
+                tracing::warn!(service = name, how, "the service ended; it is started again");
+                self.condition.process(Some(format!("it ended: {how}")));
+                if self.stopped_within(pause).await {
+                    return;
+                }
+                pause = (pause * 2).min(RESTART_PAUSES.1);
+                match spawn(&self.file, &self.log) {
+                    Ok(again) => {
+                        child = again;
+                        self.pid.send_replace(child.id());
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::error!(service = self.file.name, error, "it does not start");
+                    }
+                }
+            }
+        }
+    }
+
+    /// How it ended; `None` when it was to be stopped.
+    async fn until_it_ends(&mut self, child: &mut Child, since: Instant) -> Option<String> {
+        let well = tokio::time::sleep_until(since + WELL_AFTER);
+        tokio::pin!(well);
+        let mut waits = true;
+        let how = loop {
+            tokio::select! {
+                ended = child.wait() => {
+                    break ended.map_or_else(|error| error.to_string(), describe);
+                }
+                () = &mut well, if waits => {
+                    waits = false;
+                    self.condition.process(None);
+                }
+                order = self.orders.recv() => {
+                    terminate(&self.file, child).await;
+                    match order {
+                        Some(Order::Restart) => break "its check failed".into(),
+                        Some(Order::Stop(done)) => {
+                            self.pid.send_replace(None);
+                            let _ = done.send(()); // nobody waits any more
+                            return None;
+                        }
+                        None => {
+                            self.pid.send_replace(None);
+                            return None;
+                        }
+                    }
+                }
+            }
+        };
+        // What it left behind in its group would hold its ports.
+        end_group(&self.file, self.pid.borrow().unwrap_or_default(), Signal::KILL);
+        self.pid.send_replace(None);
+        Some(how)
+    }
+
+    /// Waits before the next start; true when it is to be stopped meanwhile.
+    async fn stopped_within(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return false,
+                order = self.orders.recv() => match order {
+                    Some(Order::Restart) => {} // it is being restarted
+                    Some(Order::Stop(done)) => {
+                        let _ = done.send(()); // nobody waits any more
+                        return true;
+                    }
+                    None => return true,
+                },
+            }
+        }
+    }
+}
+
+/// Keeps the output of a child small until its task is ended.
+pub(super) async fn keep_small(log: PathBuf) {
+    loop {
+        tokio::time::sleep(LOG_LOOK).await;
+        let path = log.clone();
+        let rotated = tokio::task::spawn_blocking(move || rotate_at(&path, LOG_BYTES_MAX)).await;
+        if let Ok(Err(error)) = rotated {
+            tracing::warn!(log = %log.display(), %error, "the output cannot be set aside");
+        }
+    }
+}
+
+/// Sets the output aside when it has grown too large: the child goes on writing to the same file.
+fn rotate_at(log: &Path, limit: u64) -> std::io::Result<()> {
+    match std::fs::metadata(log) {
+        Ok(facts) if facts.len() > limit => {
+            std::fs::copy(log, log.with_extension("log.1"))?;
+            File::options().write(true).open(log)?.set_len(0)
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn end_group(file: &ExecFile, pid: u32, signal: Signal) {
+    let Some(group) = Pid::from_raw(pid.cast_signed()) else { return };
+    if let Err(error) = kill_process_group(group, signal) {
+        tracing::debug!(service = file.name, %error, "no process of the group is left");
+    }
+}
+
+/// The child leads its own process group and dies with the daemon (`setpriv --pdeathsig`).
+fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
+    let failed =
+        |what: &str, error: std::io::Error| format!("service {}: {what}: {error}", file.name);
+    let (program, arguments) = file
+        .start
+        .split_first()
+        .ok_or_else(|| format!("service {}: `start` is empty", file.name))?;
+    if let Some(directory) = log.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| failed("log directory", error))?;
+    }
+    let output = OpenOptions::new().create(true).append(true).open(log);
+    let output = output.map_err(|error| failed("log file", error))?;
+    let errors = output.try_clone().map_err(|error| failed("log file", error))?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--", program]).args(arguments);
+    command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+    if let Some(directory) = &file.directory {
+        command.current_dir(directory);
+    }
+    command.spawn().map_err(|error| failed(program, error))
+}
+
+/// Stop command, TERM to the group, then KILL after the limit.
+async fn terminate(file: &ExecFile, child: &mut Child) {
+    let limit = seconds(file.stop_timeout_seconds).unwrap_or(Duration::from_secs(10));
+    if let Some((program, arguments)) = file.stop.split_first() {
+        let stop = Command::new(program).args(arguments).stdin(Stdio::null()).status();
+        match tokio::time::timeout(limit, stop).await {
+            Ok(Ok(status)) if status.success() => {}
+            Ok(Ok(status)) => {
+                tracing::warn!(service = file.name, how = describe(status), "stop command")
+            }
+            Ok(Err(error)) => tracing::warn!(service = file.name, %error, "stop command"),
+            Err(_) => tracing::warn!(service = file.name, "the stop command takes too long"),
+        }
+    }
+    let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
+    let signal = |signal: Signal| {
+        if let Err(error) = kill_process_group(group, signal) {
+            tracing::debug!(service = file.name, %error, "no process of the group is left");
+        }
+    };
+    signal(Signal::TERM);
+    if tokio::time::timeout(limit, child.wait()).await.is_err() {
+        tracing::warn!(service = file.name, "it did not stop in time and is killed");
+    }
+    signal(Signal::KILL); // also whatever the child left behind in its group
+    if let Err(error) = child.wait().await {
+        tracing::warn!(service = file.name, %error, "the child cannot be reaped");
+    }
+}
+
+pub(super) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::condition::{Conditions, Health};
+    use super::*;
+
+    fn file(script: &str, restarts: u32) -> ExecFile {
+        let start = ["sh", "-c", script].map(str::to_owned);
+        let text = format!("name = \"app\"\nstart = []\nrestarts = {restarts}\n");
+        ExecFile { start: start.into(), ..toml::from_str(&text).unwrap() }
+    }
+
+    fn condition() -> (Conditions, Condition) {
+        let all = Conditions::new(vec![Health::new("app", true)]);
+        let one = all.of(0);
+        one.started(&[]);
+        (all, one)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_exits_at_once_has_not_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("app.log");
+        let (_all, one) = condition();
+        let started = supervise(file("echo no; exit 3", 3), log.clone(), one).await;
+        assert!(started.err().unwrap().contains("ended at once: exit code 3"));
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "no\n");
+    }
+
+    /// A service that forks away leaves its parent's end behind: it counts as ended, and what it left
+    /// in its group is ended too.
+    #[tokio::test]
+    async fn a_service_that_keeps_ending_or_forks_away_is_given_up() {
+        for script in ["sleep 0.3; exit 7", "sleep 100000 & sleep 0.3"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (all, one) = condition();
+            let log = folder.path().join("app.log");
+            let child = supervise(file(script, 1), log, one).await.unwrap();
+            let mut seen = all.subscribe();
+            let given_up = seen.wait_for(|all| {
+                all[0]
+                    .trouble()
+                    .is_some_and(|(_, cause)| cause.contains("was started again 1 times"))
+            });
+            tokio::time::timeout(Duration::from_secs(60), given_up).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(60), child.orders.closed()).await.unwrap();
+            assert!(child.gave_up());
+            child.stop().await; // nothing is left to stop
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_that_fails_restarts_it_and_stopping_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_all, one) = condition();
+        let log = folder.path().join("app.log");
+        let child = supervise(file("exec sleep 100000", 5), log, one).await.unwrap();
+        let first = *child.pid.borrow();
+        child.restarter().restart();
+        let mut pid = child.pid.clone();
+        let another = pid.wait_for(|now| now.is_some() && *now != first);
+        let another =
+            *tokio::time::timeout(Duration::from_secs(60), another).await.unwrap().unwrap();
+        child.stop().await;
+        let gone = |pid: Option<u32>| !Path::new(&format!("/proc/{}", pid.unwrap())).exists();
+        assert!(gone(first) && gone(another));
+    }
+
+    #[test]
+    fn output_that_floods_is_set_aside_and_the_file_goes_on() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("app.log");
+        rotate_at(&log, 10).unwrap(); // nothing is there yet
+        let mut output = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        output.write_all(b"0123456789+").unwrap();
+        rotate_at(&log, 10).unwrap();
+        output.write_all(b"more").unwrap();
+        rotate_at(&log, 10).unwrap();
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "more");
+        let aside = std::fs::read_to_string(folder.path().join("app.log.1")).unwrap();
+        assert_eq!(aside, "0123456789+");
+    }
+}
