@@ -54,11 +54,11 @@ const SCHEMA_TRIES: usize = 10;
 /// How often a failed opening is tried again.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts to attach.
-const ATTACH_STEP: Duration = Duration::from_millis(100);
+pub(crate) const ATTACH_STEP: Duration = Duration::from_millis(100);
 /// How long an answer to an attempt may take when the partner asks for one.
-const ANSWER: Duration = Duration::from_millis(300);
+pub(crate) const ANSWER: Duration = Duration::from_millis(300);
 /// After this an attempt nobody answered is repeated; the partner may not have been ready.
-const UNANSWERED: Duration = Duration::from_secs(2);
+pub(crate) const UNANSWERED: Duration = Duration::from_secs(2);
 
 /// Where the exchange with the partner stands.
 pub(crate) enum Session {
@@ -161,8 +161,8 @@ pub(crate) struct Engine {
     seen_at: Option<Instant>,
     pub(crate) look_at: Instant,
     pub(crate) retry_at: Option<Instant>,
-    attach_at: Option<Instant>,
-    attached_last: Option<Instant>,
+    pub(crate) attach_at: Option<Instant>,
+    pub(crate) attached_last: Option<Instant>,
 }
 
 impl Engine {
@@ -538,56 +538,6 @@ impl Engine {
         }
         (self.hold, self.held_by) = (None, None);
         self.reporter.touch();
-    }
-
-    /// Ends the exchange; what runs on it is interrupted.
-    pub(crate) fn detach(&mut self, reason: &str) {
-        self.abandon(reason);
-        self.pause();
-        self.abandon_undo(reason);
-        self.session = Session::Detached;
-        self.inbox.clear();
-        self.received = None;
-        self.reporter.touch();
-    }
-
-    pub(crate) fn reattach(&mut self, reason: &str) {
-        self.detach(reason);
-        self.attach_soon();
-    }
-
-    /// The exchange stands.
-    pub(crate) fn attached(&mut self, attached: Attached) {
-        self.session = Session::Attached(attached);
-        self.attach_at = None;
-        self.unread = true;
-        self.clear_hold();
-    }
-
-    /// An answer to what was sent may be on its way: only if none comes, ask again.
-    pub(crate) fn attach_later(&mut self) {
-        self.attach_at = Some(Instant::now() + ANSWER);
-    }
-
-    pub(crate) fn attach_soon(&mut self) {
-        let now = Instant::now();
-        let earliest = self.attached_last.map_or(now, |last| now.max(last + ATTACH_STEP));
-        self.attach_at = self.is_ready().then_some(earliest);
-    }
-
-    fn attach(&mut self) {
-        self.attach_at = None;
-        if !self.is_ready() {
-            return;
-        }
-        self.attached_last = Some(Instant::now());
-        let sent = self.send_attach();
-        if sent.is_err() {
-            self.attach_soon();
-        } else if matches!(self.session, Session::Attaching(_)) {
-            self.attach_at = Some(Instant::now() + UNANSWERED);
-        }
-        self.settle(Source::Pump, sent);
     }
 
     pub(crate) fn send(&self, data: Data) {

@@ -6,12 +6,14 @@
 
 mod answer;
 mod apply;
+mod attach;
 mod barrier;
 mod capacity;
 mod capture;
 mod census;
 mod compare;
 mod comparing;
+mod connection;
 mod damage;
 mod database;
 mod durable;
