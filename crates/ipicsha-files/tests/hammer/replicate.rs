@@ -100,6 +100,8 @@ impl Partner {
     fn hear(&mut self, file: File) {
         let directory = self.directory.clone();
         if let File::Hello { index, last, noted, answer: true, .. } = file {
+            // What was said before the worker listened is as good as never said.
+            self.last = noted.map_or(0, |(_, seq)| seq.0);
             // Of its index everything is known.
             let noted_there = Some((index, last));
             let (index, last) = (self.index, Seq(self.last));
