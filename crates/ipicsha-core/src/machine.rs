@@ -190,6 +190,11 @@ pub const CHANGES: &[Changes] = &[
     },
     Changes {
         from: &[S::SplitBrain],
+        to: &[S::FailingOver, S::FallingBack],
+        cause: "the partner stepped back, and a service is down for its delay",
+    },
+    Changes {
+        from: &[S::SplitBrain],
         to: FOLLOWING,
         cause: "go-standby here or there, or one side wrote nothing",
     },

@@ -143,6 +143,8 @@ pub struct Node {
     takeovers: BTreeMap<Epoch, MonoTime>,
     /// When the pause that is in force ends.
     pause_ends: Option<MonoTime>,
+    /// An active server is opening its writes again; the answer is under way.
+    reopening: bool,
     pending_recover: Option<RequestId>,
     /// What the active, which cannot serve, gives as its reason.
     partner_failed: Option<Reason>,
@@ -194,6 +196,7 @@ impl Node {
             primary_well_since: None,
             takeovers: BTreeMap::new(),
             pause_ends: None,
+            reopening: false,
             pending_recover: None,
             partner_failed: None,
             started_failed: false,

@@ -212,6 +212,9 @@ impl Node {
             return Err(Refusal::NotSplit);
         }
         self.require_partner(now)?;
+        if self.reopening {
+            return Err(Refusal::Busy);
+        }
         self.step_down(Reason::SplitBrain, Some(request));
         self.state.repair_due = true;
         self.persist();

@@ -105,6 +105,7 @@ impl Node {
     }
 
     pub(super) fn handle_activated(&mut self, now: Now, result: Result<(), ActivationFailed>) {
+        self.reopening = false;
         self.answer_recover(&result);
         if result.is_ok() {
             self.started_failed = false;
@@ -158,9 +159,18 @@ impl Node {
         {
             return;
         }
-        let active = self.phase == Phase::Active;
-        let activate = Output::Activate { drained: false };
-        self.outputs.push_back(if active { activate } else { Output::Deactivate });
+        if self.phase == Phase::Active {
+            self.reopen();
+        } else {
+            self.outputs.push_back(Output::Deactivate);
+        }
+    }
+
+    /// Opens the writes and starts the services once more. The role is not given up for nothing
+    /// meanwhile: they would open on a standby.
+    pub(super) fn reopen(&mut self) {
+        self.reopening = true;
+        self.outputs.push_back(Output::Activate { drained: false });
     }
 
     fn next_epoch(&self) -> Option<Epoch> {

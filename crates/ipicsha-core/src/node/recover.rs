@@ -38,7 +38,7 @@ impl Node {
         match self.phase {
             Phase::Active if self.failed_because(now.mono).is_some() => {
                 self.retry_at = None;
-                self.outputs.push_back(Output::Activate { drained: false });
+                self.reopen();
             }
             Phase::Standby => {
                 if self.failure.is_some() {

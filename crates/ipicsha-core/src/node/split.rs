@@ -78,7 +78,8 @@ impl Node {
     pub(super) fn consider_auto_heal(&mut self, now: Now) {
         let Some(noticed) = self.split_noticed else { return };
         let auto_heal = |config: &HaConfig| config.auto_heal;
-        if self.phase != Phase::Active || !self.state.ha.config.as_ref().is_some_and(auto_heal) {
+        let steady = self.phase == Phase::Active && !self.reopening;
+        if !steady || !self.state.ha.config.as_ref().is_some_and(auto_heal) {
             return;
         }
         let settled = noticed + self.interval() * 2;

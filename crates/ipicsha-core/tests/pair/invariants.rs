@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipicsha_core::{
     Gate,
-    message::Control,
+    epoch::Epoch,
+    message::{Control, Report},
     state::{NodeState, PersistedState, Reason, Role},
     time::MonoTime,
 };
@@ -19,8 +20,8 @@ pub(crate) struct Invariants {
     visible_split_since: Option<u64>,
     /// Since when the clocks are apart and both could know.
     apart_since: Option<u64>,
-    /// Automatic takeovers of one run of a daemon, by its own clock.
-    automatic: BTreeMap<u64, Vec<u64>>,
+    /// Automatic takeovers that one run of a daemon made or was told of, by its own clock.
+    automatic: BTreeMap<u64, BTreeMap<Epoch, u64>>,
     /// Every change of state that was recorded.
     pub(crate) transitions: BTreeSet<(NodeState, NodeState)>,
     pub(crate) takeovers: u64,
@@ -73,10 +74,21 @@ impl Invariants {
         let now = micros(world.clock(at).mono.since(MonoTime(0)));
         let boot = world.servers[at].boot;
         let window = micros(world.automatic.takeover_window);
+        let epoch = world.servers[at].node.as_ref().expect("it runs").persisted().epoch;
         let times = world.invariants.automatic.entry(boot).or_default();
-        times.retain(|time| time + window > now);
-        times.push(now);
+        // What is told of travels: its time may differ by that.
+        times.retain(|_, time| *time + window > now + 200_000);
+        times.insert(epoch, now);
         assert!(times.len() <= 2, "more than two automatic takeovers within {window}: {times:?}");
+    }
+
+    /// A heartbeat tells of takeovers that this run of a daemon may not have seen.
+    pub(crate) fn told(world: &mut World, at: usize, report: &Report) {
+        let now = micros(world.clock(at).mono.since(MonoTime(0)));
+        let known = world.invariants.automatic.entry(world.servers[at].boot).or_default();
+        for (epoch, age) in &report.takeovers {
+            known.entry(*epoch).or_insert(now.saturating_sub(micros(*age)));
+        }
     }
 
     /// A planned switchover begins: the partner is ready, and if nobody asked for it, it is allowed.
@@ -154,6 +166,12 @@ impl Invariants {
                 );
             }
         }
+    }
+
+    /// The link was cut, if only for a moment between two steps: what counts from quiet begins anew.
+    pub(crate) fn interrupted(&mut self) {
+        self.visible_split_since = None;
+        self.apart_since = None;
     }
 
     fn quiet(world: &World) -> bool {

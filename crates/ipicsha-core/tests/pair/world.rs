@@ -262,6 +262,7 @@ impl World {
         }
         self.links[from].cut = cut;
         if cut {
+            self.invariants.interrupted();
             self.cut_flights(from);
         }
     }
@@ -485,6 +486,7 @@ impl World {
                 self.servers[to].last_heard = Some(self.clock(to).mono);
                 if let Control::Beat(beat) = &*control {
                     self.servers[to].heard_not_ready = Some(beat.report.not_ready);
+                    Invariants::told(self, to, &beat.report);
                 }
                 self.input(to, Input::Control(control));
             }
