@@ -114,7 +114,11 @@ impl Engine {
         let care = Care::Quick;
         let device = self.root.as_ref().map_or(0, |root| root.device());
         match look::look(dir, name, own, care, device, &self.owners) {
-            Ok(Seen::Nothing) => self.deleted_here(path, row)?,
+            Ok(Seen::Nothing) => {
+                self.deleted_here(path, row)?;
+                // What takes its name need not be a directory, and nobody would look beneath it.
+                self.missing_beneath(path)?;
+            }
             Ok(Seen::Large) | Ok(Seen::Changing) => self.scan.look_at(path.clone()),
             Ok(seen) => self.noticed(path, seen)?,
             Err(errno) => return Ok(Err(errno)),

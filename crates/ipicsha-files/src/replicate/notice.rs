@@ -149,7 +149,7 @@ impl Engine {
 
     /// There is no directory any more, so that nothing is in it. It is said at once, because after a
     /// crash nobody would look there again; the partner's guard still sees how many they are.
-    fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
+    pub(super) fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
         for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
             let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
                 continue;
