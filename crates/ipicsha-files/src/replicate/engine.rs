@@ -106,8 +106,8 @@ pub(super) struct Engine {
     pub(super) touched: HashMap<u64, Arc<Dir>>,
     /// Facts of entries were changed in place.
     pub(super) facts_touched: bool,
-    /// Deletions that the guard holds are looked at again then.
-    pub(super) held_again: Instant,
+    /// Deletions wait to be judged: how few entries were to be made at least, and since when.
+    pub(super) undecided: Option<(u64, Instant)>,
     next_root: Instant,
     /// Everything is looked at again then, whatever was noticed.
     next_full: Instant,
@@ -139,7 +139,7 @@ impl Engine {
             sieve: Sieve::new(&config)?,
             kept: Kept::open(&config.state, config.keep)?,
             guard: Guard::new(config.guard),
-            held_again: now,
+            undecided: None,
             guard_here: Guard::new(config.guard),
             config,
             events,
@@ -201,7 +201,12 @@ impl Engine {
         if self.scan.has_work(now) || self.fetch.has_work() {
             return Duration::ZERO;
         }
-        let due = [self.troubles.next_due(), self.scan.next_due(), self.exchange.next_due()];
+        let due = [
+            self.troubles.next_due(),
+            self.scan.next_due(),
+            self.exchange.next_due(),
+            self.judged_at(),
+        ];
         let due = due.into_iter().flatten().map(|due| due.saturating_duration_since(now)).min();
         due.unwrap_or(IDLE).min(IDLE)
     }
@@ -240,10 +245,15 @@ impl Engine {
         }
         self.say_hello(now);
         self.tell_entries()?;
-        if self.hold.is_none() && self.root.is_some() && self.gate == Gate::Open {
+        if self.may_make() {
             self.fetch_some(now)?;
         }
         Ok(())
+    }
+
+    /// Whether what the partner has may be made here.
+    pub(super) fn may_make(&self) -> bool {
+        self.hold.is_none() && self.root.is_some() && self.gate == Gate::Open
     }
 
     /// Disk first, then the index, then the partner's ears.

@@ -166,6 +166,9 @@ impl Fetch {
 impl Engine {
     /// Makes and asks for what is wanted, for a while.
     pub(super) fn fetch_some(&mut self, now: Instant) -> Step<()> {
+        if self.judged_at().is_some_and(|at| now >= at) {
+            self.fetch.wake();
+        }
         if self.fetch.cursor.is_none() && std::mem::take(&mut self.fetch.again) {
             self.fetch.cursor = Some(Vec::new());
         }

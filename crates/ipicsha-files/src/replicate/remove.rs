@@ -20,8 +20,9 @@ use crate::{path::RelativePath, place::is_temporary, resolve::Dir};
 
 const SLICE: Duration = Duration::from_millis(40);
 const PATHS: usize = 256;
-/// How often held deletions are looked at again.
-const HELD_AGAIN: Duration = Duration::from_secs(2);
+/// Too many deletions are judged when for so long no fewer entries were to be made: the new name of a
+/// renamed file may be among them.
+const EXPLAINED: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Deletes what the partner deleted, for a while.
@@ -31,7 +32,6 @@ impl Engine {
             return Ok(());
         }
         self.remove_these(Want::Accepted, now)?;
-        self.release_moved(now)?;
         if self.ask_guard(now)? == Verdict::Go {
             self.remove_these(Want::Remove, now)?;
         }
@@ -41,6 +41,7 @@ impl Engine {
     fn ask_guard(&mut self, now: Instant) -> Step<Verdict> {
         let wanted = self.index.count_wanted(Want::Remove)?;
         if wanted == 0 {
+            self.undecided = None;
             return Ok(Verdict::Go);
         }
         let held = self.index.count_wanted(Want::Held)?;
@@ -48,6 +49,10 @@ impl Engine {
         if self.guard.may_delete(wanted + held, entries, now) == Verdict::Go {
             return Ok(Verdict::Go);
         }
+        if !self.is_all_here(now)? {
+            return Ok(Verdict::Hold);
+        }
+        self.undecided = None;
         let losses = self.losses_wanted()?;
         if losses == 0 || self.guard.may_delete(losses + held, entries, now) == Verdict::Go {
             return Ok(Verdict::Go);
@@ -57,29 +62,24 @@ impl Engine {
         Ok(Verdict::Hold)
     }
 
-    /// Of a renamed file the old name may be told, and held, before the new one is here.
-    fn release_moved(&mut self, now: Instant) -> Step<()> {
-        if now < self.held_again || self.index.count_wanted(Want::Held)? == 0 {
-            return Ok(());
+    /// Whether nothing is still to be made that could turn deletions into renames.
+    fn is_all_here(&mut self, now: Instant) -> Step<bool> {
+        let takes = self.index.count_wanted(Want::Take)?;
+        if takes == 0 {
+            return Ok(true);
         }
-        self.held_again = now + HELD_AGAIN;
-        let mut after = Vec::new();
-        loop {
-            let paths = self.index.wanted(Want::Held, &after, PATHS)?;
-            let Some(last) = paths.last() else { return Ok(()) };
-            after.clone_from(last);
-            for path in paths {
-                let Some(row) = self.index.get(&path)? else { continue };
-                if !self.is_loss(&row)? {
-                    self.index.put(
-                        &path,
-                        Some(&row),
-                        &Row { want: Want::Remove, ..row.clone() },
-                    )?;
-                    self.report.changed();
-                }
-            }
+        let (fewest, since) = *self.undecided.get_or_insert((takes, now));
+        if takes < fewest || !self.is_connected() {
+            self.undecided = Some((takes, now));
+            return Ok(false);
         }
+        Ok(now >= since + EXPLAINED)
+    }
+
+    /// When deletions that wait to be explained are judged at the latest; never while nothing is made.
+    pub(super) fn judged_at(&self) -> Option<Instant> {
+        let (_, since) = self.undecided.filter(|_| self.may_make())?;
+        Some(since + EXPLAINED)
     }
 
     /// How many of the files to be deleted live on nowhere else.

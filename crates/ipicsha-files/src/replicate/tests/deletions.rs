@@ -101,6 +101,26 @@ fn moving_many_files_is_no_mass_deletion() {
 }
 
 #[test]
+fn many_renames_among_more_new_files_than_are_asked_for_at_once_are_no_mass_deletion() {
+    let mut pair = guarded();
+    pair.stop_b();
+    for number in 0..2000 {
+        pair.a.write(&format!("new/{number}"), format!("new content {number}"));
+    }
+    // Told and made after all of these.
+    fs::create_dir(pair.a.path("renamed")).unwrap();
+    for number in 0..20 {
+        let (old, new) = (format!("files/{number}"), format!("renamed/{number}"));
+        fs::rename(pair.a.path(&old), pair.a.path(&new)).unwrap();
+    }
+    pair.start_b();
+    pair.connect();
+    pair.settle_equal();
+    assert!(pair.b.has("renamed/7") && !pair.b.has("files/7"));
+    assert_eq!(pair.b.status().held_deletions, 0);
+}
+
+#[test]
 fn a_root_that_is_not_mounted_deletes_nothing() {
     let mut pair = Pair::running();
     pair.a.write("file", "1");
