@@ -30,6 +30,7 @@ impl Engine {
         let hints = self.watcher.as_ref().map(crate::watch::Watcher::take).unwrap_or_default();
         hints.into_iter().try_for_each(|hint| self.hint(hint))?;
         self.flushes.push(Waiting { seq: None, done });
+        self.scan.look_now();
         Ok(())
     }
 

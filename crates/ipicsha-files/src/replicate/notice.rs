@@ -19,6 +19,9 @@ use crate::{
     resolve::Root,
 };
 
+/// An empty file this young may be one that somebody is about to write.
+const JUST_NOW_NS: i64 = 300_000_000;
+
 impl Engine {
     /// Something was seen at `path`.
     pub(super) fn noticed(&mut self, path: &RelativePath, seen: Seen) -> Step<()> {
@@ -111,6 +114,10 @@ impl Engine {
         let known = row.as_ref().filter(|row| !row.has(LEFT)).and_then(|row| row.own.clone());
         let quick = look::quick(meta, racy, known.as_ref());
         let Some(own) = known else {
+            if self.is_about_to_be_written(meta) {
+                self.look_later(path);
+                return Ok(());
+            }
             let row = match row {
                 Some(row) if row.has(LEFT) => {
                     self.take_part_again(path, &row)?;
@@ -145,6 +152,13 @@ impl Engine {
         let old_inode = own.quick.as_ref().map(|quick| quick.inode);
         self.changed_here(path, Some(&row), version, Some(quick))?;
         self.look_at_links(path, old_inode, meta)
+    }
+
+    /// A file that was made just now and is empty: only its content shows whether it is a database.
+    fn is_about_to_be_written(&self, meta: &Meta) -> bool {
+        let age = look::now_ns().saturating_sub(look::nanoseconds(meta.mtime));
+        // Who waits for all that is here now does not wait for what will be.
+        meta.kind == Kind::File && meta.size == 0 && age < JUST_NOW_NS && self.flushes.is_empty()
     }
 
     /// There is no directory any more, so that nothing is in it. It is said at once, because after a

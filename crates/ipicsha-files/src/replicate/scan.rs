@@ -106,6 +106,13 @@ impl Scan {
         }
     }
 
+    /// What was to be looked at later is looked at now.
+    pub(super) fn look_now(&mut self) {
+        for (_, path) in std::mem::take(&mut self.later) {
+            self.look_at(path);
+        }
+    }
+
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
         self.is_walking()
