@@ -64,6 +64,10 @@ impl Engine {
         let dir = match root.dir(&parent) {
             Ok(dir) => dir,
             Err(Errno::NOENT) => return self.make_parent(&root, &parent),
+            // Something else has the name of its directory until that is made.
+            Err(Errno::NOTDIR | Errno::LOOP) if self.is_wanted(&parent)? => {
+                return Ok(Ok(Outcome::Later));
+            }
             Err(errno) => return Ok(Err(errno)),
         };
         let before = match self.as_indexed(&dir, &name, path, &row)? {
@@ -127,12 +131,16 @@ impl Engine {
         Ok(Ok(None))
     }
 
+    fn is_wanted(&self, path: &RelativePath) -> Step<bool> {
+        Ok(self.index.get(path.as_written())?.is_some_and(|row| row.want == Want::Take))
+    }
+
     /// The directory above something that is wanted is missing.
     fn make_parent(&mut self, root: &Root, path: &RelativePath) -> Made {
-        let row = self.index.get(path.as_written())?;
-        if row.as_ref().is_some_and(|row| row.want == Want::Take) {
+        if self.is_wanted(path)? {
             return Ok(Ok(Outcome::Later));
         }
+        let row = self.index.get(path.as_written())?;
         // It was deleted here while the partner worked in it: work is worth more.
         let Some((parent, name)) = path.split() else { return Ok(Err(Errno::NOENT)) };
         let dir = match root.dir(&parent) {

@@ -79,10 +79,14 @@ impl Engine {
     pub(super) fn say_hello(&mut self, now: Instant) {
         let due = self.exchange.hello_at.is_some_and(|at| at <= now);
         if due && self.is_connected() {
-            self.exchange.hello_at = Some(now + HELLO_AGAIN);
-            self.exchange.said_hello = true;
-            self.outbox.push(self.hello(true));
+            self.begin_talk(now);
         }
+    }
+
+    fn begin_talk(&mut self, now: Instant) {
+        self.exchange.hello_at = Some(now + HELLO_AGAIN);
+        self.exchange.said_hello = true;
+        self.outbox.push(self.hello(true));
     }
 
     /// Tells changed entries, as many as may be under way.
@@ -180,8 +184,6 @@ impl Engine {
         let theirs = noted.filter(|(id, _)| *id == self.index.meta.id).map_or(0, |(_, seq)| seq);
         if !self.exchange.answered || answer || theirs > self.exchange.noted_there {
             self.exchange.answered = true;
-            // What could not be asked for until now can be.
-            self.fetch.wake();
             self.exchange.noted_there = theirs;
             self.exchange.sent = theirs;
             self.exchange.under_way.clear();
@@ -189,8 +191,11 @@ impl Engine {
             self.fetch.wake();
         }
         // An answer may be one to a connection before this one.
-        let is_to_say = is_renewed || !self.exchange.said_hello;
-        self.exchange.hello_at = is_to_say.then(Instant::now);
+        self.exchange.hello_at = None;
+        if is_renewed || !self.exchange.said_hello {
+            // Before the answer, with which the partner begins what another hello would cut again.
+            self.begin_talk(Instant::now());
+        }
         if answer {
             // It begins anew: what it was sending by the connection before is lost.
             self.keep_partials();
@@ -278,6 +283,7 @@ impl Engine {
             row.bits |= LEFT;
         }
         self.report.changed();
+        self.troubles.try_now(&path, Instant::now());
         self.store(&path, old.as_ref(), row)
     }
 

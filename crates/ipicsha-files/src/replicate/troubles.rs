@@ -43,6 +43,13 @@ impl Troubles {
         self.by_path.remove(path);
     }
 
+    /// Something else is wanted of it now, which may go well at once.
+    pub(super) fn try_now(&mut self, path: &RelativePath, now: Instant) {
+        if let Some(retry) = self.by_path.get_mut(path) {
+            (retry.at, retry.wait, retry.due_told) = (now, FIRST / 2, false);
+        }
+    }
+
     /// Whether it is too early to try it again.
     pub(super) fn waits(&self, path: &RelativePath, now: Instant) -> bool {
         self.by_path.get(path).is_some_and(|retry| retry.at > now)
@@ -76,5 +83,27 @@ impl Troubles {
             retry_seconds: retry.at.saturating_duration_since(now).as_secs(),
         });
         shown.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_doubles_until_something_else_is_wanted() {
+        let (mut troubles, now) = (Troubles::default(), Instant::now());
+        let path = RelativePath::try_from(b"file".to_vec()).unwrap();
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            troubles.add(&path, "no".into(), now);
+            assert_eq!(troubles.next_due(), Some(now + Duration::from_secs(seconds)));
+            assert!(troubles.waits(&path, now));
+        }
+        troubles.try_now(&path, now);
+        assert!(!troubles.waits(&path, now));
+        assert_eq!(troubles.due(now), std::slice::from_ref(&path));
+        assert_eq!(troubles.due(now), []);
+        troubles.add(&path, "no".into(), now);
+        assert_eq!(troubles.next_due(), Some(now + FIRST));
     }
 }
