@@ -45,7 +45,3 @@ pair:
 # Format and clippy before every commit.
 hooks:
     git config core.hooksPath scripts/hooks
-
-# Long runs of watched directories: histories with kills, a hundred thousand files, Radicale
-stress:
-    cargo nextest run --locked --workspace --ignore-default-filter -E '(package(ipicsha-e2e) & (binary(directories) | binary(radicale))) | (package(ipicsha-files) & binary(replicate))'
