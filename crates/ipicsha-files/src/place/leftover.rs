@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::{hash::Hasher, meta::Kind, path::Name, resolve::Dir};
+use crate::{hash::Hasher, path::Name, resolve::Dir};
 
 const PREFIX: &[u8] = b".ipicsha.";
 const SUFFIX: &[u8] = b".tmp";
@@ -45,11 +45,22 @@ pub(super) fn stable_name(parts: &[&[u8]]) -> Name {
     name_with(&hasher.finish().to_string())
 }
 
-/// Removes temporary files that a crash left in `dir`: those not touched for `age`, except the ones
-/// in `keep`. Gives their number.
+/// Removes what has a temporary name: a file, a link, or a directory, in which nothing is yet.
 ///
 /// # Errors
-/// The directory cannot be listed. Files that cannot be removed stay.
+/// The system refuses; [`Errno::NOTEMPTY`] when somebody uses the directory.
+pub fn remove_temporary(dir: &Dir, name: &Name) -> Result<(), Errno> {
+    match dir.remove_file(name) {
+        Err(Errno::ISDIR) => dir.remove_dir(name),
+        done => done,
+    }
+}
+
+/// Removes what a crash left in `dir` under temporary names: what was not touched for `age`, except
+/// `keep`. Gives the number.
+///
+/// # Errors
+/// The directory cannot be listed. What cannot be removed stays.
 pub fn remove_leftovers(dir: &Dir, age: Duration, keep: &HashSet<Name>) -> Result<usize, Errno> {
     // The daemon's clocks are not wanted here: the age of a file is said by the file system's clock.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -57,8 +68,8 @@ pub fn remove_leftovers(dir: &Dir, age: Duration, keep: &HashSet<Name>) -> Resul
     let ours = dir.list()?.into_iter().filter(|listed| is_temporary(listed.name.as_bytes()));
     let old = |name: &Name| {
         let meta = dir.entry(name);
-        meta.is_ok_and(|meta| meta.kind == Kind::File && meta.mtime.seconds <= oldest)
+        meta.is_ok_and(|meta| meta.mtime.seconds <= oldest)
     };
     let stale = ours.filter(|listed| !keep.contains(&listed.name) && old(&listed.name));
-    Ok(stale.filter(|listed| dir.remove_file(&listed.name).is_ok()).count())
+    Ok(stale.filter(|listed| remove_temporary(dir, &listed.name).is_ok()).count())
 }

@@ -12,7 +12,7 @@ mod temp;
 use std::sync::Arc;
 
 pub use batch::{Batch, Expected, Outcomes, Placed};
-pub use leftover::{is_temporary, remove_leftovers};
+pub use leftover::{is_temporary, remove_leftovers, remove_temporary};
 use rustix::io::Errno;
 pub use temp::{Hold, Ready, Temp};
 

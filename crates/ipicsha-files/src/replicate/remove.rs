@@ -16,7 +16,11 @@ use super::{
     look,
     row::{HELD_HERE, Own, Row, Want},
 };
-use crate::{path::RelativePath, place::is_temporary, resolve::Dir};
+use crate::{
+    path::RelativePath,
+    place::{is_temporary, remove_temporary},
+    resolve::Dir,
+};
 
 const SLICE: Duration = Duration::from_millis(40);
 const PATHS: usize = 256;
@@ -248,7 +252,7 @@ fn emptied(dir: &Dir) -> Result<bool, Errno> {
     let mut is_empty = true;
     for listed in dir.list()? {
         if is_temporary(listed.name.as_bytes()) {
-            dir.remove_file(&listed.name)?;
+            remove_temporary(dir, &listed.name)?;
         } else {
             is_empty = false;
         }

@@ -48,6 +48,20 @@ fn a_deletion_is_not_undone_by_a_partner_that_was_away() {
 }
 
 #[test]
+fn what_a_crash_left_in_a_directory_goes_with_it() {
+    let pair = Pair::running();
+    pair.a.write("directory/file", "1");
+    pair.settle_equal();
+    let left = |number| pair.b.path(&format!("directory/.ipicsha.0123456789abcdef000{number}.tmp"));
+    fs::write(left(1), "half").unwrap();
+    fs::create_dir(left(2)).unwrap();
+    std::os::unix::fs::symlink("nowhere", left(3)).unwrap();
+    fs::remove_dir_all(pair.a.path("directory")).unwrap();
+    pair.settle_equal();
+    assert!(!pair.b.has("directory"));
+}
+
+#[test]
 fn a_directory_with_something_unknown_in_it_stays() {
     let mut pair = Pair::new();
     pair.a.config.rules = vec!["- *.tmp".into()];
