@@ -258,7 +258,9 @@ impl Index {
             present,
             to_sql(new.size()),
             new.content().filter(|_| present).map(content_key),
-            quick_facts.filter(|quick| quick.is_file).map(|quick| to_sql(quick.inode)),
+            quick_facts
+                .filter(|quick| quick.kind == crate::Kind::File)
+                .map(|quick| to_sql(quick.inode)),
             told.map(|told| to_sql(told.known.primary)),
             told.map(|told| to_sql(told.known.secondary)),
             told.map(|told| postcard::to_stdvec(&told.version)).transpose()?,

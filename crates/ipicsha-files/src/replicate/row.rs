@@ -56,8 +56,8 @@ impl Want {
 /// Facts by which an entry is known to be unchanged without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Quick {
-    /// Whether it is a regular file.
-    pub(super) is_file: bool,
+    /// What it is.
+    pub(super) kind: Kind,
     /// Its number in the file system.
     pub(super) inode: u64,
     /// Bytes.
@@ -91,7 +91,7 @@ impl Quick {
     /// Of an entry as it is.
     pub(super) fn of(meta: &Meta) -> Self {
         Self {
-            is_file: meta.kind == Kind::File,
+            kind: meta.kind,
             inode: meta.inode,
             size: meta.size,
             mtime: meta.mtime,
@@ -109,8 +109,8 @@ impl Quick {
         let now = Self { racy: self.racy, unset: self.unset, ..Self::of(meta) };
         if meta.kind == Kind::Directory {
             // Its times and size change with every entry; attributes show in the ctime alone.
-            return (self.inode, self.mode, self.uid, self.gid)
-                == (now.inode, now.mode, now.uid, now.gid);
+            return (self.kind, self.inode, self.mode, self.uid, self.gid)
+                == (now.kind, now.inode, now.mode, now.uid, now.gid);
         }
         *self == now
     }
@@ -256,5 +256,22 @@ impl Counts {
         self.wanted = self.wanted.saturating_sub(one.wanted);
         self.wanted_bytes = self.wanted_bytes.saturating_sub(one.wanted_bytes);
         self.held_here = self.held_here.saturating_sub(one.held_here);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_with_the_number_of_a_removed_file_is_not_that_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Meta::of(fs::File::open(folder.path()).unwrap()).unwrap();
+        let file = Meta { kind: Kind::File, ..directory.clone() };
+        assert!(Quick::of(&directory).fits(&directory));
+        assert!(!Quick::of(&file).fits(&directory));
+        assert!(!Quick::of(&directory).fits(&file));
     }
 }

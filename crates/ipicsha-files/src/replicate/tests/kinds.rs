@@ -25,6 +25,20 @@ fn links_travel_as_links() {
 }
 
 #[test]
+fn a_symbolic_link_with_two_names_can_lose_one() {
+    let pair = Pair::running();
+    symlink("nowhere", pair.a.path("one")).unwrap();
+    fs::hard_link(pair.a.path("one"), pair.a.path("two")).unwrap();
+    pair.settle_equal();
+    fs::remove_file(pair.b.path("one")).unwrap();
+    fs::remove_file(pair.b.path("two")).unwrap();
+    symlink("elsewhere", pair.b.path("two")).unwrap();
+    pair.settle_equal();
+    assert!(!pair.a.has("one"));
+    assert_eq!(fs::read_link(pair.a.path("two")).unwrap(), OsStr::new("elsewhere"));
+}
+
+#[test]
 fn hard_links_are_hard_links_there() {
     let pair = Pair::running();
     pair.a.write("z", "shared");
