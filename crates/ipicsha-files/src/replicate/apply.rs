@@ -174,7 +174,7 @@ impl Engine {
                 Err(errno) => return Ok(Err(errno)),
             };
             self.facts_touched = true;
-            self.took(&spot, &meta, &unset)?;
+            self.mended(&spot, &meta, &unset)?;
             return Ok(Ok(Outcome::Done));
         }
         let facts = self.facts(&spot.version, None);
@@ -272,7 +272,7 @@ impl Engine {
             Err(errno) => return Ok(Err(errno)),
         };
         self.facts_touched = true;
-        self.took(&spot, &meta, &unset)?;
+        self.mended(&spot, &meta, &unset)?;
         Ok(Ok(Outcome::Done))
     }
 
@@ -370,7 +370,7 @@ impl Engine {
         match placed {
             Ok((meta, unset)) => {
                 self.facts_touched = true;
-                self.took(spot, &meta, &unset)?;
+                self.mended(spot, &meta, &unset)?;
                 Ok(Ok(Outcome::Done))
             }
             Err(errno) => Ok(Err(errno)),

@@ -113,11 +113,16 @@ impl Engine {
         version.link = self.link_of(path, meta)?;
         let known = row.as_ref().filter(|row| !row.has(LEFT)).and_then(|row| row.own.clone());
         let quick = look::quick(meta, racy, known.as_ref());
+        let is_new = known.as_ref().is_none_or(|own| own.version.contents.is_absent());
+        if is_new && self.is_about_to_be_written(meta) {
+            self.look_later(path);
+            return Ok(());
+        }
+        if !version.contents.is_directory() {
+            // Even when it is as it was: a directory may have had its name for a moment.
+            self.missing_beneath(path)?;
+        }
         let Some(own) = known else {
-            if self.is_about_to_be_written(meta) {
-                self.look_later(path);
-                return Ok(());
-            }
             let row = match row {
                 Some(row) if row.has(LEFT) => {
                     self.take_part_again(path, &row)?;
@@ -125,9 +130,6 @@ impl Engine {
                 }
                 other => other,
             };
-            if !version.contents.is_directory() {
-                self.missing_beneath(path)?;
-            }
             self.changed_here(path, row.as_ref(), version, Some(quick))?;
             return self.look_at_links(path, None, meta);
         };
@@ -144,9 +146,7 @@ impl Engine {
             new.bits |= SILENT;
             return self.index.put(path.as_written(), Some(&row), &new);
         }
-        if !version.contents.is_directory() {
-            self.missing_beneath(path)?;
-        } else if own.version.contents.is_directory() {
+        if version.contents.is_directory() && own.version.contents.is_directory() {
             version.mtime_ns = look::now_ns();
         }
         let old_inode = own.quick.as_ref().map(|quick| quick.inode);
@@ -164,6 +164,10 @@ impl Engine {
     /// There is no directory any more, so that nothing is in it. It is said at once, because after a
     /// crash nobody would look there again; the partner's guard still sees how many they are.
     pub(super) fn missing_beneath(&mut self, path: &RelativePath) -> Step<()> {
+        if let Some(root) = &self.root {
+            root.forget(path);
+        }
+        self.scan.leave_beneath(path);
         for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
             let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
                 continue;

@@ -13,11 +13,11 @@ use super::{
     apply::{Made, Spot, quick_of},
     engine::{Engine, Step, now_unix, now_us},
     fetch::Outcome,
-    row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT},
+    row::{self, HELD_HERE, LEFT, Own, Quick, REPAIR, Row, SILENT},
 };
 use crate::{
     facts::{Facts, Unset},
-    meta::Meta,
+    meta::{Kind, Meta},
     path::{Name, RelativePath},
     place::{Batch, Expected, Hold, PlaceError, Placed, Placement, Ready, Sparse, Temp},
     resolve::Dir,
@@ -71,7 +71,7 @@ impl Engine {
             let row = self.index.get(waiting.path.as_written())?.unwrap_or_default();
             // What came after it was asked for is decided anew.
             let is_wanted = row.told.as_ref().is_some_and(|told| told.known == waiting.known);
-            if !is_wanted || row.want != super::row::Want::Take {
+            if !is_wanted || row.want != row::Want::Take {
                 self.fetch.wake();
                 continue;
             }
@@ -145,7 +145,8 @@ impl Engine {
             self.scan.look_at(tag.path);
             return Ok(());
         }
-        self.took_as(&tag.path, row, (tag.version, tag.known), &placed.meta, &tag.unset)
+        let quick = self.as_made(&tag.version, &placed.meta, &tag.unset);
+        self.took_as(&tag.path, row, (tag.version, tag.known), quick)
     }
 
     /// Something under a temporary name gets its own.
@@ -208,7 +209,7 @@ impl Engine {
             if (quick.size, quick.mtime) == (meta.size, meta.mtime) {
                 let mut new = row.clone();
                 let unset = quick.unset;
-                let quick = super::row::Quick { unset, ..super::row::Quick::of(meta) };
+                let quick = Quick { unset, ..Quick::of(meta) };
                 new.own = Some(Own { quick: Some(quick), ..own.clone() });
                 self.index.put(&other, Some(&row), &new)?;
             }
@@ -225,7 +226,7 @@ impl Engine {
         reason: Option<KeptReason>,
     ) -> Result<(), Errno> {
         let Some(reason) = reason else { return Ok(()) };
-        let entry = if dir.entry(name)?.links > 1 {
+        let entry = if has_other_names(&dir.entry(name)?) {
             let hold = apart(dir, name)?;
             self.kept.put_held(hold, path, reason, now_unix()).map_err(|not_kept| not_kept.errno)?
         } else {
@@ -243,7 +244,7 @@ impl Engine {
         path: &RelativePath,
         meta: &Meta,
     ) -> Result<(), Errno> {
-        if meta.links > 1 {
+        if has_other_names(meta) {
             self.keep_copy(dir, name, path, Some(KeptReason::Deleted))?;
             self.kept.settle()?;
             return dir.remove_file(name);
@@ -276,11 +277,39 @@ impl Engine {
         (self.events)(Event::Kept(entry));
     }
 
-    /// The partner's version is here.
+    /// The partner's version is here, newly made.
     pub(super) fn took(&mut self, spot: &Spot, meta: &Meta, unset: &[Unset]) -> Step<()> {
+        let quick = self.as_made(&spot.version, meta, unset);
+        self.took_spot(spot, quick)
+    }
+
+    /// What was here already has become the partner's version. Somebody may have changed it in the
+    /// same moment, which its times do not show any more: whoever looks next reads it.
+    pub(super) fn mended(&mut self, spot: &Spot, meta: &Meta, unset: &[Unset]) -> Step<()> {
+        self.took_spot(spot, Quick { racy: true, ..quick_of(meta, unset) })
+    }
+
+    fn took_spot(&mut self, spot: &Spot, quick: Quick) -> Step<()> {
         let known = spot.row.told_known();
         let row = self.index.get(spot.path.as_written())?.unwrap_or_default();
-        self.took_as(&spot.path, row, (spot.version.clone(), known), meta, unset)
+        self.took_as(&spot.path, row, (spot.version.clone(), known), quick)
+    }
+
+    /// What a new entry is known by. When somebody changed it as soon as it had its name, it is not
+    /// as it was made, and whoever looks next reads it.
+    fn as_made(&self, version: &Version, meta: &Meta, unset: &[Unset]) -> Quick {
+        let quick = quick_of(meta, unset);
+        let facts = self.facts(version, None);
+        let is = |bit, wanted: Option<u32>, now: u32| {
+            quick.unset & bit != 0 || wanted.is_none_or(|wanted| wanted == now)
+        };
+        let special = if version.contents.is_directory() { 0 } else { 0o6000 };
+        let is_as_made = is(row::UNSET_OWNER, facts.uid, meta.uid)
+            && is(row::UNSET_OWNER, facts.gid, meta.gid)
+            && is(row::UNSET_MODE, facts.mode, meta.mode & !special)
+            && (quick.unset & row::UNSET_TIME != 0 || facts.mtime.is_none_or(|t| t == meta.mtime))
+            && (meta.kind != Kind::File || row::size(version) == meta.size);
+        Quick { racy: !is_as_made, ..quick }
     }
 
     fn took_as(
@@ -288,16 +317,18 @@ impl Engine {
         path: &RelativePath,
         row: Row,
         (version, known): (Version, Known),
-        meta: &Meta,
-        unset: &[Unset],
+        quick: Quick,
     ) -> Step<()> {
+        if !version.contents.is_directory() {
+            self.missing_beneath(path)?;
+        }
         let mut known = row.known().join(known);
         if row.has(REPAIR) {
             known = known.changed(self.config.rank, self.index.next_counter(now_us()));
         }
         let seq = self.index.next_seq();
         let mut new = row.clone();
-        new.own = Some(Own { seq, known, version, quick: Some(quick_of(meta, unset)) });
+        new.own = Some(Own { seq, known, version, quick: Some(quick) });
         new.bits &= !(HELD_HERE | LEFT | SILENT | REPAIR);
         self.troubles.remove(path);
         self.left.remove(path);
@@ -305,6 +336,11 @@ impl Engine {
         self.report.changed();
         self.store(path, Some(&row), new)
     }
+}
+
+/// Whether it can change under another name. A symbolic link never changes.
+fn has_other_names(meta: &Meta) -> bool {
+    meta.kind == Kind::File && meta.links > 1
 }
 
 /// A copy of a file with several names, under a temporary one: what is kept must not change with the

@@ -113,6 +113,13 @@ impl Scan {
         }
     }
 
+    /// There is no directory at `path` any more: what is being gone through beneath it is elsewhere.
+    pub(super) fn leave_beneath(&mut self, path: &RelativePath) {
+        if let Some(open) = self.open.take_if(|open| open.at.is_within(path)) {
+            self.directories.push((open.at, open.depth));
+        }
+    }
+
     /// Whether there is something to look at now.
     pub(super) fn has_work(&self, now: Instant) -> bool {
         self.is_walking()

@@ -7,7 +7,8 @@
 mod dir;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
+    ops::Bound,
     os::fd::OwnedFd,
     path::Path,
     sync::{
@@ -59,7 +60,7 @@ pub struct Root {
     mounts: Mounts,
     /// Cleared for good when the kernel does not know `openat2`.
     whole: AtomicBool,
-    cache: Mutex<HashMap<RelativePath, (u64, Arc<Dir>)>>,
+    cache: Mutex<BTreeMap<RelativePath, (u64, Arc<Dir>)>>,
     clock: AtomicU64,
 }
 
@@ -135,7 +136,15 @@ impl Root {
     /// Lets go of the directory at `path` and of all beneath it, because they moved or went away.
     pub fn forget(&self, path: &RelativePath) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.retain(|held, _| !held.is_within(path));
+        if path.is_root() {
+            return cache.clear();
+        }
+        // All that begins with it comes right behind it, among others of which only the name does.
+        let behind = cache.range((Bound::Included(path), Bound::Unbounded)).map(|(held, _)| held);
+        let with_prefix =
+            behind.take_while(|held| held.as_written().starts_with(path.as_written()));
+        let gone: Vec<RelativePath> = with_prefix.filter(|p| p.is_within(path)).cloned().collect();
+        gone.iter().for_each(|held| drop(cache.remove(held)));
     }
 
     fn tick(&self) -> u64 {

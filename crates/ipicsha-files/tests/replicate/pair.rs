@@ -181,6 +181,12 @@ impl Pair {
             let tail = lines[lines.len().saturating_sub(30)..].join("\n");
             text += &format!("side {side}: {status}\nlog: {tail}\n");
         }
+        let [a, b] = self.trees();
+        for (path, fact) in a {
+            let there = b.get(&path);
+            let same = if there == Some(&fact) { " (on both)" } else { "" };
+            text += &format!("on side 0 {}{same}: {fact:?}\n", path.display());
+        }
         text
     }
 

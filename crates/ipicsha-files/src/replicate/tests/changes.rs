@@ -147,3 +147,25 @@ fn a_closed_gate_lets_nothing_through_and_forgets_nothing() {
     pair.settle_equal();
     assert!(pair.b.has("two"));
 }
+
+#[test]
+fn a_directory_that_was_there_for_a_moment_leaves_nothing_behind() {
+    let pair = Pair::running();
+    let away = pair.a.root.with_file_name("away");
+    fs::create_dir(&away).unwrap();
+    std::os::unix::fs::symlink("nowhere", pair.a.path("link")).unwrap();
+    pair.a.write("file", "1");
+    pair.settle_equal();
+    for round in 0_u64..60 {
+        for name in ["file", "link"] {
+            fs::rename(pair.a.path(name), away.join(name)).unwrap();
+            fs::create_dir(pair.a.path(name)).unwrap();
+            pair.a.write(&format!("{name}/1"), round.to_string());
+            std::thread::sleep(std::time::Duration::from_millis(round % 6));
+            pair.a.write(&format!("{name}/2"), round.to_string());
+            fs::rename(pair.a.path(name), away.join(format!("{name}{round}"))).unwrap();
+            fs::rename(away.join(name), pair.a.path(name)).unwrap();
+        }
+        pair.settle_equal();
+    }
+}
