@@ -195,7 +195,7 @@ impl<'old> Matcher<'old> {
         let mut rolling = Rolling::new(&rest[..block]);
         let last = rest.len() - block;
         for at in 0..=last {
-            if let Some(offset) = self.lookup(rolling.sum, &rest[at..at + block]) {
+            if let Some(offset) = self.lookup(rolling.weak(), &rest[at..at + block]) {
                 self.literal(&rest[..at], tell);
                 self.hit(offset, block, tell);
                 self.search_left = SEARCH_BYTES_MAX;

@@ -1,35 +1,58 @@
 //! Sums of blocks.
 //!
-//! Decides the two sums. The weak one is a polynomial modulo 2^32, which a window can roll on.
+//! Decides the two sums. The weak one is made of the sum of all bytes and the sum of all sums that
+//! lead there, modulo 2^32, which a window can roll on, and which many bytes are added to at a time.
 
 use super::{BlockSum, Signature};
 
-/// Odd and without pattern, so that every byte reaches every higher bit.
-const BASE: u32 = 0x08a5_1a6d;
+/// Spreads the sum of the bytes over all bits.
+const SPREAD: u32 = 0x9e37_79b1;
+/// Bytes that are added side by side, as vector units do.
+const LANES: usize = 16;
 
-/// The weak sum of a block, eight bytes at a step so that the multiplications overlap.
+/// The weak sum of a block.
 pub(super) fn weak(block: &[u8]) -> u32 {
-    const P: [u32; 9] = powers();
-    let (eights, rest) = block.as_chunks::<8>();
-    let mut sum = 0u32;
-    for bytes in eights {
-        let mut step = 0u32;
-        for (byte, power) in bytes.iter().zip(P[..8].iter().rev()) {
-            step = step.wrapping_add(u32::from(*byte).wrapping_mul(*power));
-        }
-        sum = sum.wrapping_mul(P[8]).wrapping_add(step);
-    }
-    rest.iter().fold(sum, |sum, byte| sum.wrapping_mul(BASE).wrapping_add(u32::from(*byte)))
+    Sums::of(block).weak()
 }
 
-const fn powers() -> [u32; 9] {
-    let mut powers = [1u32; 9];
-    let mut at = 1;
-    while at < powers.len() {
-        powers[at] = powers[at - 1].wrapping_mul(BASE);
-        at += 1;
+/// What a weak sum is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    /// Of the bytes.
+    bytes: u32,
+    /// Of the bytes, the first as often as there are bytes, the last once.
+    weighted: u32,
+}
+
+impl Sums {
+    fn of(block: &[u8]) -> Self {
+        let (rows, rest) = block.as_chunks::<LANES>();
+        let (mut column, mut running) = ([0u32; LANES], [0u32; LANES]);
+        for row in rows {
+            for (lane, byte) in row.iter().enumerate() {
+                column[lane] = column[lane].wrapping_add(u32::from(*byte));
+                running[lane] = running[lane].wrapping_add(column[lane]);
+            }
+        }
+        let mut sums = Self::default();
+        for (lane, (column, running)) in (0u32..).zip(column.iter().zip(running)) {
+            let rows = running.wrapping_mul(LANES as u32);
+            sums.bytes = sums.bytes.wrapping_add(*column);
+            sums.weighted =
+                sums.weighted.wrapping_add(rows).wrapping_sub(column.wrapping_mul(lane));
+        }
+        rest.iter().for_each(|byte| sums.add(*byte));
+        sums
     }
-    powers
+
+    fn add(&mut self, byte: u8) {
+        self.bytes = self.bytes.wrapping_add(u32::from(byte));
+        self.weighted = self.weighted.wrapping_add(self.bytes);
+    }
+
+    fn weak(self) -> u32 {
+        self.weighted ^ self.bytes.wrapping_mul(SPREAD)
+    }
 }
 
 /// The strong sum of a block.
@@ -43,23 +66,26 @@ pub(super) fn strong(block: &[u8]) -> [u8; 16] {
 /// A weak sum that moves on by one byte.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rolling {
-    pub(super) sum: u32,
-    /// The power of the byte that leaves.
-    leaving: u32,
+    sums: Sums,
+    length: u32,
 }
 
 impl Rolling {
     pub(super) fn new(window: &[u8]) -> Self {
-        let mut leaving = 1u32;
-        for _ in 1..window.len() {
-            leaving = leaving.wrapping_mul(BASE);
-        }
-        Self { sum: weak(window), leaving }
+        // A block has at most 1 MiB.
+        let length = u32::try_from(window.len()).unwrap_or(u32::MAX);
+        Self { sums: Sums::of(window), length }
+    }
+
+    pub(super) fn weak(&self) -> u32 {
+        self.sums.weak()
     }
 
     pub(super) fn roll(&mut self, out: u8, next: u8) {
-        let kept = self.sum.wrapping_sub(u32::from(out).wrapping_mul(self.leaving));
-        self.sum = kept.wrapping_mul(BASE).wrapping_add(u32::from(next));
+        let out = u32::from(out);
+        self.sums.bytes = self.sums.bytes.wrapping_sub(out);
+        self.sums.weighted = self.sums.weighted.wrapping_sub(out.wrapping_mul(self.length));
+        self.sums.add(next);
     }
 }
 
@@ -118,5 +144,32 @@ impl Signer {
             self.sign(&last);
         }
         self.signature
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rolled_sum_is_that_of_the_window() {
+        let bytes: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(SPREAD) >> 24) as u8).collect();
+        for length in [1, 15, 16, 17, 1000, 4096] {
+            let mut rolling = Rolling::new(&bytes[..length]);
+            for at in 0..bytes.len() - length {
+                assert_eq!(rolling.weak(), weak(&bytes[at..at + length]), "{length} from {at}");
+                rolling.roll(bytes[at], bytes[at + length]);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_change_places_change_the_sum() {
+        let block: Vec<u8> = (0..64).collect();
+        for at in 1..block.len() {
+            let mut other = block.clone();
+            other.swap(at - 1, at);
+            assert_ne!(weak(&block), weak(&other));
+        }
     }
 }
