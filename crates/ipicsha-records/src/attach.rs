@@ -28,7 +28,9 @@ impl Engine {
         self.session = Session::Attached(attached);
         self.attach_at = None;
         self.unread = true;
-        self.clear_hold();
+        if !self.wal.has_failed() {
+            self.clear_hold();
+        }
     }
 
     /// An answer to what was sent may be on its way: only if none comes, ask again.

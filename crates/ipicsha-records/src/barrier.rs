@@ -102,17 +102,27 @@ impl Engine {
         for barrier in std::mem::take(&mut self.barriers) {
             if let Err(error) = self.may_wait() {
                 (barrier.done)(Err(error));
-            } else if not_yet.is_none() && self.acked >= barrier.seq {
+            } else if not_yet.is_none() && self.covered() >= barrier.seq {
                 let confirmed = Confirmed { seq: barrier.seq, not_covered: self.not_covered() };
                 (barrier.done)(Ok(confirmed));
             } else if now >= barrier.deadline {
-                let missing = (barrier.seq.0 - self.acked.0).max(0).cast_unsigned();
+                let missing = (barrier.seq.0 - self.acked.0).max(1).cast_unsigned();
                 let reason = not_yet.clone();
                 (barrier.done)(Err(Error::Unconfirmed { missing, reason }));
             } else {
                 self.barriers.push(barrier);
             }
         }
+    }
+
+    /// The partner durably has everything that was committed up to here.
+    fn covered(&self) -> Seq {
+        let Session::Attached(attached) = &self.session else { return Seq(0) };
+        let is_all_sent = !self.unread && attached.sent_to >= self.dirty.scanned_to();
+        if is_all_sent && attached.in_flight.is_empty() {
+            return self.acked.max(attached.covered);
+        }
+        attached.covered
     }
 
     fn not_covered(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -40,6 +40,8 @@ pub(crate) struct Wal {
     keeps_length: Cell<bool>,
     /// Why the disk may have lost what was committed: the kernel says it once, and drops the pages.
     failed: RefCell<Option<String>>,
+    /// The last sync took so long.
+    took: Cell<Duration>,
 }
 
 /// The `-wal` that is open.
@@ -84,6 +86,7 @@ impl Wal {
             wal: RefCell::default(),
             keeps_length: Cell::new(false),
             failed: RefCell::default(),
+            took: Cell::default(),
         }
     }
 
@@ -119,8 +122,10 @@ impl Wal {
         if let Some(cause) = self.failed.borrow().clone() {
             return failed(cause);
         }
+        let begin = Instant::now();
         let synced =
             self.data.as_ref().map_or(Ok(()), DataFile::sync).and_then(|()| self.sync_wal());
+        self.took.set(begin.elapsed());
         #[cfg(test)]
         counted::add(&self.path);
         if let Err(Error::NotDurable { cause, .. }) = &synced {
@@ -141,9 +146,23 @@ impl Wal {
         self.sync()
     }
 
+    /// How long the disk took at last.
+    pub(crate) fn took(&self) -> Duration {
+        self.took.get()
+    }
+
+    /// The disk may have lost what was committed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+
     /// Waits until nothing was written for a moment, but not for long.
     pub(crate) fn settle(&self) {
-        if let Some(witness) = self.wal.borrow().as_ref().and_then(|open| open.witness.as_ref()) {
+        let mut wal = self.wal.borrow_mut();
+        let Some(open) = wal.as_mut() else { return };
+        if let Some(witness) = &open.witness {
+            // What the witness forgets here was not synced.
+            open.synced = false;
             for _ in 0..SETTLES {
                 witness.forget();
                 thread::sleep(SETTLED);
@@ -172,7 +191,8 @@ impl Wal {
     fn sync_wal(&self) -> Result<(), Error> {
         let mut wal = self.wal.borrow_mut();
         let Some(inode) = self.inode()? else {
-            // No -wal: everything is in the database file, where a checkpoint has synced it.
+            // No -wal: everything is in the database file, where a checkpoint has synced it (but with
+            // `synchronous=OFF`, which asks for that).
             *wal = None;
             return Ok(());
         };

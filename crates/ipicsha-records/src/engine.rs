@@ -71,8 +71,11 @@ pub(crate) enum Session {
 /// A running exchange.
 pub(crate) struct Attached {
     pub(crate) sent_to: Seq,
-    /// Ends and sizes in bytes of batches that are not acknowledged.
-    pub(crate) in_flight: VecDeque<(Seq, usize)>,
+    /// Batches that are not acknowledged.
+    pub(crate) in_flight: VecDeque<Sent>,
+    /// The partner durably has everything up to here. What is acknowledged only has places: a record
+    /// that changed again while it waited has a later one.
+    pub(crate) covered: Seq,
     pub(crate) tables: BTreeSet<String>,
     pub(crate) held: Vec<SkippedTable>,
     /// For the comparison this exchange begins with.
@@ -83,6 +86,15 @@ pub(crate) struct Attached {
     pub(crate) alike: bool,
     /// The comparison this exchange begins with has not ended.
     pub(crate) uncompared: bool,
+}
+
+/// A batch that is on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) to: Seq,
+    pub(crate) bytes: usize,
+    /// Nothing that was known to have changed was left for the next one.
+    pub(crate) is_all: bool,
 }
 
 /// What can fail and be tried again.
@@ -286,7 +298,9 @@ impl Engine {
                 self.settle(Source::Pump, Err(error));
             }
         }
-        self.announced = Announced::Synced(Instant::now());
+        let now = Instant::now();
+        self.alarm_until = self.alarm_until.max(now + ALARM);
+        self.announced = Announced::Synced(now);
     }
 
     /// Carries out a command.
@@ -335,7 +349,7 @@ impl Engine {
             self.open();
         }
         self.sync_ahead();
-        self.look(now);
+        self.look(Instant::now());
         if self.attach_at.is_some_and(|at| now >= at) {
             self.attach();
         }
@@ -455,8 +469,9 @@ impl Engine {
             }
             self.unread = true;
             (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
-            // What was announced is here; the next commit is, in a moment.
-            (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(now + ANNOUNCED));
+            // What was announced is here; the next commit is, in a moment, or when the disk has it.
+            let next = now + ANNOUNCED.max(2 * self.wal.took());
+            (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(next));
             // The writer is inside the switchover's transaction: its turn comes afterwards.
             if self.switchover.is_some() {
                 return Ok(SchemaCheck::Same);
@@ -489,7 +504,7 @@ impl Engine {
     /// Draws the consequence of a step.
     pub(crate) fn settle(&mut self, source: Source, result: Result<(), Error>) {
         let Err(error) = result else {
-            if self.held_by == Some(source) {
+            if self.held_by == Some(source) && !self.wal.has_failed() {
                 self.clear_hold();
             }
             return;

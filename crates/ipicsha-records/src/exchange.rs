@@ -18,7 +18,7 @@ use ipicsha_core::{
 use crate::{
     apply,
     database::Database,
-    engine::{Attached, Engine, Session, Source},
+    engine::{Attached, Engine, Sent, Session, Source},
     error::{AtPath as _, Error},
     fault::{self, Mutant},
     follow::{self, Extra},
@@ -67,6 +67,8 @@ impl Engine {
             open: false,
         };
         if let Some(database) = &self.database {
+            // What is told here counts as acknowledged.
+            self.wal.sync()?;
             let extent = log::extent(&database.reader).at(&database.path)?;
             self.check_overflow(extent)?;
             let origin = database.meta.origin;
@@ -114,6 +116,9 @@ impl Engine {
                 let taken = self.acknowledge(origin, to);
                 self.settle(Source::Work, taken);
             }
+            Data::Batch(_) if self.inbox.len() > 2 * WINDOW => {
+                self.reattach("the partner sends more than it may");
+            }
             Data::Batch(_) | Data::Compare { .. } | Data::Undo { .. } => {
                 // While attaching, what still arrives belongs to the exchange before; behind the
                 // answer in the inbox it belongs to the new one.
@@ -135,8 +140,10 @@ impl Engine {
         }
         self.acked = self.acked.max(to);
         self.reporter.unsaved = true;
-        while attached.in_flight.front().is_some_and(|(end, _)| *end <= to) {
-            attached.in_flight.pop_front();
+        while let Some(sent) = attached.in_flight.pop_front_if(|sent| sent.to <= to) {
+            if sent.is_all {
+                attached.covered = sent.to;
+            }
         }
         self.dirty.prune(floor(self.acked, &self.inbox));
         self.save_acked_in_time();
@@ -285,6 +292,7 @@ impl Engine {
         self.attached(Attached {
             sent_to: agreement.send_from,
             in_flight: VecDeque::new(),
+            covered: Seq(0),
             tables: agreement.tables,
             held: agreement.held,
             authorities: agreement.authorities,
@@ -367,16 +375,14 @@ impl Engine {
             return Ok(());
         };
         let Some(database) = &self.database else { return Ok(()) };
-        let mut synced = false;
-        let mut bytes: usize = attached.in_flight.iter().map(|(_, bytes)| bytes).sum();
+        let mut bytes: usize = attached.in_flight.iter().map(|sent| sent.bytes).sum();
         while attached.in_flight.len() < WINDOW
             && bytes < WINDOW_BYTES
             && (self.unread || attached.sent_to < self.dirty.scanned_to())
         {
             let dirty = &mut self.dirty;
             let (name, from) = (&self.config.name, attached.sent_to);
-            let read = self.unread;
-            let mut current = true;
+            let (read, mut current) = (self.unread, true);
             let batch = database.snapshot(|db| {
                 // Otherwise the next look reads the schema and attaches again.
                 current = database.is_current(db)?;
@@ -391,12 +397,11 @@ impl Engine {
             })?;
             self.unread = !current;
             let Some((batch, size)) = batch else { break };
-            if read || !synced {
-                self.wal.sync_unless_synced()?;
-                synced = true;
-            }
-            attached.sent_to = batch.to;
-            attached.in_flight.push_back((batch.to, size));
+            // Each batch has contents that were committed after those of the one before.
+            self.wal.sync_unless_synced()?;
+            let (to, is_all) = (batch.to, batch.to >= self.dirty.scanned_to());
+            attached.sent_to = to;
+            attached.in_flight.push_back(Sent { to, bytes: size, is_all });
             bytes += size;
             (self.events)(Event::Send(Data::Batch(batch)));
         }

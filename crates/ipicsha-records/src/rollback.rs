@@ -80,19 +80,21 @@ impl DataFile {
     /// would undo the commit.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         if let Some(file) = &self.file {
-            file.sync_data().map_err(|error| Error::NotDurable {
-                path: self.path.clone(),
-                cause: error.to_string(),
-            })?;
+            file.sync_data().map_err(not_durable(&self.path))?;
         }
-        match File::open(&self.journal).and_then(|journal| journal.sync_all()) {
+        match File::open(&self.journal) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.at(&self.journal)?,
+            journal => journal.at(&self.journal)?.sync_all().map_err(not_durable(&self.journal))?,
         }
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).at(directory)
+        File::open(directory).at(directory)?.sync_all().map_err(not_durable(directory))
     }
+}
+
+/// The kernel says it once: the next sync would say that all is well.
+fn not_durable(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |error| Error::NotDurable { path: path.into(), cause: error.to_string() }
 }
 
 impl Drop for DataFile {

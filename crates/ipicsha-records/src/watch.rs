@@ -44,7 +44,7 @@ impl Watch {
     pub(crate) fn start(
         path: &Path,
         alarm: Alarm,
-        ring: impl Fn() + Send + 'static,
+        ring: impl Fn() -> bool + Send + 'static,
     ) -> notify::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_owned();
         // A commit ends with a write to the one, or with the end of the other.
@@ -66,8 +66,9 @@ impl Watch {
                 if !event.as_ref().map_or(true, &concerns) {
                     return;
                 }
-                if !alarm.0.swap(true, Ordering::SeqCst) {
-                    ring();
+                if !alarm.0.swap(true, Ordering::SeqCst) && !ring() {
+                    // Nobody will begin to look because of this one: the next event rings again.
+                    alarm.reset();
                 }
                 // Every page written is an event. While this thread sleeps the kernel merges equal
                 // ones; the worker goes on looking for much longer.

@@ -7,7 +7,7 @@ use std::{
     fmt,
     num::NonZeroU64,
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::{Duration, Instant},
 };
@@ -222,11 +222,9 @@ impl CommandSender {
         }
     }
 
-    /// Rings the alarm; a full queue wakes the thread anyway.
-    pub(crate) fn wake(&self) {
-        match self.0.try_send(Message::Wake) {
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-        }
+    /// Rings the alarm; `false` where the queue is full, which wakes the thread, too.
+    pub(crate) fn wake(&self) -> bool {
+        self.0.try_send(Message::Wake).is_ok()
     }
 }
 

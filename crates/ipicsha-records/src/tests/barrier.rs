@@ -202,6 +202,64 @@ fn what_is_sent_and_what_is_acknowledged_was_synced_before() {
 }
 
 #[test]
+fn what_is_committed_while_batches_are_sent_is_synced_before_the_next() {
+    let pair = Pair::running(T);
+    pair.a.send(Command::SetGate(Gate::Closed));
+    let rows = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2500)";
+    sql(&pair.a.path, &format!("INSERT INTO t {rows} SELECT i,'x' FROM n"));
+    let (path, mut batches) = (pair.a.path.clone(), 0);
+    let (to, seen) = channel();
+    pair.a.cut_before(move |data| {
+        let Data::Batch(_) = data else { return false };
+        batches += 1;
+        to.send((batches, counted::of(&path))).unwrap();
+        if batches == 1 {
+            // Its contents go with the second batch.
+            sql(&path, "UPDATE t SET v='y' WHERE id=1500");
+        }
+        false
+    });
+    pair.a.send(Command::SetGate(Gate::Open));
+    let [first, second] = [(); 2].map(|()| seen.recv_timeout(GENEROUS).unwrap());
+    assert_eq!((first.0, second.0), (1, 2));
+    assert!(second.1 > first.1, "the second batch was sent without a sync");
+    pair.wait_equal();
+}
+
+#[test]
+fn a_record_that_changes_again_while_it_waits_is_waited_for() {
+    // Where both are open a batch is applied by itself.
+    let pair = Pair::start(T, T, Writes::Open, Writes::Open);
+    pair.wait_synced();
+    pair.a.send(Command::SetGate(Gate::Closed));
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
+    wait("it queues", || pair.a.is(|s| !s.attached && s.queue_records == 1));
+    let answer = begin(&pair.a, GENEROUS);
+    let rows = "WITH n(i) AS (SELECT 2 UNION ALL SELECT i+1 FROM n WHERE i<1502)";
+    sql(&pair.a.path, &format!("INSERT INTO t {rows} SELECT i,'x' FROM n"));
+    sql(&pair.a.path, "UPDATE t SET v='y' WHERE id=1");
+    let (holder, (to, held)) = (application(&pair.b.path), channel());
+    pair.b.cut_before(move |data| {
+        if matches!(data, Data::Ack { .. }) {
+            // What is acknowledged is there, and nothing more comes for now.
+            if holder.is_autocommit() {
+                holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+                to.send(()).unwrap();
+            }
+        }
+        false
+    });
+    pair.a.send(Command::SetGate(Gate::Open));
+    held.recv_timeout(GENEROUS).unwrap();
+    wait("the place is acknowledged", || pair.a.is(|s| s.acked >= Seq(1)));
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t WHERE id=1"), 0);
+    nothing_yet(&answer);
+    pair.b.cut_before(|_| false);
+    answer.recv_timeout(GENEROUS).unwrap().unwrap();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t WHERE id=1"), 1);
+}
+
+#[test]
 fn only_what_nobody_wrote_since_the_last_sync_is_not_synced_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sqlite");

@@ -99,7 +99,7 @@ fn a_backup_restored_into_the_open_file_is_noticed_and_compared() {
             "INSERT INTO t VALUES(3,'after'); UPDATE t SET v='after' WHERE id=1; DELETE FROM t WHERE id=2",
         );
         pair.wait_equal();
-        wait("it is acknowledged", || pair.a.is(|s| s.queue_records == 0));
+        wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 6));
         let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
         let restored = python(&side.path, &restore).output().unwrap();
         assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
@@ -159,7 +159,7 @@ fn a_backup_restored_in_place_while_the_daemon_was_down_is_noticed() {
         let copy = backup(&pair.a);
         sql(&pair.a.path, "INSERT INTO t VALUES(3,'after'),(4,'after')");
         pair.wait_equal();
-        wait("it is acknowledged", || pair.a.is(|s| s.queue_records == 0));
+        wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 5));
         pair.a.stop();
         let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
         assert!(python(&pair.a.path, &restore).status().unwrap().success());
