@@ -8,7 +8,10 @@ use super::{
     Done, Refused,
     engine::{Engine, Step},
 };
-use crate::watch::FlushError;
+use crate::{
+    resolve::{Links, Mounts, Root},
+    watch::FlushError,
+};
 
 /// So long the file system may take to report its own cookie.
 const COOKIE: Duration = Duration::from_secs(2);
@@ -46,11 +49,25 @@ impl Engine {
                 self.scan.everything();
                 Ok(())
             }
+            // It is back, which the watcher sees a moment later.
+            Some(Err(FlushError::RootGone)) if self.is_root_in_place() => {
+                self.scan.everything();
+                Ok(())
+            }
             Some(Err(error @ FlushError::RootGone)) => Err(Refused {
                 message: error.to_string(),
                 next_step: "mount or create the directory".into(),
             }),
         }
+    }
+
+    /// The directory that was entered has its path.
+    fn is_root_in_place(&self) -> bool {
+        let Some(root) = &self.root else { return false };
+        let now = Root::open(&self.config.root, Links::Refuse, Mounts::Stay);
+        let now = now.and_then(|now| now.top().meta());
+        let entered = root.top().meta();
+        now.is_ok_and(|now| entered.is_ok_and(|entered| entered.identity() == now.identity()))
     }
 
     /// Why nothing comes to the partner now.
