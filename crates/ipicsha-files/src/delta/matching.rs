@@ -6,8 +6,10 @@ use std::collections::HashMap;
 
 use super::{
     Op, Signature,
-    sum::{Rolling, strong},
+    sum::{Rolling, half, strong},
+    tree::Content,
 };
+use crate::hash::Hash;
 
 /// Blocks tried where they are expected before they are searched for elsewhere.
 const AHEAD_BLOCKS: usize = 128;
@@ -17,7 +19,7 @@ const SEARCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// An old part is told when it is as long as this, so that it can be copied while the rest is
 /// compared.
 const COPY_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Different old blocks with the same weak sum that are compared.
+/// Old blocks with the same weak sum that are compared.
 const CHAIN_MAX: usize = 8;
 /// After this many bytes...
 const TRIAL_BYTES: u64 = 64 * 1024 * 1024;
@@ -38,6 +40,8 @@ enum Mode {
 #[derive(Debug)]
 pub struct Matcher<'old> {
     old: &'old Signature,
+    /// The new content.
+    content: Content,
     /// Old blocks by weak sum; made when it is first needed.
     blocks: Option<Index>,
     /// New bytes that are not decided yet.
@@ -58,6 +62,7 @@ impl<'old> Matcher<'old> {
         let usable = old.is_consistent() && !old.sums.is_empty();
         Self {
             old,
+            content: Content::new(old.block_bytes.max(1)),
             blocks: None,
             window: Vec::new(),
             expected: 0,
@@ -72,16 +77,18 @@ impl<'old> Matcher<'old> {
     /// The next bytes of the new content. Operations come in order and cover everything but a rest
     /// that is undecided.
     pub fn add(&mut self, bytes: &[u8], mut tell: impl FnMut(Op<'_>)) {
+        self.content.add(bytes);
         self.window.extend_from_slice(bytes);
         self.decide(false, &mut tell);
     }
 
-    /// The new content has ended.
-    pub fn finish(mut self, mut tell: impl FnMut(Op<'_>)) {
+    /// The new content has ended; its hash.
+    pub fn finish(mut self, mut tell: impl FnMut(Op<'_>)) -> Hash {
         self.decide(true, &mut tell);
         let rest = std::mem::take(&mut self.window);
         self.literal(&rest, &mut tell);
         self.flush(&mut tell);
+        self.content.finish()
     }
 
     /// Bytes of the new content that are already there.
@@ -118,6 +125,7 @@ impl<'old> Matcher<'old> {
         }
         window.drain(..at);
         self.window = window;
+        self.content.forget_before(self.seen);
     }
 
     fn take_new(&mut self, rest: &[u8], tell: &mut impl FnMut(Op<'_>)) -> Option<usize> {
@@ -125,14 +133,18 @@ impl<'old> Matcher<'old> {
         (!rest.is_empty()).then_some(rest.len())
     }
 
-    /// The old block that begins at `offset`, when `rest` begins with it.
-    fn matches(&self, offset: u64, rest: &[u8]) -> Option<usize> {
+    /// The old block that begins at `offset`, when `rest` begins with it, which is so far behind the
+    /// begin of the window.
+    fn matches(&self, offset: u64, rest: &[u8], behind: usize) -> Option<usize> {
         let block = u64::from(self.old.block_bytes);
         let index = offset / block;
         let length = usize::try_from(self.old.length(index)).ok()?;
         let sum = self.old.sums.get(usize::try_from(index).ok()?)?;
         let bytes = rest.get(..length).filter(|bytes| !bytes.is_empty())?;
-        (strong(bytes) == sum.strong).then_some(length)
+        // What stands where it stood was hashed already.
+        let in_place = self.seen + behind as u64 == offset && length == self.block();
+        let known = self.content.value_at(offset).filter(|_| in_place).map(half);
+        (known.unwrap_or_else(|| strong(bytes, offset)) == sum.strong).then_some(length)
     }
 
     /// Compares where blocks are expected; `None` when more bytes are needed.
@@ -150,7 +162,7 @@ impl<'old> Matcher<'old> {
             // Searching ended inside a block: on to the begin of the next one.
             return Some(self.pass(rest, self.block() - into_block, tell));
         }
-        if let Some(length) = self.matches(self.expected, rest) {
+        if let Some(length) = self.matches(self.expected, rest, 0) {
             self.hit(self.expected, length, tell);
             return Some(length);
         }
@@ -161,7 +173,7 @@ impl<'old> Matcher<'old> {
         let mut skipped = self.block();
         while skipped <= ahead && skipped < rest.len() {
             let offset = self.expected + skipped as u64;
-            if let Some(length) = self.matches(offset, &rest[skipped..]) {
+            if let Some(length) = self.matches(offset, &rest[skipped..], skipped) {
                 self.literal(&rest[..skipped], tell);
                 self.hit(offset, length, tell);
                 return Some(skipped + length);
@@ -221,7 +233,7 @@ impl<'old> Matcher<'old> {
         let tail = usize::try_from(tail).ok().filter(|tail| (1..=rest.len()).contains(tail))?;
         let offset = self.old.size - tail as u64;
         let before = rest.len() - tail;
-        let length = self.matches(offset, &rest[before..])?;
+        let length = self.matches(offset, &rest[before..], before)?;
         self.literal(&rest[..before], tell);
         self.hit(offset, length, tell);
         Some(rest.len())
@@ -230,11 +242,15 @@ impl<'old> Matcher<'old> {
     /// The old block with the weak sum `weak` that `bytes` are.
     fn lookup(&mut self, weak: u32, bytes: &[u8]) -> Option<u64> {
         let candidates = self.blocks.as_ref()?.candidates(weak)?;
-        // Every look costs what it hashes, so that chosen sums cannot make the search slow.
-        self.search_left = self.search_left.saturating_sub(bytes.len() as u64);
-        let sum = strong(bytes);
-        let found = candidates.iter().find(|i| self.old.sums[**i as usize].strong == sum)?;
-        Some(u64::from(*found) * u64::from(self.old.block_bytes))
+        for index in candidates {
+            // Every look costs what it hashes, so that chosen sums cannot make the search slow.
+            self.search_left = self.search_left.saturating_sub(bytes.len() as u64);
+            let offset = u64::from(*index) * u64::from(self.old.block_bytes);
+            if self.old.sums[*index as usize].strong == strong(bytes, offset) {
+                return Some(offset);
+            }
+        }
+        None
     }
 
     fn hit(&mut self, offset: u64, length: usize, tell: &mut impl FnMut(Op<'_>)) {
@@ -272,7 +288,7 @@ struct Index {
     /// One bit for the upper bits of every sum that there is: most positions end here.
     present: Vec<u64>,
     shift: u32,
-    /// Of equal blocks the first, of different ones with one sum a few.
+    /// Of those with one sum a few.
     chains: HashMap<u32, Vec<u32>>,
 }
 
@@ -286,8 +302,7 @@ impl Index {
             let bit = (sum.weak >> shift) as usize;
             index.present[bit / 64] |= 1 << (bit % 64);
             let chain = index.chains.entry(sum.weak).or_default();
-            let known = |i: &u32| old.sums[*i as usize].strong == sum.strong;
-            if chain.len() < CHAIN_MAX && !chain.iter().any(known) {
+            if chain.len() < CHAIN_MAX {
                 chain.push(number);
             }
         }

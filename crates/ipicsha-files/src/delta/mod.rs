@@ -10,6 +10,7 @@
 
 mod matching;
 mod sum;
+mod tree;
 
 pub use matching::Matcher;
 use serde::{Deserialize, Serialize};
@@ -17,17 +18,19 @@ pub use sum::Signer;
 
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
+/// A block is held in memory until it is known.
+const BLOCK_BYTES_MAX: u32 = 1024 * 1024;
 /// Files below this are sent whole.
 pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
 /// A content that is so much longer than what it becomes has little to give for its length.
 const SIZE_RATIO_MAX: u64 = 8;
 
-/// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by.
+/// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockSum {
     /// Rolls on byte by byte.
     pub weak: u32,
-    /// First half of the hash.
+    /// First half of its value in the tree of the content.
     pub strong: [u8; 16],
 }
 
@@ -50,10 +53,11 @@ impl Signature {
         signer.finish()
     }
 
-    /// Whether it is one: as many sums as the size has blocks.
+    /// Whether it is one: as many sums as the size has blocks, which can be held in memory.
     pub fn is_consistent(&self) -> bool {
         let block = u64::from(self.block_bytes);
-        block > 0 && self.size.div_ceil(block) == self.sums.len() as u64
+        (1..=BLOCK_BYTES_MAX).contains(&self.block_bytes)
+            && self.size.div_ceil(block) == self.sums.len() as u64
     }
 
     /// How many sums are still to come.
@@ -89,7 +93,7 @@ pub enum Op<'new> {
 pub fn block_bytes(size: u64) -> u32 {
     let mut block = 16 * 1024;
     let mut covered = 4 * GIB;
-    while covered < size && block < 1024 * 1024 {
+    while covered < size && block < BLOCK_BYTES_MAX {
         covered = covered.saturating_mul(4);
         block *= 2;
     }

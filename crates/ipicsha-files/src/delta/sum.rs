@@ -3,7 +3,7 @@
 //! Decides the two sums. The weak one is made of the sum of all bytes and the sum of all sums that
 //! lead there, modulo 2^32, which a window can roll on, and which many bytes are added to at a time.
 
-use super::{BlockSum, Signature};
+use super::{BlockSum, Signature, tree};
 
 /// Spreads the sum of the bytes over all bits.
 const SPREAD: u32 = 0x9e37_79b1;
@@ -55,12 +55,15 @@ impl Sums {
     }
 }
 
-/// The strong sum of a block.
-pub(super) fn strong(block: &[u8]) -> [u8; 16] {
-    let hash = blake3::hash(block);
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash.as_bytes()[..16]);
-    half
+/// The strong sum of a block that stands at `offset`.
+pub(super) fn strong(block: &[u8], offset: u64) -> [u8; 16] {
+    half(&tree::value(block, offset))
+}
+
+/// What of a value is told.
+pub(super) fn half(value: &[u8; 32]) -> [u8; 16] {
+    let (half, _) = value.split_first_chunk().expect("32 bytes have 16");
+    *half
 }
 
 /// A weak sum that moves on by one byte.
@@ -93,6 +96,8 @@ impl Rolling {
 #[derive(Debug)]
 pub struct Signer {
     signature: Signature,
+    /// Where the next block stands.
+    offset: u64,
     /// The begin of a block that is not whole yet.
     begun: Vec<u8>,
 }
@@ -103,8 +108,17 @@ impl Signer {
     /// # Panics
     /// A block of no bytes.
     pub fn new(block_bytes: u32) -> Self {
+        Self::at(0, block_bytes)
+    }
+
+    /// For a part of a content that begins at `offset` with a block.
+    ///
+    /// # Panics
+    /// A block of no bytes.
+    pub fn at(offset: u64, block_bytes: u32) -> Self {
         assert!(block_bytes > 0, "a block has bytes");
-        Self { signature: Signature { block_bytes, ..Signature::default() }, begun: Vec::new() }
+        let signature = Signature { block_bytes, ..Signature::default() };
+        Self { signature, offset, begun: Vec::new() }
     }
 
     /// The next bytes of the content.
@@ -129,7 +143,9 @@ impl Signer {
     }
 
     fn sign(&mut self, block: &[u8]) {
-        self.signature.sums.push(BlockSum { weak: weak(block), strong: strong(block) });
+        let strong = strong(block, self.offset);
+        self.offset += block.len() as u64;
+        self.signature.sums.push(BlockSum { weak: weak(block), strong });
     }
 
     /// Takes the sums of the blocks that are whole by now.

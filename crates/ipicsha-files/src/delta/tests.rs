@@ -25,7 +25,7 @@ fn transfer(old: &[u8], new: &[u8], block: u32, piece: usize) -> (Vec<u8>, u64) 
     for part in new.chunks(piece.max(1)) {
         matcher.add(part, &mut take);
     }
-    matcher.finish(&mut take);
+    assert_eq!(matcher.finish(&mut take), crate::Hash::of(new));
     (made, sent)
 }
 
@@ -99,10 +99,11 @@ proptest! {
     #[test]
     fn a_difference_applied_to_the_old_content_gives_the_new_one(
         old in old_content(), edits in edits(), piece in 1..5000usize,
+        block in prop::sample::select(vec![BLOCK, 1024]),
     ) {
         let mut new = old.clone();
         edits.iter().for_each(|one| edit(&mut new, one));
-        let (made, _) = transfer(&old, &new, BLOCK, piece);
+        let (made, _) = transfer(&old, &new, block, piece);
         prop_assert!(made == new);
     }
 
@@ -185,4 +186,7 @@ fn a_signature_that_lies_is_not_used() {
     });
     matcher.finish(|_| ());
     assert_eq!(literal, 1000);
+    let content = noise(5000, 3);
+    assert!(Signature::of(&content, 1 << 20).is_consistent());
+    assert!(!Signature::of(&content, 1 << 21).is_consistent(), "nobody holds so much in memory");
 }

@@ -448,7 +448,7 @@ fn sums_of_both(
 
 /// Sums of a part of an old content that begins with a block.
 fn sums(basis: &File, block_bytes: u32, part: Range<u64>) -> Vec<BlockSum> {
-    let mut signer = Signer::new(block_bytes);
+    let mut signer = Signer::at(part.start, block_bytes);
     let mut buffer = vec![0; READ_BYTES];
     let mut at = part.start;
     while at < part.end {

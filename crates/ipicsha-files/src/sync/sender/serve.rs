@@ -203,7 +203,6 @@ where
         meta: &Meta,
         signature: &Signature,
     ) -> Result<Reading, Gone> {
-        let mut hasher = Hasher::default();
         let mut matcher = Matcher::new(signature);
         let mut messages = Vec::new();
         let mut at = 0;
@@ -218,13 +217,12 @@ where
                 Err(errno) => return Ok(Reading::Failed(errno)),
             };
             at += piece.len() as u64;
-            hasher.add(&piece);
             matcher.add(&piece, |op| tell(op, &mut messages));
             self.say_all(&mut messages)?;
         }
-        matcher.finish(|op| tell(op, &mut messages));
+        let hash = matcher.finish(|op| tell(op, &mut messages));
         self.say_all(&mut messages)?;
-        Ok(ended(file, meta, 0, hasher.finish()))
+        Ok(ended(file, meta, 0, hash))
     }
 
     fn say_all(&mut self, messages: &mut Vec<ToReceiver>) -> Result<(), Gone> {

@@ -1,0 +1,187 @@
+//! One hash for a block and for the content that it is a part of.
+//!
+//! Decides what a block is known by: its value in the BLAKE3 tree of the content that it stands in, so
+//! that who compares blocks where they are expected has hashed the content on the way. Must not know
+//! what is compared.
+
+use std::collections::VecDeque;
+
+use blake3::{
+    CHUNK_LEN,
+    hazmat::{
+        ChainingValue, HasherExt as _, Mode, max_subtree_len, merge_subtrees_non_root,
+        merge_subtrees_root,
+    },
+};
+
+use crate::hash::{Hash, Hasher};
+
+/// What a block that stands at `offset` is known by: its place in the tree, where it is a part of one.
+pub(super) fn value(block: &[u8], offset: u64) -> ChainingValue {
+    let is_aligned = offset.is_multiple_of(CHUNK_LEN as u64);
+    let fits = |length: usize| max_subtree_len(offset).is_none_or(|most| length as u64 <= most);
+    if block.is_empty() || !is_aligned || !fits(block.len()) {
+        return *blake3::hash(block).as_bytes();
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset).update(block);
+    hasher.finalize_non_root()
+}
+
+/// The root over blocks that come one after the other, all but the last of one size.
+#[derive(Debug, Default)]
+struct Tree {
+    /// Roots of whole subtrees, from left to right.
+    stack: Vec<ChainingValue>,
+    blocks: u64,
+}
+
+impl Tree {
+    fn push(&mut self, value: ChainingValue) {
+        // Two become one only when another follows: the last two may be the root's.
+        while self.stack.len() > self.blocks.count_ones() as usize {
+            if let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) {
+                self.stack.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
+            }
+        }
+        self.stack.push(value);
+        self.blocks += 1;
+    }
+
+    /// `None` with fewer than two blocks.
+    fn finish(mut self) -> Option<Hash> {
+        let mut right = self.stack.pop()?;
+        loop {
+            let left = self.stack.pop()?;
+            if self.stack.is_empty() {
+                let root = merge_subtrees_root(&left, &right, Mode::Hash);
+                return Some(Hash::from_bytes(*root.as_bytes()));
+            }
+            right = merge_subtrees_non_root(&left, &right, Mode::Hash);
+        }
+    }
+}
+
+/// A content that comes piece by piece: its hash, and what its blocks are known by.
+#[derive(Debug)]
+pub(super) struct Content {
+    block: usize,
+    /// The begin of a block that is not whole yet.
+    begun: Vec<u8>,
+    /// Values of whole blocks, from number `first` on.
+    values: VecDeque<ChainingValue>,
+    first: u64,
+    tree: Tree,
+    /// Of the first block alone, or of everything where blocks are no part of the tree.
+    hasher: Hasher,
+}
+
+impl Content {
+    pub(super) fn new(block_bytes: u32) -> Self {
+        Self {
+            block: block_bytes as usize,
+            begun: Vec::new(),
+            values: VecDeque::new(),
+            first: 0,
+            tree: Tree::default(),
+            hasher: Hasher::default(),
+        }
+    }
+
+    fn is_tree(&self) -> bool {
+        let sizes = CHUNK_LEN..=super::BLOCK_BYTES_MAX as usize;
+        self.block.is_power_of_two() && sizes.contains(&self.block)
+    }
+
+    /// The next bytes.
+    pub(super) fn add(&mut self, mut bytes: &[u8]) {
+        if !self.is_tree() {
+            return self.hasher.add(bytes);
+        }
+        if !self.begun.is_empty() {
+            let missing = (self.block - self.begun.len()).min(bytes.len());
+            self.begun.extend_from_slice(&bytes[..missing]);
+            bytes = &bytes[missing..];
+            if self.begun.len() < self.block {
+                return;
+            }
+            let mut whole = std::mem::take(&mut self.begun);
+            self.take(&whole);
+            whole.clear();
+            self.begun = whole;
+        }
+        let mut blocks = bytes.chunks_exact(self.block);
+        for whole in &mut blocks {
+            self.take(whole);
+        }
+        self.begun.extend_from_slice(blocks.remainder());
+    }
+
+    fn take(&mut self, block: &[u8]) {
+        if self.tree.blocks == 0 {
+            self.hasher.add(block);
+        }
+        let value = value(block, self.tree.blocks * self.block as u64);
+        self.tree.push(value);
+        self.values.push_back(value);
+    }
+
+    /// What the whole block at `offset` is known by, while it is remembered.
+    pub(super) fn value_at(&self, offset: u64) -> Option<&ChainingValue> {
+        let block = self.block as u64;
+        let index =
+            (offset / block).checked_sub(self.first).filter(|_| offset.is_multiple_of(block))?;
+        self.values.get(usize::try_from(index).ok()?)
+    }
+
+    /// What comes before `offset` is not asked for any more.
+    pub(super) fn forget_before(&mut self, offset: u64) {
+        while (self.first + 1) * self.block as u64 <= offset && self.values.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+
+    /// The content has ended.
+    pub(super) fn finish(mut self) -> Hash {
+        let rest = std::mem::take(&mut self.begun);
+        if !rest.is_empty() {
+            self.take(&rest);
+        }
+        self.tree.finish().unwrap_or_else(|| self.hasher.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_hashes_as_ever_whatever_its_blocks_and_pieces() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        for block in [64, 1000, 1024, 2048, 16_384] {
+            for length in [0, 1, 63, 1024, 1025, 16_384, 16_385, 49_152, 65_536, 200_000] {
+                for piece in [1 + length / 3, 777, 65_536] {
+                    let mut content = Content::new(block);
+                    bytes[..length].chunks(piece).for_each(|piece| content.add(piece));
+                    let expected = Hash::of(&bytes[..length]);
+                    assert_eq!(content.finish(), expected, "{length} bytes in blocks of {block}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_blocks_are_those_of_the_place_they_stand_at() {
+        let bytes = vec![7; 10 * 1024];
+        let mut content = Content::new(2048);
+        content.add(&bytes);
+        for at in [0_u64, 2048, 8192] {
+            assert_eq!(content.value_at(at), Some(&value(&bytes[..2048], at)), "{at}");
+        }
+        assert_ne!(content.value_at(0), content.value_at(2048));
+        assert_eq!((content.value_at(1024), content.value_at(10 * 1024)), (None, None));
+        content.forget_before(4096);
+        assert_eq!(content.value_at(2048), None);
+        assert!(content.value_at(4096).is_some());
+    }
+}
