@@ -8,6 +8,7 @@
 //! when none of them fits, the old blocks are searched for at every byte, and found ones set where
 //! the next are expected. Searching has a budget, so that no input takes more than linear time.
 
+mod blocks;
 mod matching;
 mod sum;
 mod tree;

@@ -3,7 +3,7 @@
 //! Decides the two sums. The weak one is made of the sum of all bytes and the sum of all sums that
 //! lead there, modulo 2^32, which a window can roll on, and which many bytes are added to at a time.
 
-use super::{BlockSum, Signature, tree};
+use super::{BlockSum, Signature, blocks::Blocks, tree};
 
 /// Spreads the sum of the bytes over all bits.
 const SPREAD: u32 = 0x9e37_79b1;
@@ -98,8 +98,7 @@ pub struct Signer {
     signature: Signature,
     /// Where the next block stands.
     offset: u64,
-    /// The begin of a block that is not whole yet.
-    begun: Vec<u8>,
+    blocks: Blocks,
 }
 
 impl Signer {
@@ -118,34 +117,14 @@ impl Signer {
     pub fn at(offset: u64, block_bytes: u32) -> Self {
         assert!(block_bytes > 0, "a block has bytes");
         let signature = Signature { block_bytes, ..Signature::default() };
-        Self { signature, offset, begun: Vec::new() }
+        Self { signature, offset, blocks: Blocks::of(block_bytes) }
     }
 
     /// The next bytes of the content.
-    pub fn add(&mut self, mut bytes: &[u8]) {
-        let block = self.signature.block_bytes as usize;
+    pub fn add(&mut self, bytes: &[u8]) {
         self.signature.size += bytes.len() as u64;
-        if !self.begun.is_empty() {
-            let missing = (block - self.begun.len()).min(bytes.len());
-            self.begun.extend_from_slice(&bytes[..missing]);
-            bytes = &bytes[missing..];
-            if self.begun.len() < block {
-                return;
-            }
-            let whole = std::mem::take(&mut self.begun);
-            self.sign(&whole);
-        }
-        let mut blocks = bytes.chunks_exact(block);
-        for whole in &mut blocks {
-            self.sign(whole);
-        }
-        self.begun.extend_from_slice(blocks.remainder());
-    }
-
-    fn sign(&mut self, block: &[u8]) {
-        let strong = strong(block, self.offset);
-        self.offset += block.len() as u64;
-        self.signature.sums.push(BlockSum { weak: weak(block), strong });
+        let (sums, offset) = (&mut self.signature.sums, &mut self.offset);
+        self.blocks.add(bytes, |block| sign(sums, offset, block));
     }
 
     /// Takes the sums of the blocks that are whole by now.
@@ -155,12 +134,16 @@ impl Signer {
 
     /// The content has ended.
     pub fn finish(mut self) -> Signature {
-        if !self.begun.is_empty() {
-            let last = std::mem::take(&mut self.begun);
-            self.sign(&last);
+        if let Some(last) = self.blocks.rest() {
+            sign(&mut self.signature.sums, &mut self.offset, &last);
         }
         self.signature
     }
+}
+
+fn sign(sums: &mut Vec<BlockSum>, offset: &mut u64, block: &[u8]) {
+    sums.push(BlockSum { weak: weak(block), strong: strong(block, *offset) });
+    *offset += block.len() as u64;
 }
 
 #[cfg(test)]

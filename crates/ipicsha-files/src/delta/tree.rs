@@ -14,6 +14,7 @@ use blake3::{
     },
 };
 
+use super::blocks::Blocks;
 use crate::hash::{Hash, Hasher};
 
 /// What a block that stands at `offset` is known by: its place in the tree, where it is a part of one.
@@ -66,8 +67,13 @@ impl Tree {
 #[derive(Debug)]
 pub(super) struct Content {
     block: usize,
-    /// The begin of a block that is not whole yet.
-    begun: Vec<u8>,
+    blocks: Blocks,
+    known: Known,
+}
+
+/// What is known of the blocks so far.
+#[derive(Debug, Default)]
+struct Known {
     /// Values of whole blocks, from number `first` on.
     values: VecDeque<ChainingValue>,
     first: u64,
@@ -80,11 +86,8 @@ impl Content {
     pub(super) fn new(block_bytes: u32) -> Self {
         Self {
             block: block_bytes as usize,
-            begun: Vec::new(),
-            values: VecDeque::new(),
-            first: 0,
-            tree: Tree::default(),
-            hasher: Hasher::default(),
+            blocks: Blocks::of(block_bytes),
+            known: Known::default(),
         }
     }
 
@@ -94,60 +97,49 @@ impl Content {
     }
 
     /// The next bytes.
-    pub(super) fn add(&mut self, mut bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         if !self.is_tree() {
-            return self.hasher.add(bytes);
+            return self.known.hasher.add(bytes);
         }
-        if !self.begun.is_empty() {
-            let missing = (self.block - self.begun.len()).min(bytes.len());
-            self.begun.extend_from_slice(&bytes[..missing]);
-            bytes = &bytes[missing..];
-            if self.begun.len() < self.block {
-                return;
-            }
-            let mut whole = std::mem::take(&mut self.begun);
-            self.take(&whole);
-            whole.clear();
-            self.begun = whole;
-        }
-        let mut blocks = bytes.chunks_exact(self.block);
-        for whole in &mut blocks {
-            self.take(whole);
-        }
-        self.begun.extend_from_slice(blocks.remainder());
-    }
-
-    fn take(&mut self, block: &[u8]) {
-        if self.tree.blocks == 0 {
-            self.hasher.add(block);
-        }
-        let value = value(block, self.tree.blocks * self.block as u64);
-        self.tree.push(value);
-        self.values.push_back(value);
+        let (known, block) = (&mut self.known, self.block);
+        self.blocks.add(bytes, |whole| known.take(whole, block));
     }
 
     /// What the whole block at `offset` is known by, while it is remembered.
     pub(super) fn value_at(&self, offset: u64) -> Option<&ChainingValue> {
         let block = self.block as u64;
-        let index =
-            (offset / block).checked_sub(self.first).filter(|_| offset.is_multiple_of(block))?;
-        self.values.get(usize::try_from(index).ok()?)
+        let index = (offset / block)
+            .checked_sub(self.known.first)
+            .filter(|_| offset.is_multiple_of(block))?;
+        self.known.values.get(usize::try_from(index).ok()?)
     }
 
     /// What comes before `offset` is not asked for any more.
     pub(super) fn forget_before(&mut self, offset: u64) {
-        while (self.first + 1) * self.block as u64 <= offset && self.values.pop_front().is_some() {
-            self.first += 1;
+        let Known { values, first, .. } = &mut self.known;
+        while (*first + 1) * self.block as u64 <= offset && values.pop_front().is_some() {
+            *first += 1;
         }
     }
 
     /// The content has ended.
     pub(super) fn finish(mut self) -> Hash {
-        let rest = std::mem::take(&mut self.begun);
-        if !rest.is_empty() {
-            self.take(&rest);
+        if let Some(rest) = self.blocks.rest() {
+            self.known.take(&rest, self.block);
         }
-        self.tree.finish().unwrap_or_else(|| self.hasher.finish())
+        let Known { tree, hasher, .. } = self.known;
+        tree.finish().unwrap_or_else(|| hasher.finish())
+    }
+}
+
+impl Known {
+    fn take(&mut self, block: &[u8], block_bytes: usize) {
+        if self.tree.blocks == 0 {
+            self.hasher.add(block);
+        }
+        let value = value(block, self.tree.blocks * block_bytes as u64);
+        self.tree.push(value);
+        self.values.push_back(value);
     }
 }
 
