@@ -75,6 +75,7 @@ pub(crate) fn trim(db: &Connection, path: &Path, entries: u64) -> Result<(), Err
 impl Database {
     /// Installs a ring of another length.
     fn set_capacity(&mut self, entries: u64) -> Result<SchemaCheck, Error> {
+        self.set_synchronous(true)?;
         trim(&self.writer, &self.path, entries)?;
         let before = std::mem::replace(&mut self.capacity, entries);
         self.reinstall().inspect_err(|_| self.capacity = before)

@@ -5,6 +5,7 @@
 //! and the application's own triggers, which ran at the origin, do not run twice.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
     thread,
@@ -26,17 +27,35 @@ use crate::{
     error::{AtPath as _, Error},
     fence,
     journal::Acked,
-    log,
+    log::{self, Dirty},
     reader::open_reader,
     rollback::Journaling,
     schema::{self, Schema, SkippedTable},
     seed, sequence,
+    wal_index::{self, Header},
 };
 
 /// Of the writer: up to 128 MB of pages in memory, and a checkpoint every 32768 pages instead of 1000,
 /// after which the `-wal` shrinks to 64 MB. Catching up changes pages all over the file; each is then
 /// read and written once instead of often.
 const WRITER_MEMORY: &str = "PRAGMA cache_size=-131072; PRAGMA wal_autocheckpoint=32768; PRAGMA journal_size_limit=67108864";
+
+/// Which commits of others a read has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DataVersion {
+    number: i64,
+    /// The header of the WAL's index just before.
+    index: Option<Header>,
+}
+
+/// What a look at new commits has found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) version: DataVersion,
+    pub(crate) same_schema: bool,
+    /// The log goes on from what was read of it.
+    pub(crate) continued: bool,
+}
 
 /// An open database with capture installed.
 pub(crate) struct Database {
@@ -59,6 +78,8 @@ pub(crate) struct Database {
     /// It stays in a rollback mode, where a reader holds up the application's commit.
     pub(crate) keeps_rollback: bool,
     pub(crate) capacity: u64,
+    /// A commit of the writer waits for the disk.
+    synchronous: Cell<bool>,
 }
 
 /// Whether the partner may have changes that never came here.
@@ -122,6 +143,7 @@ impl Database {
             fence_closed: false,
             keeps_rollback,
             capacity,
+            synchronous: Cell::new(true),
         };
         database.take(seen);
         database.check_inode()?;
@@ -177,7 +199,21 @@ impl Database {
         patience: Duration,
         work: impl FnOnce(&mut Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        begin(&self.writer, &self.path, patience)?;
+        self.begin(patience)?;
+        self.end(work, patience)
+    }
+
+    /// Takes the write lock for what the disk has once it is committed.
+    pub(crate) fn begin(&self, patience: Duration) -> Result<(), Error> {
+        self.set_synchronous(true)?;
+        begin(&self.writer, &self.path, patience)
+    }
+
+    fn end<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+        patience: Duration,
+    ) -> Result<T, Error> {
         let result = work(self).and_then(|value| {
             commit(&self.writer, &self.path, patience)?;
             Ok(value)
@@ -196,13 +232,20 @@ impl Database {
         patience: Duration,
         work: impl FnOnce(&mut Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.journal_mode()? != "wal" {
-            return self.transaction(patience, work);
+        // Nobody can leave the WAL while a connection of ours is in it.
+        let wal = !self.keeps_rollback || self.journal_mode()? == "wal";
+        self.set_synchronous(!wal)?;
+        begin(&self.writer, &self.path, patience)?;
+        self.end(work, patience)
+    }
+
+    /// Whether commits of the writer wait for the disk; not to be changed within a transaction.
+    pub(crate) fn set_synchronous(&self, on: bool) -> Result<(), Error> {
+        if self.synchronous.replace(on) != on {
+            let value = if on { "FULL" } else { "NORMAL" };
+            self.writer.pragma_update(None, "synchronous", value).at(&self.path)?;
         }
-        self.writer.execute_batch("PRAGMA synchronous=NORMAL").at(&self.path)?;
-        let result = self.transaction(patience, work);
-        self.writer.execute_batch("PRAGMA synchronous=FULL").at(&self.path)?;
-        result
+        Ok(())
     }
 
     /// Runs `work` on one read snapshot of the reader.
@@ -230,19 +273,48 @@ impl Database {
     }
 
     /// Changes with every commit of another connection, ours included.
-    pub(crate) fn data_version(&self) -> Result<i64, Error> {
+    pub(crate) fn data_version(&self) -> Result<DataVersion, Error> {
+        let index = self.header();
         self.reader
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map(|number| DataVersion { number, index })
             .at(&self.path)
+    }
+
+    /// Certainly nobody has committed since: much cheaper than to ask for the version, but not to be
+    /// known in a rollback mode.
+    pub(crate) fn is_quiet(&self, since: DataVersion) -> bool {
+        let now = self.header();
+        now.is_some() && now == since.index
+    }
+
+    fn header(&self) -> Option<Header> {
+        if self.keeps_rollback { None } else { wal_index::header(&self.reader) }
+    }
+
+    /// What commits since `last` have brought; `None`: there were none.
+    pub(crate) fn look(&self, last: DataVersion, dirty: &Dirty) -> Result<Option<Look>, Error> {
+        self.snapshot(|db| {
+            let version = self.data_version()?;
+            if version.number == last.number {
+                return Ok(None);
+            }
+            let same_schema = self.has_same_schema()?;
+            let continued = !same_schema || dirty.is_continued(db).at(&self.path)?;
+            Ok(Some(Look { version, same_schema, continued }))
+        })
+    }
+
+    /// Applications number their migrations with `user_version`: it is part of the schema.
+    fn has_same_schema(&self) -> Result<bool, Error> {
+        Ok(schema_version(&self.reader).at(&self.path)? == self.schema_version
+            && user_version(&self.reader).at(&self.path)? == self.user_version)
     }
 
     /// Looks whether the schema has changed, and brings capture up to date with it.
     pub(crate) fn check_schema(&mut self) -> Result<SchemaCheck, Error> {
-        // Applications number their migrations with user_version: it is part of the schema.
-        let same = schema_version(&self.reader).at(&self.path)? == self.schema_version
-            && user_version(&self.reader).at(&self.path)? == self.user_version;
-        if same {
+        if self.has_same_schema()? {
             return Ok(SchemaCheck::Same);
         }
         self.reinstall()
@@ -251,6 +323,7 @@ impl Database {
     /// Brings capture up to date, whatever was seen before.
     pub(crate) fn reinstall(&mut self) -> Result<SchemaCheck, Error> {
         let before = self.fingerprint();
+        self.set_synchronous(true)?;
         let seen = install(&self.writer, &self.path, self.capacity)?;
         self.take(seen);
         // A backup of another file may have been restored into this one.

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,9 @@ use crate::{
     answer::Follower,
     apply::Setting,
     barrier::Barrier,
-    database::{self, Database, PATIENT, SchemaCheck, Unshipped},
+    database::{self, DataVersion, Database, PATIENT, SchemaCheck, Unshipped},
     durable::Wal,
-    error::{AtPath as _, Error},
+    error::Error,
     follow::Extra,
     journal::Journal,
     log::Dirty,
@@ -34,7 +35,7 @@ use crate::{
     status::Event,
     switchover::Switchover,
     undo::Undoing,
-    watch::{Alarm, Watch},
+    watch::{Alarm, Watching},
     worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
 };
 
@@ -45,6 +46,8 @@ const ALARM_STEP: Duration = Duration::from_micros(50);
 /// The same, and a thirty-second, for the first commit after a pause: the only one nothing waits behind.
 const AWAITED_STEP: Duration = Duration::from_micros(20);
 const AWAITED: Duration = Duration::from_millis(1);
+/// The first look at it does not sleep for so long.
+const AT_ONCE: Duration = Duration::from_micros(100);
 /// Within this the next event is announced, however fast events come.
 const ANNOUNCED: Duration = Duration::from_millis(2);
 /// How often to look without an event.
@@ -125,7 +128,7 @@ pub(crate) struct Engine {
     pub(crate) events: Box<dyn Fn(Event) + Send>,
     pub(crate) waker: CommandSender,
     pub(crate) alarm: Alarm,
-    pub(crate) watch: Option<Watch>,
+    pub(crate) watch: Watching,
     pub(crate) journal: Option<Journal>,
     pub(crate) database: Option<Database>,
     pub(crate) wal: Wal,
@@ -165,7 +168,7 @@ pub(crate) struct Engine {
     held_by: Option<Source>,
     pub(crate) pump_after: Option<Instant>,
     pub(crate) reporter: Reporter,
-    pub(crate) data_version: i64,
+    pub(crate) data_version: DataVersion,
     alarm_since: Instant,
     alarm_until: Instant,
     announced: Announced,
@@ -191,7 +194,7 @@ impl Engine {
             events,
             waker,
             alarm,
-            watch: None,
+            watch: Watching::No,
             journal: None,
             database: None,
             installing: false,
@@ -222,7 +225,7 @@ impl Engine {
             held_by: None,
             pump_after: None,
             reporter: Reporter::new(now),
-            data_version: 0,
+            data_version: DataVersion::default(),
             alarm_since: now,
             alarm_until: now,
             announced: Announced::Nothing,
@@ -297,10 +300,21 @@ impl Engine {
             if let Err(error) = self.wal.sync() {
                 self.settle(Source::Pump, Err(error));
             }
+            self.await_commit();
         }
         let now = Instant::now();
         self.alarm_until = self.alarm_until.max(now + ALARM);
         self.announced = Announced::Synced(now);
+    }
+
+    /// Waits a moment for what the application does once its disk has answered: as long as going to
+    /// sleep and waking up would take.
+    fn await_commit(&self) {
+        let Some(database) = &self.database else { return };
+        let until = Instant::now() + AT_ONCE;
+        while database.is_quiet(self.data_version) && Instant::now() < until {
+            thread::yield_now();
+        }
     }
 
     /// Carries out a command.
@@ -348,6 +362,7 @@ impl Engine {
             self.retry_at = None;
             self.open();
         }
+        self.keep_watch();
         self.sync_ahead();
         self.look(Instant::now());
         if self.attach_at.is_some_and(|at| now >= at) {
@@ -392,7 +407,7 @@ impl Engine {
         self.detach("HA is unconfigured");
         self.cancel_wanted("HA is unconfigured");
         (self.paused, self.untold) = (None, None);
-        (self.database, self.watch, self.retry_at) = (None, None, None);
+        (self.database, self.watch, self.retry_at) = (None, Watching::No, None);
         self.wal.release();
         self.position = Position::default();
         self.clear_hold();
@@ -459,14 +474,16 @@ impl Engine {
             self.look_at = now + SAFETY;
         }
         let Some(database) = &mut self.database else { return };
+        if !safety && database.is_quiet(self.data_version) {
+            return;
+        }
         let mut seen = || {
             if safety {
                 database.check_file()?;
             }
-            let version = database.data_version()?;
-            if version == self.data_version {
+            let Some(look) = database.look(self.data_version, &self.dirty)? else {
                 return Ok(SchemaCheck::Same);
-            }
+            };
             self.unread = true;
             (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
             // What was announced is here; the next commit is, in a moment, or when the disk has it.
@@ -476,15 +493,15 @@ impl Engine {
             if self.switchover.is_some() {
                 return Ok(SchemaCheck::Same);
             }
-            let mut check = database.check_schema()?;
-            if check == SchemaCheck::Same
-                && !self.dirty.is_continued(&database.reader).at(&database.path)?
-            {
+            let mut check = SchemaCheck::Same;
+            if !look.same_schema {
+                check = database.reinstall()?;
+            } else if !look.continued {
                 database.note_restored()?;
                 self.dirty = Dirty::default();
                 check = SchemaCheck::Changed;
             }
-            self.data_version = version;
+            self.data_version = look.version;
             Ok(check)
         };
         let seen = seen();
@@ -529,7 +546,7 @@ impl Engine {
             self.hold_for(Source::Open, &error);
             self.detach("the file was replaced");
             let inode = self.database.take().map(|database| database.inode);
-            (self.watch, self.replaced) = (None, inode);
+            (self.watch, self.replaced) = (Watching::No, inode);
             self.wal.release();
             self.retry_at = Some(Instant::now() + RETRY);
         } else {

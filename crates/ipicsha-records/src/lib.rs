@@ -53,6 +53,7 @@ mod switchover;
 mod tests;
 mod undo;
 mod value;
+mod wal_index;
 mod watch;
 mod witness;
 mod worker;

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     journal::Journal,
     log::Dirty,
-    watch::Watch,
+    watch::Watching,
     worker::Writes,
 };
 
@@ -93,16 +93,25 @@ impl Engine {
         self.recall_wanted()?;
         self.recall_position(&mut database)?;
         self.data_version = database.data_version()?;
-        let waker = self.waker.clone();
-        self.watch = Watch::start(&self.config.path, self.alarm.clone(), move || waker.wake())
-            .inspect_err(|error| {
-                tracing::warn!(database = %self.config.name, %error,
-                    "the directory cannot be watched; changes are noticed four times a second");
-            })
-            .ok();
         self.database = Some(database);
         self.dirty = Dirty::default();
         self.unread = true;
         Ok(())
+    }
+
+    /// Watches the file while the application may write it. On a standby nobody commits but this thread,
+    /// and every page it writes would wake another one.
+    pub(crate) fn keep_watch(&mut self) {
+        let wanted = self.database.as_ref().is_some_and(|database| !database.fence_closed);
+        if wanted != matches!(self.watch, Watching::No) {
+            return;
+        }
+        self.watch = Watching::No;
+        if wanted {
+            let waker = self.waker.clone();
+            self.watch =
+                Watching::start(&self.config.path, self.alarm.clone(), move || waker.wake());
+            self.look_now(); // for what was committed before
+        }
     }
 }

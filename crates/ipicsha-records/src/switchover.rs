@@ -8,7 +8,7 @@ use std::time::Instant;
 use ipicsha_core::id::Seq;
 
 use crate::{
-    database::{self, PATIENT, begin, rollback},
+    database::{self, PATIENT, rollback},
     engine::{Engine, Session},
     error::{AtPath as _, Error},
     log,
@@ -69,7 +69,7 @@ impl Engine {
             )));
         }
         let patience = deadline.saturating_duration_since(Instant::now());
-        begin(&database.writer, &database.path, patience)?;
+        database.begin(patience)?;
         let last = || {
             if !database.is_seen()? {
                 return Err(Error::Unseen { path: database.path.clone() });

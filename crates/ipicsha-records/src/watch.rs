@@ -28,6 +28,34 @@ pub(crate) struct Watch {
     _watcher: RecommendedWatcher,
 }
 
+/// Whether a database file is watched.
+pub(crate) enum Watching {
+    /// It is not.
+    No,
+    /// It is to be, but the system does not let us.
+    Impossible,
+    /// It is, until this is dropped.
+    Yes { _watch: Watch },
+}
+
+impl Watching {
+    /// As [`Watch::start`].
+    pub(crate) fn start(
+        path: &Path,
+        alarm: Alarm,
+        ring: impl Fn() -> bool + Send + 'static,
+    ) -> Self {
+        match Watch::start(path, alarm, ring) {
+            Ok(watch) => Self::Yes { _watch: watch },
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error,
+                    "the directory cannot be watched; changes are noticed four times a second");
+                Self::Impossible
+            }
+        }
+    }
+}
+
 /// Whether a wake-up is already on its way; keeps a busy application from filling the channel.
 #[derive(Clone, Default)]
 pub(crate) struct Alarm(Arc<AtomicBool>);
@@ -41,7 +69,7 @@ impl Alarm {
 
 impl Watch {
     /// Calls `ring` when the database at `path` may have changed.
-    pub(crate) fn start(
+    fn start(
         path: &Path,
         alarm: Alarm,
         ring: impl Fn() -> bool + Send + 'static,

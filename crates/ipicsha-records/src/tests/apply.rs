@@ -311,6 +311,10 @@ fn commits_do_not_wait_for_the_disk_only_where_a_power_cut_can_do_no_damage() {
         let failed: Result<(), Error> = database
             .transaction_unsynced(PATIENT, |_| Err(Error::Mismatch("a batch that does not fit")));
         assert!(matches!(failed, Err(Error::Mismatch(_))));
-        assert_eq!(level(&database), FULL, "{mode}");
+        let next = database.transaction(PATIENT, |database| Ok(level(database)));
+        assert_eq!(next.unwrap(), FULL, "{mode}: every other transaction waits");
+        database.transaction_unsynced(PATIENT, |_| Ok(())).unwrap();
+        database.begin(PATIENT).unwrap();
+        assert_eq!(level(&database), FULL, "{mode}: so does a switchover's");
     }
 }
