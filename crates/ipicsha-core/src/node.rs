@@ -2,6 +2,7 @@
 //! It knows no clock, no file and no socket; the same inputs give the same outputs.
 
 mod admin;
+mod alarms;
 mod beat;
 mod boot;
 mod fallback;

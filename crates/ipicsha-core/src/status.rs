@@ -311,7 +311,7 @@ pub struct PairStatus {
 
 impl Alarm {
     /// The same alarm: its figures may have changed since it was raised.
-    pub(crate) fn is_still(&self, other: &Self) -> bool {
+    pub fn is_still(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::LogFilling { .. }, Self::LogFilling { .. }) => true,
             (
@@ -335,7 +335,7 @@ impl Alarm {
     }
 
     /// What to do about it, when the alarm alone says it; `PARTNER` stands for the partner's name.
-    pub(crate) fn action(&self) -> Option<&'static str> {
+    pub fn action(&self) -> Option<&'static str> {
         match self {
             Self::RoleChangeFailed { .. } => Some(
                 "look at the service and the database named in the alarm and remove the cause; it is tried again every 5 s",

@@ -52,6 +52,22 @@ pub(crate) enum Request {
     UnprotectDirectory { name: String },
     /// What is asked of watched directories; all of them where none is named.
     Files(FilesRequest),
+    /// The alarms of this server.
+    Alarms(AlarmsRequest),
+}
+
+/// What can be asked of alarms.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AlarmsRequest {
+    List,
+    /// One, or all.
+    Acknowledge {
+        id: Option<u64>,
+        note: Option<String>,
+    },
+    /// Try every way that word of an alarm goes.
+    Test,
 }
 
 /// What can be asked of watched directories.

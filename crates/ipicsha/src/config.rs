@@ -1,5 +1,6 @@
 //! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
 
+mod alarms;
 mod directories;
 mod services;
 
@@ -13,7 +14,10 @@ use ipicsha_core::config::{Automatic, PairName, PartitionPolicy, Profile, Timing
 use ipicsha_records::Journaling;
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use self::alarms::EmailFile;
 pub(crate) use self::{
+    alarms::AlarmsFile,
     directories::{DirectoryFile, FilesFile, clash},
     services::{Check, ExecFile, Probe, ServiceFile},
 };
@@ -40,6 +44,8 @@ pub(crate) struct ConfigFile {
     pub(crate) log: LogFile,
     #[serde(default)]
     pub(crate) files: FilesFile,
+    #[serde(default)]
+    pub(crate) alarms: AlarmsFile,
     #[serde(default)]
     pub(crate) hooks: HooksFile,
     #[serde(default)]
@@ -276,6 +282,9 @@ impl Config {
         }
         services::check_services(&file.services).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
+        })?;
+        alarms::check_alarms(&file.alarms).map_err(|(key, why)| {
+            wrong(key, why, "compare with the examples in config/ipicsha.toml")
         })?;
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
             return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));

@@ -399,3 +399,35 @@ fn services_that_fail_on_both_do_not_throw_the_role_to_and_fro() {
     assert_eq!(roles(&world), SWAPPED, "the primary lost it for its services, and stays so");
     assert_eq!(world.state(SECONDARY), Some(NodeState::RunningInFailedMode));
 }
+
+#[test]
+fn spec_f4_of_what_both_see_exactly_one_sends_word() {
+    let sending =
+        |world: &World, alarm: &Alarm| [PRIMARY, SECONDARY].map(|at| world.sends(at, alarm));
+    let (paused, own) =
+        (Alarm::Paused { reason: "new kernel".into(), seconds: 60 }, Alarm::TimeNotSynced);
+    let mut world = pair();
+    assert_eq!(sending(&world, &paused), [true, false], "the active one");
+    assert_eq!(sending(&world, &own), [true, true], "what is only here");
+    assert!(ask(&mut world, PRIMARY, FAILOVER).is_ok());
+    world.run(2 * SECOND);
+    assert_eq!(sending(&world, &paused), [false, true]);
+    cut(&mut world, true);
+    world.run(20 * SECOND);
+    assert_eq!(sending(&world, &paused), [true, true], "nobody knows whether the other one can");
+    cut(&mut world, false);
+    let mut world = pair();
+    cut(&mut world, true);
+    world.run(20 * SECOND);
+    for at in [PRIMARY, SECONDARY] {
+        assert!(world.write(at));
+    }
+    cut(&mut world, false);
+    world.run(5 * SECOND);
+    assert_eq!(roles(&world), [Some(Role::Active); 2]);
+    assert_eq!(
+        sending(&world, &Alarm::SplitBrain),
+        [true, false],
+        "of two active ones the primary"
+    );
+}

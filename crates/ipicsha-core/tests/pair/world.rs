@@ -336,6 +336,12 @@ impl World {
         self.servers[at].node.as_ref().expect("it runs").status(self.clock(at))
     }
 
+    /// Whether this server sends word of an alarm.
+    pub(crate) fn sends(&self, at: usize, alarm: &Alarm) -> bool {
+        let now = self.clock(at).mono;
+        self.servers[at].node.as_ref().is_some_and(|node| node.sends(alarm, now))
+    }
+
     pub(crate) fn status_line(&self, at: usize) -> String {
         let clock = self.clock(at);
         self.servers[at].node.as_ref().map_or_else(String::new, |n| n.status(clock).standby_status)

@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and which verb it becomes.
 
+mod alarms;
 mod client;
 pub(crate) use client::ask;
 mod files;
@@ -123,6 +124,9 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Alarms of this server: what is wrong, since when, who knows, and whether word of it arrives
+    #[command(subcommand)]
+    Alarms(alarms::AlarmsVerb),
     /// Role changes and alarms of the past
     History {
         /// Number of entries
@@ -351,6 +355,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Verb::Compare => verbs::compare(&cli.config, cli.json),
         Verb::Life(verb) => life::run(verb, cli),
+        Verb::Alarms(verb) => alarms::run(verb, &cli.config, cli.json),
         Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
             Err(Failure::new(Kind::Usage, "nothing to update")
                 .hinted("give --interval, --count or both"))

@@ -54,20 +54,10 @@ pub(crate) fn status(value: Value, json: bool, check: bool) -> Result<ExitCode, 
 }
 
 fn health(status: &Status) -> u8 {
-    let critical = |alarm: &Alarm| {
-        matches!(
-            alarm,
-            Alarm::SplitBrain
-                | Alarm::RoleChangeFailed { .. }
-                | Alarm::TakeoverNeeded { .. }
-                | Alarm::TakeoversHeld { .. }
-                | Alarm::CriticalServiceDown { .. }
-        )
-    };
     if status.pair.config.is_none() {
         return 3;
     }
-    if status.pair.alarms.iter().any(critical) {
+    if status.pair.alarms.iter().any(Alarm::is_critical) {
         return 2;
     }
     u8::from(!status.pair.alarms.is_empty() || status.pair.standby_status != "Ready")

@@ -104,6 +104,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Verify { .. }
         | Verb::Compare
         | Verb::Life(_)
+        | Verb::Alarms(_)
         | Verb::Trash(_)
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
@@ -167,6 +168,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Repair { past: Some(PastVerb::Files(_)), .. }
         | Verb::Compare
         | Verb::Life(_)
+        | Verb::Alarms(_)
         | Verb::Trash(_)
         | Verb::Dbreplication(_)
         | Verb::Config(_)
@@ -231,6 +233,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Verify { .. }
         | Verb::Compare
         | Verb::Life(_)
+        | Verb::Alarms(_)
         | Verb::Trash(_)
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }

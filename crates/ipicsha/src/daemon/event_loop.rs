@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    alarms::Alarms,
     clock,
     data_link::DataQueue,
     databases::Databases,
@@ -60,6 +61,7 @@ pub(crate) struct Daemon {
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) history: History,
+    pub(crate) alarms: Alarms,
     pub(crate) hooks: Hooks,
     /// Role and epoch that hooks were last told of.
     pub(crate) hooked: Option<(Role, u64)>,
@@ -241,6 +243,7 @@ impl Daemon {
         self.input(Input::Directories(self.directories.reports()));
         let synced = clock::time_synced(self.config.file.time.source);
         self.input(Input::TimeSynced(synced));
+        self.tell_alarms();
     }
 
     /// Connects to the partner of the state, and to nobody else.
@@ -275,6 +278,7 @@ impl Daemon {
         {
             tracing::error!("services do not end in time; they are left to the system");
         }
+        self.alarms.end().await;
         // The last message may still be in its queue.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -1,6 +1,7 @@
 //! The daemon: start-up and shutdown in reading order. Everything that knows tokio and all of the
 //! parts is here; what is decided is decided by the core.
 
+mod alarms;
 mod barrier;
 mod clock;
 mod compared;
@@ -51,6 +52,7 @@ use event_loop::Daemon;
 use files_link::FilesQueue;
 use link::{Inboxes, LinkContext};
 
+pub(crate) use alarms::{AlarmsView, Raised, WayRow};
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
 pub(crate) use persist::read as read_state;
@@ -108,9 +110,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             .map_err(|error| trust::failure(&error))?;
     let identity = Arc::new(identity);
     let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
-    let node_config = node_config(&config, store.server());
     let seed = persist::random().map_err(anyhow::Error::from)?;
-    let node = Node::new(node_config, state, seed, now);
+    let node = Node::new(node_config(&config, store.server()), state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
     let link_context = LinkContext {
         identity,
@@ -139,8 +140,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         },
     ));
     let history = history::History::new(config.state_file("history.jsonl"));
-    let hook_files = config.file.hooks.clone();
-    let hook_limit = config.hook_limit;
+    let alarms = alarms::Alarms::new(&config, now.wall);
+    let hooks = hooks::Hooks::new(config.file.hooks.directory.clone(), config.hook_limit);
     let mut daemon = Daemon {
         config,
         node,
@@ -156,7 +157,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         roles,
         service_rows,
         history,
-        hooks: hooks::Hooks::new(hook_files.directory, hook_limit),
+        alarms,
+        hooks,
         hooked: None,
         events,
         repairs: repairs::Repairs::default(),

@@ -4,6 +4,7 @@
 use ipicsha_core::{Event, Input, state::Role, status::Alarm};
 
 use super::{
+    alarms::Sender,
     clock,
     event_loop::Daemon,
     hooks::{Moment, Told},
@@ -16,7 +17,7 @@ use crate::{
 
 impl Daemon {
     /// Something worth remembering has happened: the history, the log, and the hooks that wait for it.
-    pub(crate) fn record(&self, event: Event) {
+    pub(crate) fn record(&mut self, event: Event) {
         match &event {
             Event::Raised { alarm } => self.queue_alarm("raised", alarm),
             Event::Cleared { alarm } => self.queue_alarm("cleared", alarm),
@@ -28,7 +29,33 @@ impl Daemon {
             }
             Event::State { .. } | Event::RepairUndone { .. } => {}
         }
+        let of_alarms = matches!(event, Event::Raised { .. } | Event::Cleared { .. });
         self.history.add(clock::wall(), event);
+        if of_alarms {
+            self.tell_alarms();
+        }
+    }
+
+    /// Takes over what is wrong now, and tells whom it concerns.
+    pub(crate) fn tell_alarms(&mut self) {
+        let (now, sender) = (clock::now(), self.sender());
+        let node = &self.node;
+        let sends = |alarm: &Alarm| node.sends(alarm, now.mono);
+        self.alarms.update(now.wall, node.alarms(), sends, &sender);
+    }
+
+    /// Who tells it.
+    pub(crate) fn sender(&self) -> Sender {
+        let state = self.node.persisted();
+        Sender {
+            server: self.config.file.server.name.clone(),
+            partner: state
+                .partner
+                .as_ref()
+                .map_or_else(|| "the partner".into(), |p| p.name.clone()),
+            pair: self.config.pair.to_string(),
+            role: self.node.role().map_or_else(|| "none".into(), |role| role.to_string()),
+        }
     }
 
     fn queue_alarm(&self, what: &str, alarm: &Alarm) {

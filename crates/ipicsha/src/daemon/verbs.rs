@@ -139,6 +139,7 @@ impl Daemon {
             Request::ProtectDirectory { file, create } => self.protect_directory(file, create),
             Request::UnprotectDirectory { name } => self.unprotect_directory(&name),
             Request::Files(request) => return self.files_request(request, answer),
+            Request::Alarms(request) => return self.alarms_request(request, answer),
         };
         let _ = answer.send(result); // the command line went away
     }
