@@ -1,7 +1,9 @@
 //! What `ha-status` shows, as programs read it.
 
 use anyhow::{Context, Result, ensure};
-use ipicsha_e2e::{Settings, Side, ready_pair, settings::BOARD};
+use ipicsha_e2e::{
+    Settings, Side, process::Background, ready_pair, settings::BOARD, wait::SOON, wait_for,
+};
 use serde_json::Value;
 
 fn has_fields(object: &Value, fields: &[&str]) -> Result<()> {
@@ -73,5 +75,34 @@ fn a_table_that_cannot_be_replicated_is_named_never_skipped_in_silence() -> Resu
         let path = pair.bravo.database("odd").display().to_string();
         pair.bravo.ask(&["protect", "db", &path, "--name", "odd", "--seed"])?;
         pair.wait_ready()
+    })
+}
+
+#[test]
+fn a_watched_status_shows_what_changes_and_a_daemon_that_is_down() -> Result<()> {
+    ready_pair(Settings::fast(), |pair| {
+        let (path, output) = pair.bravo.create("watched")?;
+        let (_, errors) = pair.bravo.create("watched.err")?;
+        let words = ["ha-status", "--watch", "0.2"];
+        let watching = Background::spawn(&mut pair.bravo.command_line(&words)?, output, errors)?;
+        let shows = |what: &'static str| {
+            wait_for(&format!("{what} is shown"), SOON, || {
+                let text = std::fs::read_to_string(&path).ok()?;
+                let last = text.rsplit("\n\n").find(|screen| !screen.trim().is_empty())?;
+                last.contains(what).then_some(())
+            })
+        };
+        shows("bravo")?;
+        pair.alpha.kill();
+        shows("the partner is down or not reachable")?;
+        pair.bravo.kill();
+        shows("error: the daemon does not answer")?;
+        pair.bravo.start()?;
+        shows("bravo")?;
+        drop(watching);
+        let refused = pair.bravo.cli(&["ha-status", "--watch", "0"])?;
+        ensure!(refused.code == Some(2), "{refused:?}");
+        pair.alpha.start()?;
+        pair.wait_contact()
     })
 }

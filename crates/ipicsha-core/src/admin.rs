@@ -233,7 +233,7 @@ impl Refusal {
             }
             Self::ClocksUnknown => "wait for the next heartbeat and try again".into(),
             Self::TimeNotSynced(name) => {
-                format!("enable time synchronisation on {name}, for example `timedatectl set-ntp true`")
+                format!("enable time synchronisation on {name}, for example `ipicsha ntp enable SERVER` there")
             }
             Self::Preflight(checks) => {
                 checks.iter().find_map(Check::fix).unwrap_or("see `ipicsha ha-status`").into()

@@ -355,7 +355,7 @@ impl Alarm {
             ),
             Self::VersionDiffers => Some("install the same version on both servers"),
             Self::TimeNotSynced => {
-                Some("enable time synchronisation here: `timedatectl set-ntp true`")
+                Some("enable time synchronisation here: `ipicsha ntp enable SERVER`")
             }
             Self::RepairDue => {
                 Some("see what differs with `ipicsha repair --dry-run`, then run `ipicsha repair`")

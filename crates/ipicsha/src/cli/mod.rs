@@ -5,10 +5,12 @@ mod client;
 pub(crate) use client::ask;
 mod files;
 mod life;
+mod ntp;
 mod password;
 mod render;
 mod repairs;
 mod replication;
+mod screen;
 mod sync;
 mod verbs;
 mod watch;
@@ -123,10 +125,16 @@ enum Verb {
         /// Exit code only: 0 healthy, 1 degraded, 2 critical, 3 unknown
         #[arg(long)]
         check: bool,
+        /// Show it again every so many seconds, until Ctrl-C
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = screen::every, conflicts_with = "check")]
+        watch: Option<std::time::Duration>,
     },
     /// Alarms of this server: what is wrong, since when, who knows, and whether word of it arrives
     #[command(subcommand)]
     Alarms(alarms::AlarmsVerb),
+    /// Time synchronisation of this server
+    #[command(subcommand)]
+    Ntp(ntp::NtpVerb),
     /// Role changes and alarms of the past
     History {
         /// Number of entries
@@ -355,6 +363,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Verb::Compare => verbs::compare(&cli.config, cli.json),
         Verb::Life(verb) => life::run(verb, cli),
+        Verb::Ntp(verb) => ntp::run(verb, cli.json),
         Verb::Alarms(verb) => alarms::run(verb, &cli.config, cli.json),
         Verb::Update(HeartbeatArgs { interval: None, count: None }) => {
             Err(Failure::new(Kind::Usage, "nothing to update")

@@ -23,10 +23,14 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
         println!("{}", serde_json::json!({ "error": failure }));
         return;
     }
-    eprintln!("error: {}", failure.message);
-    if let Some(next_step) = &failure.next_step {
-        eprintln!("next: {next_step}");
-    }
+    eprint!("{}", failure_text(failure));
+}
+
+/// A failure in words.
+pub(crate) fn failure_text(failure: &Failure) -> String {
+    let next =
+        failure.next_step.as_ref().map_or_else(String::new, |next| format!("next: {next}\n"));
+    format!("error: {}\n{next}", failure.message)
 }
 
 /// Prints the JSON as it came.

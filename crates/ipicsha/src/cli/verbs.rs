@@ -1,11 +1,11 @@
 //! Each verb: what it asks for on the terminal, which request it sends, how the answer is shown.
 #![allow(clippy::print_stdout)] // data goes to stdout, talk to stderr
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use super::{
     ConfigVerb, ConflictsVerb, LicenseVerb, PastVerb, ProtectVerb, TrustVerb, UnprotectVerb, Verb,
-    client, confirm, files, password, render, repairs, watch,
+    client, confirm, files, password, render, repairs, screen, watch,
 };
 use crate::{
     api::{Conflicts, Look, Request, Work},
@@ -45,19 +45,30 @@ pub(crate) fn compare(path: &Path, json: bool) -> Result<ExitCode, Failure> {
     Ok(if records == ExitCode::SUCCESS { files } else { records })
 }
 
+fn ha_status(
+    socket: &Path,
+    json: bool,
+    check: bool,
+    watch: Option<Duration>,
+) -> Result<ExitCode, Failure> {
+    if let Some(every) = watch {
+        return Ok(screen::watch(socket, every, json));
+    }
+    match client::ask(socket, &Request::Look(Look::Status)) {
+        Ok(value) => render::status(value, json, check),
+        Err(failure) if check => {
+            render::failure(&failure, json);
+            Ok(ExitCode::from(3))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Verbs that the daemon answers.
 pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<ExitCode, Failure> {
     let config = Config::load(path)?;
-    if let Verb::HaStatus { check } = verb {
-        let answer = client::ask(&config.file.server.socket, &Request::Look(Look::Status));
-        return match answer {
-            Ok(value) => render::status(value, json, *check),
-            Err(failure) if *check => {
-                render::failure(&failure, json);
-                Ok(ExitCode::from(3))
-            }
-            Err(failure) => Err(failure),
-        };
+    if let Verb::HaStatus { check, watch } = verb {
+        return ha_status(&config.file.server.socket, json, *check, *watch);
     }
     let Some(request) = request(verb, yes)? else {
         return Err(Failure::new(Kind::Usage, "this verb needs no daemon"));
@@ -105,6 +116,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
         | Verb::HaStatus { .. }
@@ -169,6 +181,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Dbreplication(_)
         | Verb::Config(_)
@@ -234,6 +247,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Conflicts(_)
         | Verb::HaStatus { .. }

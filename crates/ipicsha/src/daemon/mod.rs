@@ -53,9 +53,10 @@ use files_link::FilesQueue;
 use link::{Inboxes, LinkContext};
 
 pub(crate) use alarms::{AlarmsView, Raised, WayRow};
+pub(crate) use clock::time_synced;
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
-pub(crate) use persist::read as read_state;
+pub(crate) use persist::{read as read_state, write_durably};
 
 /// Version told to the partner; both servers must run the same (spec A6).
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -335,6 +336,6 @@ fn signals(events: mpsc::Sender<Event>) -> Result<impl Future<Output = ()>, Fail
 /// The facts about this server that do not come from messages.
 fn environment(config: &Config) -> [Input; 2] {
     let licenses = licenses::load_readable(&config.state_file("licenses"));
-    let synced = clock::time_synced(config.file.time.source);
+    let synced = time_synced(config.file.time.source);
     [Input::Licenses(licenses), Input::TimeSynced(synced)]
 }
