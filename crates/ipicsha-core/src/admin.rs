@@ -61,6 +61,8 @@ pub enum AdminCommand {
     },
     /// End a pause.
     Resume,
+    /// What the site is like: both servers, and the link between them (spec A11, A13).
+    Site,
     /// The services of this server were mended and may run again (spec F3).
     ServicesMended,
 }

@@ -85,6 +85,11 @@ impl ClockGuard {
         self.best().map(|sample| sample.offset_millis)
     }
 
+    /// Shortest round trip of the last beats, without the time the partner held them.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.best().map(|sample| sample.round_trip)
+    }
+
     fn best(&self) -> Option<Sample> {
         self.samples.iter().copied().min_by_key(|sample| sample.round_trip)
     }

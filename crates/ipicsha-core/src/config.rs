@@ -221,6 +221,8 @@ pub struct NodeConfig {
     pub initialization_timeout: Duration,
     /// When roles change by themselves, beyond the heartbeat.
     pub automatic: Automatic,
+    /// When its certificate ends; `None` where nobody looks (spec A3).
+    pub certificate_end: Option<crate::time::WallTime>,
 }
 
 /// When roles change by themselves, beyond the heartbeat.

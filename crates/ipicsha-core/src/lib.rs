@@ -43,4 +43,4 @@ pub use io::{
     ActivationFailed, DirectoryReport, Event, Gate, Input, Output, ServiceDown, ServiceKind,
     ServicesReport, Shutdown, Stage,
 };
-pub use node::Node;
+pub use node::{BANDWIDTH_MIN, Node};

@@ -12,6 +12,8 @@ mod next;
 mod pause;
 mod recover;
 mod services;
+mod site;
+pub use site::BANDWIDTH_MIN;
 mod setting;
 mod shown;
 mod split;
@@ -350,7 +352,7 @@ impl Node {
             }));
             self.shown = shown;
         }
-        let alarms = self.current_alarms(now.mono);
+        let alarms = self.current_alarms(now);
         let has = |all: &[Alarm], alarm: &Alarm| all.iter().any(|other| other.is_still(alarm));
         for alarm in alarms.iter().filter(|alarm| !has(&self.alarms, alarm)) {
             self.outputs.push_back(Output::Record(Event::Raised { alarm: alarm.clone() }));

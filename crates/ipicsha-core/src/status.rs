@@ -90,6 +90,11 @@ pub enum Alarm {
         /// For how long from now.
         seconds: u64,
     },
+    /// The certificate of this server ends soon (spec A3).
+    CertificateEnds {
+        /// So many days from now; below 0 it has ended.
+        days: i64,
+    },
     /// HA is suspended for maintenance (spec B13).
     Paused {
         /// Why.
@@ -147,6 +152,12 @@ impl Alarm {
                 "two automatic takeovers within a short time: the next one is held for {}",
                 rounded(*seconds)
             ),
+            Self::CertificateEnds { days } if *days < 0 => {
+                "the certificate of this server has ended: the partner refuses it".into()
+            }
+            Self::CertificateEnds { days } => {
+                format!("the certificate of this server ends in {days} days")
+            }
             Self::Paused { reason, seconds } => {
                 format!(
                     "HA is paused for {} ({reason}): no role changes by itself",
@@ -326,7 +337,8 @@ impl Alarm {
                 Self::CriticalServiceDown { service: mine, .. },
                 Self::CriticalServiceDown { service: theirs, .. },
             ) => mine == theirs,
-            (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. }) => true,
+            (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. })
+            | (Self::CertificateEnds { .. }, Self::CertificateEnds { .. }) => true,
             (Self::Paused { reason: mine, .. }, Self::Paused { reason: theirs, .. }) => {
                 mine == theirs
             }
@@ -375,6 +387,9 @@ impl Alarm {
             Self::Paused { .. } => Some(
                 "`ipicsha resume` when the maintenance is over and the users are back; else it ends by itself",
             ),
+            Self::CertificateEnds { .. } => {
+                Some("replace it; the steps are in README.md under Certificates")
+            }
             Self::TakeoversHeld { .. } => Some(
                 "find out why the servers or the link flap; `ipicsha failover` and `ipicsha fallback` are not held",
             ),

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) fn frame_bytes_max(channel: Channel) -> usize {
     match channel {
         Channel::Control => FRAME_BYTES_MAX_CONTROL,
-        Channel::Data | Channel::Files | Channel::Sync => FRAME_BYTES_MAX_DATA,
+        Channel::Data | Channel::Files | Channel::Sync | Channel::Probe => FRAME_BYTES_MAX_DATA,
     }
 }
 

@@ -28,6 +28,15 @@ pub enum Channel {
     Files,
     /// One transfer of `ipicsha sync`: both ends send, and several may be open.
     Sync,
+    /// A measurement of the link: both ends send.
+    Probe,
+}
+
+impl Channel {
+    /// Both ends send.
+    pub(crate) fn is_duplex(self) -> bool {
+        matches!(self, Self::Sync | Self::Probe)
+    }
 }
 
 /// First message on every connection between partners, from the one who dialled.
@@ -189,6 +198,7 @@ mod tests {
         assert_eq!(hex(&hello(Channel::Control)), format!("0105302e312e30{id}05616c70686100"));
         assert_eq!(hex(&hello(Channel::Data)), format!("0105302e312e30{id}05616c70686101"));
         assert_eq!(hex(&hello(Channel::Files)), format!("0105302e312e30{id}05616c70686102"));
+        assert_eq!(hex(&hello(Channel::Probe)), format!("0105302e312e30{id}05616c70686104"));
         assert_eq!(hex(&hello(Channel::Sync)), format!("0105302e312e30{id}05616c70686103"));
         assert_eq!(hex(&HelloAnswer::Accepted), "00");
         assert_eq!(hex(&HelloAnswer::Refused("no".into())), "01026e6f");

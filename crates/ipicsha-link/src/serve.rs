@@ -23,7 +23,7 @@ use crate::{
     exchange::{Proven, Responder},
     frame::{self, FRAME_BYTES_MAX_HELLO, FrameReader},
     listen::Incoming,
-    message::{Channel, Hello, HelloAnswer, PROTOCOL},
+    message::{Hello, HelloAnswer, PROTOCOL},
     pin::{ALPN_PAIR, ALPN_TRUST},
     refusal_log::RefusalLog,
     registry::{NotAdmitted, Registry, SYNC_CONNECTIONS_MAX, Snapshot},
@@ -168,7 +168,7 @@ async fn pair(
         .await
         .map_err(|error| Error::frame(address, error))?;
     let limit = frame_bytes_max(hello.channel);
-    place.send(if hello.channel == Channel::Sync {
+    place.send(if hello.channel.is_duplex() {
         let (tcp, tls) = reader.into_stream().into_inner();
         Incoming::Duplex { hello, duplex: Duplex::new(tcp, tls, ends, Some(live))? }
     } else {

@@ -108,20 +108,49 @@ pub(crate) enum Look {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
-    TrustPassword { password: String },
-    TrustSet { address: String, password: String },
-    TrustDelete { password: Option<String> },
-    LicenseInstall { texts: Vec<String>, replace: bool },
-    Configure { interval_seconds: Option<f64>, missed_count: Option<u32> },
-    Update { interval_seconds: Option<f64>, missed_count: Option<u32> },
+    TrustPassword {
+        password: String,
+    },
+    TrustSet {
+        address: String,
+        password: String,
+    },
+    TrustDelete {
+        password: Option<String>,
+    },
+    LicenseInstall {
+        texts: Vec<String>,
+        replace: bool,
+    },
+    Configure {
+        interval_seconds: Option<f64>,
+        missed_count: Option<u32>,
+    },
+    Update {
+        interval_seconds: Option<f64>,
+        missed_count: Option<u32>,
+    },
     Unconfigure,
-    Failover { dry_run: bool, accept_data_loss: bool },
+    Failover {
+        dry_run: bool,
+        accept_data_loss: bool,
+    },
     GoStandby,
     Life(LifeWork),
     Service(ServiceOrder),
-    Repair { dry_run: bool, database: Option<String> },
-    RepairUndo { run: u64 },
-    RepairList { database: Option<String>, limit: usize },
+    /// Both servers, and the link between them.
+    Site,
+    Repair {
+        dry_run: bool,
+        database: Option<String>,
+    },
+    RepairUndo {
+        run: u64,
+    },
+    RepairList {
+        database: Option<String>,
+        limit: usize,
+    },
     Conflicts(Conflicts),
 }
 

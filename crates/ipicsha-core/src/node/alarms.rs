@@ -22,6 +22,7 @@ impl Alarm {
             | Self::DatabaseHeld
             | Self::RepairDue
             | Self::License { .. }
+            | Self::CertificateEnds { .. }
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
             | Self::Paused { .. } => false,
@@ -45,6 +46,7 @@ impl Alarm {
             | Self::RoleChangeFailed { .. }
             | Self::TakeoverNeeded { .. }
             | Self::License { .. }
+            | Self::CertificateEnds { .. }
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
             | Self::CriticalServiceDown { .. }

@@ -67,7 +67,8 @@ impl Node {
             && !self.lost(now.mono)
     }
 
-    pub(super) fn current_alarms(&self, now: MonoTime) -> Vec<Alarm> {
+    pub(super) fn current_alarms(&self, clock: Now) -> Vec<Alarm> {
+        let now = clock.mono;
         let configured = self.state.ha.config.is_some();
         let lost = configured && self.lost(now);
         let mut alarms = Vec::new();
@@ -94,6 +95,9 @@ impl Node {
         }
         if let Err(error) = &self.licensed {
             raise(configured, Alarm::License { cause: error.to_string() });
+        }
+        if let Some(days) = self.certificate_ends(clock.wall) {
+            raise(true, Alarm::CertificateEnds { days });
         }
         if let Some(seconds) = self.takeovers_held(now) {
             raise(configured, Alarm::TakeoversHeld { seconds });
@@ -165,7 +169,7 @@ impl Node {
             split_brain: self.split_status(now),
             next: self.next_event(now.mono),
             recommended_action: self.recommended_action(now),
-            alarms: self.current_alarms(now.mono),
+            alarms: self.current_alarms(now),
             seen_unix_ms: now.wall.0,
             pause: self.pause_in_force().map(|pause| PauseStatus {
                 reason: pause.reason.clone(),
@@ -242,7 +246,7 @@ impl Node {
         if self.state.ha.config.is_none() && self.state.log_full.is_none() {
             return "configure HA: `ipicsha configure`".into();
         }
-        let alarms = self.current_alarms(now);
+        let alarms = self.current_alarms(clock);
         let (state, reason) = self.state_and_reason(now);
         let by_state = matches!(
             state,

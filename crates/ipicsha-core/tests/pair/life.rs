@@ -6,8 +6,10 @@ use ipicsha_core::{
     ServiceKind, Shutdown,
     admin::{AdminCommand, AdminReply, Refusal},
     config::{Automatic, PartitionPolicy, Profile, Timing},
+    preflight::{Check, Outcome},
     state::{NodeState, Reason, Role},
     status::Alarm,
+    time::WallTime,
 };
 
 use crate::world::{PRIMARY, SECONDARY, World, fast};
@@ -430,4 +432,50 @@ fn spec_f4_of_what_both_see_exactly_one_sends_word() {
         [true, false],
         "of two active ones the primary"
     );
+}
+
+#[test]
+fn spec_a11_a13_the_site_is_judged_by_what_the_servers_say_of_themselves() {
+    let judged = |world: &mut World, at: usize| {
+        let Ok(AdminReply::Preflight(checks)) = ask(world, at, AdminCommand::Site) else {
+            panic!("a list is answered");
+        };
+        let bad = |check: &Check| check.outcome != Outcome::Ok;
+        let bad = checks.iter().filter(|check| bad(check)).map(|check| check.finding.clone());
+        (checks.len(), bad.collect::<Vec<_>>())
+    };
+    let mut world = pair();
+    for at in [PRIMARY, SECONDARY] {
+        assert_eq!(judged(&mut world, at), (14, Vec::new()));
+    }
+    assert!(ask(&mut world, PRIMARY, pause(Duration::from_secs(3_600))).is_ok());
+    assert_eq!(judged(&mut world, SECONDARY).1, ["HA is paused"]);
+    assert!(ask(&mut world, PRIMARY, AdminCommand::Resume).is_ok());
+    cut(&mut world, true);
+    world.run(20 * SECOND);
+    let (count, bad) = judged(&mut world, PRIMARY);
+    assert_eq!((count, bad.len()), (4, 1), "what is not known is not judged: {bad:?}");
+    assert!(bad[0].ends_with("is not reachable"));
+    let mut world = pair();
+    world.links.iter_mut().for_each(|link| link.latency_us = 40_000);
+    world.run(20 * SECOND);
+    let bad = judged(&mut world, PRIMARY).1;
+    assert!(matches!(&bad[..], [trip] if trip.starts_with("round trip ")), "{bad:?}");
+}
+
+#[test]
+fn spec_a3_a_certificate_that_ends_soon_is_an_alarm() {
+    let mut world = pair();
+    let day = 86_400_000;
+    for (days, alarm) in [(31, None), (29, Some(28)), (-1, Some(-2))] {
+        let end = world.clock(SECONDARY).wall.0 + days * day;
+        world.servers[SECONDARY].config.certificate_end = Some(WallTime(end));
+        world.restart(SECONDARY);
+        world.run(20 * SECOND);
+        let raised: Vec<Alarm> = world.alarms(SECONDARY);
+        let expected: Vec<Alarm> =
+            alarm.map(|days| Alarm::CertificateEnds { days }).into_iter().collect();
+        assert_eq!(raised, expected, "{days} days before");
+    }
+    assert!(world.alarms(PRIMARY).is_empty(), "it is the other one's");
 }

@@ -63,7 +63,7 @@ enum Happening {
 
 pub(crate) struct Server {
     pub(crate) node: Option<Node>,
-    config: NodeConfig,
+    pub(crate) config: NodeConfig,
     pub(crate) disk: PersistedState,
     pub(crate) boot: u64,
     pub(crate) wall_offset_ms: i64,
@@ -140,6 +140,7 @@ impl World {
         let mut server = |index: usize| Server {
             node: None,
             config: NodeConfig {
+                certificate_end: None,
                 server: ServerId(index as u64 + 1),
                 name: ["alpha", "bravo"][index].into(),
                 version: "1".into(),

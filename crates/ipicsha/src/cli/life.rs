@@ -34,6 +34,9 @@ pub(super) enum LifeVerb {
     },
     /// End a pause
     Resume,
+    /// Look at both servers and the link between them: round trip, bandwidth, certificates, clocks,
+    /// licenses, replication, services; exit 0, or 7
+    Check,
     /// Start, stop and look at the services of this server
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -103,6 +106,7 @@ fn span_of(text: &str) -> Result<u64, String> {
 pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     let (question, work) = match verb {
         LifeVerb::Service(verb) => return service(verb, cli),
+        LifeVerb::Check => return check(cli),
         LifeVerb::States { mermaid } => {
             states(*mermaid);
             return Ok(ExitCode::SUCCESS);
@@ -132,6 +136,15 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     }
     render::done(&value);
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(cli: &Cli) -> Result<ExitCode, Failure> {
+    let config = Config::load(&cli.config)?;
+    let value = client::ask(&config.file.server.socket, &Request::Work(Work::Site))?;
+    if cli.json {
+        render::raw(&value);
+    }
+    render::site(&value, cli.json)
 }
 
 fn service(verb: &ServiceVerb, cli: &Cli) -> Result<ExitCode, Failure> {

@@ -126,18 +126,7 @@ pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let checks: Vec<Check> = parse(value["checks"].clone())?;
-    let mut possible = true;
-    for check in &checks {
-        match &check.outcome {
-            Outcome::Ok => println!("ok    {}", check.finding),
-            Outcome::Warn { fix } => println!("warn  {}\n      {fix}", check.finding),
-            Outcome::Fail { fix } => {
-                possible = false;
-                println!("FAIL  {}\n      {fix}", check.finding);
-            }
-        }
-    }
+    let (_, possible) = checks(&value)?;
     println!(
         "{}",
         if possible {
@@ -147,6 +136,32 @@ pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
         }
     );
     Ok(if possible { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.code()) })
+}
+
+/// `check`.
+pub(crate) fn site(value: &Value, json: bool) -> Result<ExitCode, Failure> {
+    let (good, _) =
+        if json { judged(&parse::<Vec<Check>>(value["checks"].clone())?) } else { checks(value)? };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Kind::Attention.code()) })
+}
+
+/// Whether all are good, and whether none forbids to go on.
+fn judged(checks: &[Check]) -> (bool, bool) {
+    let good = checks.iter().all(|check| check.outcome == Outcome::Ok);
+    (good, checks.iter().all(|check| check.failure().is_none()))
+}
+
+/// Prints a list of checks; as [`judged`].
+fn checks(value: &Value) -> Result<(bool, bool), Failure> {
+    let checks: Vec<Check> = parse(value["checks"].clone())?;
+    for check in &checks {
+        match &check.outcome {
+            Outcome::Ok => println!("ok    {}", check.finding),
+            Outcome::Warn { fix } => println!("warn  {}\n      {fix}", check.finding),
+            Outcome::Fail { fix } => println!("FAIL  {}\n      {fix}", check.finding),
+        }
+    }
+    Ok(judged(&checks))
 }
 
 /// `conflicts list`.
@@ -244,5 +259,8 @@ pub(crate) fn done(value: &Value) {
     }
     if let Some(note) = value["note"].as_str() {
         println!("Note: {note}");
+    }
+    for warning in value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("Warning: {warning}");
     }
 }

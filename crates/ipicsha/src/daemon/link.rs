@@ -161,7 +161,7 @@ impl Dialler {
         let interval = *self.context.interval.borrow();
         let user_timeout = match self.channel {
             Channel::Control => (interval * 2).max(Duration::from_millis(400)),
-            Channel::Data | Channel::Files | Channel::Sync => {
+            Channel::Data | Channel::Files | Channel::Sync | Channel::Probe => {
                 (interval * 2).clamp(Duration::from_secs(2), Duration::from_secs(30))
             }
         };
@@ -222,7 +222,7 @@ impl Dialler {
             (Channel::Control, false) => return, // only silence counts
             (Channel::Data, up) => Event::DataLink(up),
             (Channel::Files, up) => Event::FilesLink(up),
-            (Channel::Sync, _) => return,
+            (Channel::Sync | Channel::Probe, _) => return,
         };
         // A closed channel means that the daemon ends.
         let _ = self.context.events.send(event).await;
@@ -353,7 +353,7 @@ pub(crate) async fn receive(
                 }
                 ended => break ended.map(drop),
             },
-            Channel::Sync => return, // elsewhere
+            Channel::Sync | Channel::Probe => return, // elsewhere
         };
         if !passed_on {
             return; // the daemon ends

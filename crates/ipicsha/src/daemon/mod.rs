@@ -21,10 +21,12 @@ mod moments;
 mod past;
 mod patterns;
 mod persist;
+mod probe;
 mod repairs;
 mod replication;
 mod roles;
 pub(crate) mod services;
+mod site;
 mod socket;
 mod trust;
 mod verbs;
@@ -32,7 +34,9 @@ mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ipicsha_core::{Input, Node, Shutdown, config::NodeConfig, id::ServerId, trust::Partner};
+use ipicsha_core::{
+    Input, Node, Shutdown, config::NodeConfig, id::ServerId, time::WallTime, trust::Partner,
+};
 use ipicsha_link::{Channel, Hello, Identity, Incoming, Listener, ListenerConfig};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -112,7 +116,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let identity = Arc::new(identity);
     let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
     let seed = persist::random().map_err(anyhow::Error::from)?;
-    let node = Node::new(node_config(&config, store.server()), state, seed, now);
+    let node = Node::new(node_config(&config, store.server(), &identity), state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
     let link_context = LinkContext {
         identity,
@@ -173,13 +177,14 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     Ok(daemon)
 }
 
-fn node_config(config: &Config, server: ServerId) -> NodeConfig {
+fn node_config(config: &Config, server: ServerId, identity: &Identity) -> NodeConfig {
     NodeConfig {
         server,
         name: config.file.server.name.clone(),
         version: VERSION.into(),
         initialization_timeout: config.initialization_timeout,
         automatic: config.automatic,
+        certificate_end: Some(WallTime(identity.not_after().saturating_mul(1000))),
     }
 }
 
@@ -299,6 +304,9 @@ async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
                     events.clone(),
                     inboxes.clone(),
                 ));
+            }
+            Incoming::Duplex { hello: Hello { channel: Channel::Probe, .. }, duplex } => {
+                probe::answer(duplex);
             }
             Incoming::Duplex { hello, duplex } => transfers.spawn(duplex, hello.name),
             Incoming::Trust { introduction, partner, answer } => {

@@ -131,6 +131,7 @@ impl Task {
             Work::Failover { dry_run: true, .. }
             | Work::Life(_)
             | Work::Service(_)
+            | Work::Site
             | Work::Repair { dry_run: true, .. }
             | Work::TrustPassword { .. }
             | Work::TrustSet { .. }

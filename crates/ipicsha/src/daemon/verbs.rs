@@ -160,7 +160,7 @@ impl Daemon {
             config: self.config.clone(),
             context: self.link_context.clone(),
             advertised: super::advertised(&self.config, &self.listener),
-            partner_address: self.node.persisted().partner.as_ref().map(|p| p.address.clone()),
+            partner: self.node.persisted().partner.clone(),
             timing: self.node.persisted().ha.config.as_ref().map(|config| config.timing),
             databases: self
                 .databases

@@ -7,6 +7,7 @@ use ipicsha_core::{
     config::{HaConfig, Timing},
     license::licensed_role,
     message::RepairRequest,
+    trust::Partner,
 };
 use ipicsha_link::{AdminPassword, Fingerprint, TrustAction};
 use ipicsha_records::{CommandSender, Journal, JournalEntry, JournalFilter};
@@ -43,7 +44,7 @@ pub(crate) struct Task {
     pub(crate) config: Config,
     pub(crate) context: super::link::LinkContext,
     pub(crate) advertised: Option<String>,
-    pub(crate) partner_address: Option<String>,
+    pub(crate) partner: Option<Partner>,
     pub(crate) timing: Option<Timing>,
     pub(crate) databases: Vec<(String, std::path::PathBuf)>,
     pub(crate) workers: Vec<(String, CommandSender)>,
@@ -73,7 +74,8 @@ impl Task {
                 self.exchange(address, password, TrustAction::Set).await
             }
             Work::TrustDelete { password: Some(password) } => {
-                let address = self.partner_address.clone().unwrap_or_default();
+                let partner = self.partner.as_ref();
+                let address = partner.map(|p| p.address.clone()).unwrap_or_default();
                 self.exchange(address, password, TrustAction::Delete).await
             }
             Work::TrustDelete { password: None } => self.core(AdminCommand::DeleteTrust).await,
@@ -86,7 +88,8 @@ impl Task {
                     policy: self.config.file.pair.partition_policy,
                     auto_heal: self.config.file.pair.auto_heal,
                 };
-                self.core(AdminCommand::Configure(config)).await
+                let done = self.core(AdminCommand::Configure(config)).await?;
+                Ok(super::site::with_warnings(&self, done).await)
             }
             Work::Update { interval_seconds, missed_count } => {
                 let base = self.timing.unwrap_or(self.config.timing);
@@ -99,6 +102,7 @@ impl Task {
             }
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
             Work::Life(work) => self.core(life(work)).await,
+            Work::Site => super::site::check(&self).await,
             Work::Service(order) => self.service(order).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,
             Work::RepairUndo { run } => past::undo(&self, run).await,
