@@ -124,7 +124,7 @@ fn record_spans(
 }
 
 #[test]
-fn a_large_upload_does_not_hold_up_records() -> Result<()> {
+fn spec_c3_a_large_upload_does_not_hold_up_records() -> Result<()> {
     const PIECE: usize = 64 << 20;
     const PIECES: usize = 16;
     watching(|pair| {

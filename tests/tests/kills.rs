@@ -156,7 +156,7 @@ impl Rounds<'_> {
 }
 
 #[test]
-fn two_hundred_kills_lose_no_acknowledged_write_and_no_version() -> Result<()> {
+fn spec_c6_two_hundred_kills_lose_no_acknowledged_write_and_no_version() -> Result<()> {
     fresh_pair(Settings::fast(), |pair| {
         let ledger = Ledger::create(&pair.alpha)?;
         pair.make_ready()?;

@@ -17,7 +17,7 @@ fn refused(pair: &Pair, side: Side, verb: &[&str], code: i32, reason: &str) -> R
 }
 
 #[test]
-fn verbs_of_another_state_are_refused_while_the_pair_is_ready() -> Result<()> {
+fn spec_f2_verbs_of_another_state_are_refused_while_the_pair_is_ready() -> Result<()> {
     ready_pair(Settings::fast(), |pair| {
         refused(pair, Side::Alpha, &["go-standby"], 3, "no split brain")?;
         refused(pair, Side::Bravo, &["go-standby"], 3, "no split brain")?;

@@ -246,3 +246,55 @@ fn every_unit_of_the_issue_has_its_script() {
     let ci = read(".ci/run");
     assert!(ci.contains("scripts/test.sh"), "CI runs another script: {ci}");
 }
+
+/// Ids of the reference behaviour whose parts are built, and those that are not yet.
+const BUILT: [(char, u32); 4] = [('a', 13), ('b', 13), ('c', 6), ('d', 7)];
+const BUILT_OF_F: [&str; 3] = ["f2", "f3", "f4"];
+const LATER: [&str; 9] = ["e1", "e2", "e3", "e4", "e5", "e6", "e7", "e8", "f1"];
+
+fn built() -> BTreeSet<String> {
+    let numbered =
+        BUILT.iter().flat_map(|(letter, last)| (1..=*last).map(move |n| format!("{letter}{n}")));
+    numbered.chain(BUILT_OF_F.map(ToOwned::to_owned)).collect()
+}
+
+/// Parts of the names of all tests.
+fn cited() -> BTreeSet<String> {
+    let mut cited = BTreeSet::new();
+    for (_, text) in sources() {
+        let mut test = false;
+        for line in text.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix("fn ").or(line.strip_prefix("async fn ")) {
+                if test {
+                    let name = name.split('(').next().unwrap_or_default();
+                    cited.extend(name.split('_').map(ToOwned::to_owned));
+                }
+                test = false;
+            }
+            test |= line == "#[test]" || line == "#[tokio::test]";
+        }
+    }
+    cited
+}
+
+#[test]
+fn every_id_of_the_reference_behaviour_is_cited_by_a_test() {
+    let cited = cited();
+    let missing: Vec<String> = built().into_iter().filter(|id| !cited.contains(id)).collect();
+    none("ids that no test has in its name", &missing);
+}
+
+#[test]
+fn no_id_of_the_reference_behaviour_is_forgotten() {
+    // The document is not part of the repository; where it is, nothing in it may be overlooked.
+    let Ok(text) = fs::read_to_string(root().join("../shared/spec/README.md")) else { return };
+    let ids = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let is_id = |id: &&str| {
+        id.starts_with(|c: char| c.is_ascii_uppercase())
+            && id.len() > 1
+            && id[1..].chars().all(|c| c.is_ascii_digit())
+    };
+    let ids: BTreeSet<String> = ids.filter(is_id).map(str::to_lowercase).collect();
+    let known: BTreeSet<String> = built().into_iter().chain(LATER.map(ToOwned::to_owned)).collect();
+    assert_eq!(ids, known);
+}

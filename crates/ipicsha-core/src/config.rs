@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ranges_of_a8_are_exact() {
+    fn spec_a8_the_ranges_are_exact() {
         assert!(seconds(5, 5).is_ok() && seconds(600, 30).is_ok());
         for (interval, count) in [(4, 5), (601, 5), (5, 4), (5, 31)] {
             assert!(seconds(interval, count).is_err(), "{interval} x {count}");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn pair_names_follow_a12() {
+    fn spec_a12_names_of_pairs_have_limits() {
         for good in ["a", "Dispatch_1-b", &"x".repeat(128)] {
             assert!(PairName::try_from(good.to_owned()).is_ok(), "{good}");
         }

@@ -479,3 +479,26 @@ fn spec_a3_a_certificate_that_ends_soon_is_an_alarm() {
     }
     assert!(world.alarms(PRIMARY).is_empty(), "it is the other one's");
 }
+
+#[test]
+fn spec_d6_after_five_days_of_split_brain_another_method_is_advised() {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.run(20 * SECOND);
+    for at in [PRIMARY, SECONDARY] {
+        assert!(world.write(at));
+    }
+    cut(&mut world, false);
+    world.run(5 * SECOND);
+    let advice = |world: &World| [PRIMARY, SECONDARY].map(|at| world.status(at).recommended_action);
+    for action in advice(&world) {
+        assert!(action.contains("ipicsha go-standby"), "{action}");
+    }
+    for server in &mut world.servers {
+        server.wall_offset_ms += 5 * 86_400_000;
+    }
+    world.run(5 * SECOND);
+    for action in advice(&world) {
+        assert!(action.contains("5 days") && action.contains("method 2"), "{action}");
+    }
+}

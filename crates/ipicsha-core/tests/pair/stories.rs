@@ -36,7 +36,7 @@ fn split(world: &mut World) {
 }
 
 #[test]
-fn configure_makes_the_primary_active_and_the_standby_ready() {
+fn spec_b1_configure_makes_the_primary_active_and_the_standby_ready() {
     let world = pair();
     assert_eq!(world.role(PRIMARY), Some(Role::Active));
     assert_eq!(world.role(SECONDARY), Some(Role::Standby));

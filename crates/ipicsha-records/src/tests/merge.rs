@@ -80,7 +80,7 @@ fn without_times_the_primarys_is_kept_and_the_other_journaled() {
 }
 
 #[test]
-fn the_newest_is_kept_where_both_servers_know_when_theirs_was_written() {
+fn spec_a7_c1_the_newest_is_kept_where_both_servers_know_when_theirs_was_written() {
     let at_a = of_an_earlier_pair(&[
         ("INSERT INTO calls VALUES(1,'a early',0),(2,'a early',0)", 1_000),
         ("INSERT INTO calls VALUES(3,'a late',0),(4,'a same',0)", 5_000),
