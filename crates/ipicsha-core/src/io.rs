@@ -24,6 +24,8 @@ pub enum Input {
     LinkUp,
     /// The databases were measured.
     Data(DataReport),
+    /// Addresses that this server should have and has not, each with the reason.
+    Addresses(Vec<(String, String)>),
     /// The watched directories were looked at: which are held and why, and deletions that wait.
     Directories(Vec<DirectoryReport>),
     /// The kernel's clock is synchronised, or not (spec A5).

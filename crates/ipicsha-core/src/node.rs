@@ -113,6 +113,8 @@ pub struct Node {
     data: DataReport,
     data_at: Option<MonoTime>,
     directories: Vec<DirectoryReport>,
+    /// Addresses that should be here and are not.
+    addresses: Vec<(String, String)>,
     clock: ClockGuard,
     partner: PartnerView,
     /// Silence is counted from here at the earliest: the start, or the end of a pause.
@@ -176,6 +178,7 @@ impl Node {
             data: DataReport::default(),
             data_at: None,
             directories: Vec::new(),
+            addresses: Vec::new(),
             clock: ClockGuard::default(),
             partner: PartnerView::default(),
             count_from: now.mono,
@@ -225,6 +228,7 @@ impl Node {
                 self.data = report;
                 self.data_at = Some(now.mono);
             }
+            Input::Addresses(missing) => self.addresses = missing,
             Input::Directories(reports) => self.directories = reports,
             Input::TimeSynced(synced) => self.time_synced = Some(synced),
             Input::Licenses(licenses) => self.licenses = licenses,

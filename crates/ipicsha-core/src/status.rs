@@ -90,6 +90,13 @@ pub enum Alarm {
         /// For how long from now.
         seconds: u64,
     },
+    /// An address that moves with the role is not here, although this server is active.
+    AddressMissing {
+        /// It, with the length of its network.
+        address: String,
+        /// Why.
+        cause: String,
+    },
     /// The certificate of this server ends soon (spec A3).
     CertificateEnds {
         /// So many days from now; below 0 it has ended.
@@ -152,6 +159,9 @@ impl Alarm {
                 "two automatic takeovers within a short time: the next one is held for {}",
                 rounded(*seconds)
             ),
+            Self::AddressMissing { address, cause } => {
+                format!("this server is active and has not got the address {address}: {cause}")
+            }
             Self::CertificateEnds { days } if *days < 0 => {
                 "the certificate of this server has ended: the partner refuses it".into()
             }
@@ -337,6 +347,10 @@ impl Alarm {
                 Self::CriticalServiceDown { service: mine, .. },
                 Self::CriticalServiceDown { service: theirs, .. },
             ) => mine == theirs,
+            (
+                Self::AddressMissing { address: mine, .. },
+                Self::AddressMissing { address: theirs, .. },
+            ) => mine == theirs,
             (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. })
             | (Self::CertificateEnds { .. }, Self::CertificateEnds { .. }) => true,
             (Self::Paused { reason: mine, .. }, Self::Paused { reason: theirs, .. }) => {
@@ -386,6 +400,9 @@ impl Alarm {
             ),
             Self::Paused { .. } => Some(
                 "`ipicsha resume` when the maintenance is over and the users are back; else it ends by itself",
+            ),
+            Self::AddressMissing { .. } => Some(
+                "take the address from whoever has it, or correct `[[address]]` in the configuration file; it is tried again every second",
             ),
             Self::CertificateEnds { .. } => {
                 Some("replace it; the steps are in README.md under Certificates")

@@ -11,7 +11,7 @@ use ipicsha_files::replicate::{CompareReport, DirectoryStatus};
 use ipicsha_records::{DatabaseStatus, LogCapacity};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::DirectoryFile, exit::Failure, size::ByteSize};
+use crate::{config::DirectoryFile, daemon::AddressRow, exit::Failure, size::ByteSize};
 
 /// A request of an administrator.
 #[derive(Clone, Serialize, Deserialize)]
@@ -373,6 +373,8 @@ pub(crate) struct Status {
     pub(crate) patterns: Vec<PatternRow>,
     #[serde(default)]
     pub(crate) directories: Vec<DirectoryStatus>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<AddressRow>,
     pub(crate) services: Vec<ServiceRow>,
     pub(crate) pending_repairs: Vec<PendingRepair>,
     /// Why there is no connection to the partner, as last seen.

@@ -1,5 +1,6 @@
 //! The configuration file: [`ConfigFile`] is what was written, [`Config`] what it means.
 
+mod addresses;
 mod alarms;
 mod directories;
 mod services;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub(crate) use self::alarms::EmailFile;
 pub(crate) use self::{
+    addresses::AddressFile,
     alarms::AlarmsFile,
     directories::{DirectoryFile, FilesFile, clash},
     services::{Check, ExecFile, Probe, ServiceFile},
@@ -54,6 +56,8 @@ pub(crate) struct ConfigFile {
     pub(crate) databases: Vec<DatabaseFile>,
     #[serde(default, rename = "directory", skip_serializing_if = "Vec::is_empty")]
     pub(crate) directories: Vec<DirectoryFile>,
+    #[serde(default, rename = "address", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) addresses: Vec<AddressFile>,
     #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
     pub(crate) services: Vec<ServiceFile>,
 }
@@ -280,11 +284,8 @@ impl Config {
                 return Err(wrong("sync.allow", why, "write it as \"/srv/files\", without `..`"));
             }
         }
-        services::check_services(&file.services).map_err(|(key, why)| {
+        check_blocks(&file).map_err(|(key, why)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
-        })?;
-        alarms::check_alarms(&file.alarms).map_err(|(key, why)| {
-            wrong(key, why, "compare with the examples in config/ipicsha.toml")
         })?;
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
             return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));
@@ -313,6 +314,13 @@ impl Config {
     pub(crate) fn state_file(&self, name: &str) -> PathBuf {
         self.file.server.state_directory.join(name)
     }
+}
+
+/// The blocks that have modules of their own; or the key that is wrong, and why.
+fn check_blocks(file: &ConfigFile) -> Result<(), (String, String)> {
+    services::check_services(&file.services)?;
+    addresses::check_addresses(&file.addresses)?;
+    alarms::check_alarms(&file.alarms).map_err(|(key, why)| (key.to_owned(), why))
 }
 
 /// When roles change by themselves; or the key that is out of range, and the range.

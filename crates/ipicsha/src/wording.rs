@@ -87,6 +87,10 @@ pub(crate) fn status(status: &Status) -> String {
         patterns::line(&mut text, row);
     }
     directories::table(&mut text, &status.directories);
+    for row in &status.addresses {
+        let here = if row.here { "here" } else { "not here" };
+        line(&mut text, format!("Address {} on {}: {here}", row.address, row.interface));
+    }
     for service in &status.services {
         line(&mut text, service_line(service));
     }

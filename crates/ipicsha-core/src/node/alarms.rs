@@ -1,6 +1,6 @@
 //! Which server sends word of an alarm: of what both see only one does (spec F4).
 
-use super::Node;
+use super::{Node, Phase};
 use crate::{license::LicensedRole, state::Role, status::Alarm, time::MonoTime};
 
 impl Alarm {
@@ -8,6 +8,7 @@ impl Alarm {
     pub fn is_critical(&self) -> bool {
         match self {
             Self::SplitBrain
+            | Self::AddressMissing { .. }
             | Self::RoleChangeFailed { .. }
             | Self::TakeoverNeeded { .. }
             | Self::TakeoversHeld { .. }
@@ -38,7 +39,8 @@ impl Alarm {
             | Self::RepairDue
             | Self::LogFull { .. }
             | Self::Paused { .. } => true,
-            Self::PartnerDown
+            Self::AddressMissing { .. }
+            | Self::PartnerDown
             | Self::OneWay
             | Self::TimeNotSynced
             | Self::LogFilling { .. }
@@ -59,6 +61,11 @@ impl Node {
     /// What is wrong now, as last recorded.
     pub fn alarms(&self) -> &[Alarm] {
         &self.alarms
+    }
+
+    /// It has just started and does not know its role yet.
+    pub fn is_booting(&self) -> bool {
+        matches!(self.phase, Phase::Booting { .. })
     }
 
     /// Whether this server sends word of `alarm`: of what both see the only active one does, or else

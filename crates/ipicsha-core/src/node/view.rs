@@ -108,6 +108,11 @@ impl Node {
         }
         if configured {
             alarms.extend(self.services.down.iter().map(service_alarm));
+            let missing = |(address, cause): &(String, String)| Alarm::AddressMissing {
+                address: address.clone(),
+                cause: cause.clone(),
+            };
+            alarms.extend(self.addresses.iter().map(missing));
             alarms.extend(self.directories.iter().flat_map(directory_alarms));
         }
         alarms

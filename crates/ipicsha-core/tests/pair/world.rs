@@ -546,6 +546,7 @@ impl World {
             | Input::Heard
             | Input::LinkUp
             | Input::Data(_)
+            | Input::Addresses(_)
             | Input::Directories(_)
             | Input::Services(_)
             | Input::TimeSynced(_)

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    addresses::{Addresses, Right},
     alarms::Alarms,
     clock,
     data_link::DataQueue,
@@ -60,6 +61,7 @@ pub(crate) struct Daemon {
     pub(crate) directories: Directories,
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
+    pub(crate) addresses: Addresses,
     pub(crate) history: History,
     pub(crate) alarms: Alarms,
     pub(crate) hooks: Hooks,
@@ -243,7 +245,27 @@ impl Daemon {
         self.input(Input::Directories(self.directories.reports()));
         let synced = clock::time_synced(self.config.file.time.source);
         self.input(Input::TimeSynced(synced));
+        self.keep_addresses();
         self.tell_alarms();
+    }
+
+    /// A frozen daemon does not come here: what it has runs out.
+    fn keep_addresses(&mut self) {
+        let right = match self.node.role() {
+            Some(Role::Active) => Right::Serves,
+            Some(Role::Standby) if self.node.is_booting() => Right::Undecided,
+            Some(Role::Standby) | None => Right::No,
+        };
+        self.addresses.keep(right, self.address_lifetime());
+        let rows = self.addresses.rows().into_iter();
+        let missing = rows.filter_map(|row| row.trouble.map(|trouble| (row.address, trouble)));
+        self.input(Input::Addresses(missing.collect()));
+    }
+
+    /// D: the partner may have the address from then on.
+    pub(crate) fn address_lifetime(&self) -> Duration {
+        let config = self.node.persisted().ha.config.as_ref();
+        config.map_or(self.config.timing, |config| config.timing).takeover_after()
     }
 
     /// Connects to the partner of the state, and to nobody else.

@@ -43,7 +43,12 @@ impl Daemon {
                 self.directories.remove_all();
             }
             Output::Activate { drained } => {
-                self.change_role(RoleChange::Activate(self.databases.senders(), drained)).await;
+                self.change_role(RoleChange::Activate {
+                    databases: self.databases.senders(),
+                    drained,
+                    lifetime: self.address_lifetime(),
+                })
+                .await;
             }
             Output::Deactivate => {
                 self.change_role(RoleChange::Deactivate(self.databases.senders())).await;

@@ -1,6 +1,7 @@
 //! The daemon: start-up and shutdown in reading order. Everything that knows tokio and all of the
 //! parts is here; what is decided is decided by the core.
 
+mod addresses;
 mod alarms;
 mod barrier;
 mod clock;
@@ -48,6 +49,7 @@ use crate::{
     exit::{Failure, Kind},
     transfer::{Policy, Transfers},
 };
+use addresses::Addresses;
 use data_link::DataQueue;
 use databases::{Databases, Surroundings};
 use directories::Directories;
@@ -55,7 +57,10 @@ use event::Event;
 use event_loop::Daemon;
 use files_link::FilesQueue;
 use link::{Inboxes, LinkContext};
+use roles::RoleChange;
+use services::Running;
 
+pub(crate) use addresses::AddressRow;
 pub(crate) use alarms::{AlarmsView, Raised, WayRow};
 pub(crate) use clock::time_synced;
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
@@ -129,10 +134,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let databases = protected(&config, &data_queue, &events)?;
     let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));
     let directories = watched(&config, &files_queue, &events)?;
-    let services = services::Services::of(&config, events.clone());
-    let service_rows = services.rows();
-    let (roles, role_changes) = mpsc::channel(16);
-    tokio::spawn(roles::run(role_changes, services, events.clone()));
+    let (roles, service_rows, addresses) = carrying_out(&config, &events)?;
     let transfers = transfers(&config);
     tokio::spawn(accept(
         incoming,
@@ -144,10 +146,10 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             transfers: transfers.clone(),
         },
     ));
-    let history = history::History::new(config.state_file("history.jsonl"));
     let alarms = alarms::Alarms::new(&config, now.wall);
     let hooks = hooks::Hooks::new(config.file.hooks.directory.clone(), config.hook_limit);
     let mut daemon = Daemon {
+        history: history::History::new(config.state_file("history.jsonl")),
         config,
         node,
         store,
@@ -161,7 +163,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         directories,
         roles,
         service_rows,
-        history,
+        addresses,
         alarms,
         hooks,
         hooked: None,
@@ -175,6 +177,19 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     };
     daemon.connect();
     Ok(daemon)
+}
+
+/// Orders of role changes, and how the services are.
+type CarryingOut = (mpsc::Sender<RoleChange>, watch::Receiver<Vec<Running>>, Addresses);
+
+/// The task that carries out role changes, and what it moves: services and addresses.
+fn carrying_out(config: &Config, events: &mpsc::Sender<Event>) -> Result<CarryingOut, Failure> {
+    let services = services::Services::of(config, events.clone());
+    let service_rows = services.rows();
+    let addresses = Addresses::start(&config.file.addresses).map_err(anyhow::Error::from)?;
+    let (roles, role_changes) = mpsc::channel(16);
+    tokio::spawn(roles::run(role_changes, services, addresses.clone(), events.clone()));
+    Ok((roles, service_rows, addresses))
 }
 
 fn node_config(config: &Config, server: ServerId, identity: &Identity) -> NodeConfig {

@@ -107,6 +107,7 @@ fn moment_after(input: &Input) -> Option<(Moment, Role)> {
         | Input::Heard
         | Input::LinkUp
         | Input::Data(_)
+        | Input::Addresses(_)
         | Input::Directories(_)
         | Input::Services(_)
         | Input::TimeSynced(_)

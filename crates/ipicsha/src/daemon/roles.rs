@@ -8,16 +8,22 @@ use ipicsha_files::replicate as files;
 use ipicsha_records::{Command, CommandSender, Done, Error, Writes};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{event::Event, services::Services};
+use super::{addresses::Addresses, event::Event, services::Services};
 use crate::{api::ServiceOrder, exit::Failure};
 
 type Senders = Vec<(String, CommandSender)>;
 
 /// One role change.
 pub(crate) enum RoleChange {
-    /// Open the writes, then start the services: a service may write while it starts. `true`: the
-    /// partner has shipped everything.
-    Activate(Senders, bool),
+    /// Open the writes, take the addresses, then start the services: a service may write while it
+    /// starts, or listen at an address.
+    Activate {
+        databases: Senders,
+        /// The partner has shipped everything.
+        drained: bool,
+        /// How long an address stays without being renewed.
+        lifetime: Duration,
+    },
     /// Close the writes, then stop the services.
     Deactivate(Senders),
     /// Planned: nothing is lost, or nothing happens.
@@ -36,6 +42,7 @@ pub(crate) enum RoleChange {
 pub(crate) async fn run(
     mut changes: mpsc::Receiver<RoleChange>,
     mut services: Services,
+    addresses: Addresses,
     events: mpsc::Sender<Event>,
 ) {
     while let Some(change) = changes.recv().await {
@@ -43,17 +50,21 @@ pub(crate) async fn run(
             let _ = events.send(Event::Node(input)).await; // a closed channel: the daemon ends
         };
         match change {
-            RoleChange::Activate(senders, drained) => {
+            RoleChange::Activate { databases, drained, lifetime } => {
                 let failed = |stage| move |cause| ActivationFailed { stage, cause };
-                let opened = set_writes(&senders, Writes::Open, drained).await;
+                let opened = set_writes(&databases, Writes::Open, drained).await;
                 let result = match opened.map_err(failed(Stage::Writes)) {
-                    Ok(()) => services.start_all().await.map_err(failed(Stage::Services)),
+                    Ok(()) => {
+                        addresses.take(lifetime).await;
+                        services.start_all().await.map_err(failed(Stage::Services))
+                    }
                     Err(failed) => Err(failed),
                 };
                 tell(Input::Activated(result)).await;
             }
             RoleChange::Deactivate(senders) => {
                 let closed = set_writes(&senders, Writes::Closed, false).await;
+                addresses.give_up().await;
                 let stopped = services.stop_all().await;
                 tell(Input::Deactivated(closed.and(stopped))).await;
             }
@@ -64,6 +75,9 @@ pub(crate) async fn run(
                     Err(cause) => Err(cause),
                 };
                 let closed = result.is_ok();
+                if closed {
+                    addresses.give_up().await; // the partner takes them at once
+                }
                 // The partner starts its services while ours end: with writes closed here that
                 // costs nothing, and waiting would lengthen the pause for every writer.
                 tell(Input::WritesClosed(result)).await;

@@ -195,6 +195,7 @@ impl Daemon {
             databases: self.databases.rows(),
             patterns: self.databases.patterns.rows(),
             directories: self.directories.rows(),
+            addresses: self.addresses.rows(),
             services: self.service_rows.borrow().iter().map(Running::row).collect(),
             link_error: self.link_error.clone(),
             pending_repairs: self.databases.pending_repairs(),

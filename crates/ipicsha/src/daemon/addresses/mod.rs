@@ -1,0 +1,272 @@
+//! Addresses that the active server has and the standby has not.
+//!
+//! Decides how they are taken, kept and given up; whether this server may have them is decided by its role.
+//! Each is given to the interface for D only and renewed while this daemon says so: one that is frozen
+//! loses it by itself. Who else has one keeps it: then it is an alarm, and tried again.
+
+mod frames;
+
+use std::{
+    fmt::Write as _,
+    net::IpAddr,
+    process::Command,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use self::frames::Network;
+use crate::config::AddressFile;
+
+/// The kernel counts seconds, and a busy machine is late now and then.
+const LIFETIME_LEAST: Duration = Duration::from_secs(3);
+/// How long an answer of whoever has the address may take.
+const PROBE: Duration = Duration::from_millis(100);
+/// Everybody on the network is told again this often.
+const ANNOUNCED: Duration = Duration::from_secs(60);
+
+/// May this server have the addresses?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// It is active.
+    Serves,
+    /// It has just started and does not know yet: what it had before runs out by itself.
+    Undecided,
+    /// It is not active.
+    No,
+}
+
+/// An address as shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AddressRow {
+    pub(crate) address: String,
+    pub(crate) interface: String,
+    /// This server has it.
+    pub(crate) here: bool,
+    /// Why it has not, although it should.
+    pub(crate) trouble: Option<String>,
+}
+
+enum Order {
+    Take(Duration, oneshot::Sender<()>),
+    GiveUp(oneshot::Sender<()>),
+    Keep(Right, Duration),
+}
+
+/// The addresses of this server; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Addresses {
+    /// `None`: there are none.
+    orders: Option<Sender<Order>>,
+    rows: Arc<Mutex<Vec<AddressRow>>>,
+}
+
+impl Addresses {
+    pub(crate) fn start(files: &[AddressFile]) -> std::io::Result<Self> {
+        let held: Vec<Held> = files.iter().cloned().map(Held::new).collect();
+        let rows = Arc::new(Mutex::new(held.iter().map(Held::row).collect()));
+        if held.is_empty() {
+            return Ok(Self { orders: None, rows });
+        }
+        let (orders, received) = channel();
+        let keeper = Keeper { held, wanted: false, rows: Arc::clone(&rows) };
+        thread::Builder::new().name("addresses".into()).spawn(move || keeper.run(&received))?;
+        Ok(Self { orders: Some(orders), rows })
+    }
+
+    /// Takes all of them; returns once that was tried.
+    pub(crate) async fn take(&self, lifetime: Duration) {
+        self.ask(|done| Order::Take(lifetime, done)).await;
+    }
+
+    /// Gives all of them up; returns once nobody reaches this server by them.
+    pub(crate) async fn give_up(&self) {
+        self.ask(Order::GiveUp).await;
+    }
+
+    async fn ask(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let Some(orders) = &self.orders else { return };
+        let (done, answered) = oneshot::channel();
+        if orders.send(order(done)).is_ok() {
+            let _ = answered.await; // the daemon ends
+        }
+    }
+
+    /// To be called every second: renews what this server may have, and gives up what it may not.
+    pub(crate) fn keep(&self, right: Right, lifetime: Duration) {
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(Order::Keep(right, lifetime)); // the daemon ends
+        }
+    }
+
+    pub(crate) fn rows(&self) -> Vec<AddressRow> {
+        lock(&self.rows).clone()
+    }
+}
+
+fn lock(rows: &Mutex<Vec<AddressRow>>) -> MutexGuard<'_, Vec<AddressRow>> {
+    rows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One address.
+struct Held {
+    file: AddressFile,
+    /// When it was given to the interface last; `None`: it was not, by this daemon.
+    renewed: Option<Instant>,
+    announced: Option<Instant>,
+    /// A daemon before this one may have left it.
+    unknown: bool,
+    trouble: Option<String>,
+}
+
+impl Held {
+    fn new(file: AddressFile) -> Self {
+        Self { file, renewed: None, announced: None, unknown: true, trouble: None }
+    }
+
+    fn row(&self) -> AddressRow {
+        AddressRow {
+            address: self.file.address.to_string(),
+            interface: self.file.interface.clone(),
+            here: self.renewed.is_some(),
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// Takes or renews it.
+    fn hold(&mut self, lifetime: Duration) {
+        let lifetime = lifetime.max(LIFETIME_LEAST);
+        let due = self.renewed.is_none_or(|renewed| renewed.elapsed() >= lifetime / 4);
+        let result = if due { self.renew(lifetime) } else { Ok(()) };
+        let result = result.and_then(|()| self.announce());
+        let trouble = result.err();
+        if trouble != self.trouble {
+            match &trouble {
+                Some(trouble) => {
+                    tracing::warn!(address = %self.file.address, trouble, "the address is not here")
+                }
+                None => tracing::info!(address = %self.file.address, "the address is here"),
+            }
+        }
+        self.trouble = trouble;
+    }
+
+    fn renew(&mut self, lifetime: Duration) -> Result<(), String> {
+        let AddressFile { address, interface } = &self.file;
+        // What ran out meanwhile may be somebody else's by now.
+        let lost = self.renewed.is_none_or(|renewed| renewed.elapsed() >= lifetime);
+        if let (IpAddr::V4(ip), true) = (address.ip, lost) {
+            self.renewed = None;
+            let network = open(interface)?;
+            let owner =
+                network.probe(ip, PROBE).map_err(|error| format!("{interface}: {error}"))?;
+            if let Some(mac) = owner {
+                let mac = mac.iter().fold(String::new(), |mut text, byte| {
+                    let colon = if text.is_empty() { "" } else { ":" };
+                    let _ = write!(text, "{colon}{byte:02x}");
+                    text
+                });
+                return Err(format!("{mac} has it on the network of {interface}"));
+            }
+        }
+        let seconds = lifetime.as_secs_f64().ceil().to_string();
+        let mut words = vec!["address", "replace"];
+        let text = address.to_string();
+        words.extend([&text, "dev", interface, "valid_lft", &seconds]);
+        if address.ip.is_ipv6() {
+            words.extend(["preferred_lft", "0", "nodad"]);
+        } else {
+            words.extend(["preferred_lft", &seconds]);
+        }
+        ip(&words)?;
+        if lost {
+            self.announced = None;
+        }
+        (self.renewed, self.unknown) = (Some(Instant::now()), false);
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Result<(), String> {
+        if self.announced.is_none_or(|at| at.elapsed() >= ANNOUNCED) {
+            let AddressFile { address, interface } = &self.file;
+            let announced = open(interface)?.announce(address.ip);
+            announced.map_err(|error| format!("{interface}: {error}"))?;
+            self.announced = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self) {
+        if self.renewed.take().is_some() || self.unknown {
+            let text = self.file.address.to_string();
+            // It may have run out, or never have been here.
+            let _ = ip(&["address", "delete", &text, "dev", &self.file.interface]);
+            tracing::info!(address = text, "the address is not here any more");
+        }
+        (self.announced, self.unknown, self.trouble) = (None, false, None);
+    }
+}
+
+fn open(interface: &str) -> Result<Network, String> {
+    Network::open(interface).map_err(|error| format!("{interface}: {error}"))
+}
+
+/// The program of the system that knows all kinds of interfaces.
+fn ip(words: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(words).output().map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("`ip {}`: {}", words.join(" "), said.trim()))
+}
+
+/// What the thread has.
+struct Keeper {
+    held: Vec<Held>,
+    wanted: bool,
+    rows: Arc<Mutex<Vec<AddressRow>>>,
+}
+
+impl Keeper {
+    fn run(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            let done = self.carry_out(order);
+            *lock(&self.rows) = self.held.iter().map(Held::row).collect();
+            if let Some(done) = done {
+                let _ = done.send(()); // nobody waits any more
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Option<oneshot::Sender<()>> {
+        match order {
+            Order::Take(lifetime, done) => {
+                self.wanted = true;
+                self.held.iter_mut().for_each(|held| held.hold(lifetime));
+                Some(done)
+            }
+            Order::GiveUp(done) => {
+                self.wanted = false;
+                self.held.iter_mut().for_each(Held::give_up);
+                Some(done)
+            }
+            Order::Keep(Right::Serves, lifetime) if self.wanted => {
+                self.held.iter_mut().for_each(|held| held.hold(lifetime));
+                None
+            }
+            Order::Keep(Right::Serves | Right::Undecided, _) => None,
+            Order::Keep(Right::No, _) => {
+                self.wanted = false;
+                self.held.iter_mut().for_each(Held::give_up);
+                None
+            }
+        }
+    }
+}
