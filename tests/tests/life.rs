@@ -46,3 +46,55 @@ fn spec_b13_a_paused_pair_does_not_take_over_until_it_is_resumed() -> Result<()>
         pair.bravo.cli(&["--yes", "recover"])?.refused(3, "nothing has failed")
     })
 }
+
+#[test]
+fn spec_b5_a_drill_moves_the_service_there_and_back_and_is_kept() -> Result<()> {
+    ready_pair(Settings::fast(), |pair| {
+        pair.bravo.cli(&["drill", "--yes"])?.refused(3, "begins on the active server")?;
+        let drilled = pair.alpha.ask(&["drill", "--stay", "1"])?;
+        for key in ["there_seconds", "away_seconds", "back_seconds"] {
+            ensure!(drilled[key].as_f64().is_some(), "{key}: {drilled}");
+        }
+        ensure!(drilled["away_seconds"].as_f64() >= Some(1.0), "{drilled}");
+        pair.wait_roles(Side::Alpha)?;
+        pair.wait_ready()?;
+        let kept = pair.alpha.history()?;
+        ensure!(kept.iter().any(|entry| entry["event"] == "drill"), "{kept:?}");
+        let text = pair.alpha.cli(&["history"])?.ok()?;
+        ensure!(text.contains("drill: there in "), "{text}");
+        pair.wait_equal()
+    })
+}
+
+#[test]
+fn a_planned_failover_happens_at_its_time_and_can_be_forgotten() -> Result<()> {
+    ready_pair(Settings::fast(), |pair| {
+        let at = |seconds: i64| {
+            let now = std::time::SystemTime::now()
+                + std::time::Duration::from_secs(seconds.unsigned_abs());
+            let unix = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            // `date` writes what the verb reads.
+            let ran = std::process::Command::new("date")
+                .args(["-d", &format!("@{unix}"), "+%FT%T"])
+                .output()?;
+            Ok::<_, anyhow::Error>(String::from_utf8(ran.stdout)?.trim().to_owned())
+        };
+        pair.bravo.cli(&["failover", "--yes", "--at", &at(60)?])?.refused(3, "not active")?;
+        let past = pair.alpha.cli(&["failover", "--yes", "--at", "2020-01-01 03:00"])?;
+        past.refused(2, "the time is past")?;
+        pair.alpha.ask(&["failover", "--at", &at(3600)?])?;
+        let text = pair.alpha.cli(&["ha-status"])?.ok()?;
+        ensure!(text.contains("Planned: failover at ") && text.contains("--cancel"), "{text}");
+        pair.alpha.ask(&["failover", "--cancel"])?;
+        ensure!(!pair.alpha.cli(&["ha-status"])?.ok()?.contains("Planned:"), "it is forgotten");
+        pair.alpha.ask(&["failover", "--at", &at(3)?])?;
+        // A restart of the daemon forgets nothing.
+        pair.alpha.stop_by(rustix::process::Signal::USR1)?;
+        pair.alpha.start()?;
+        pair.wait_roles(Side::Bravo)?;
+        let kept = pair.alpha.history()?;
+        let planned = kept.iter().find(|entry| entry["event"] == "planned");
+        ensure!(planned.is_some_and(|entry| entry["error"].is_null()), "{kept:?}");
+        Ok(())
+    })
+}

@@ -98,3 +98,45 @@ fn spec_d7_f3_stopped_services_stay_stopped_and_are_not_down() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_check_that_hangs_has_failed_at_its_limit_and_leaves_nothing_running() -> Result<()> {
+    let service = "[[service]]\nname = \"app\"\ndriver = \"exec\"\nstart = [\"sleep\", \"100000\"]\nrestarts = 1000\n\
+        [[service.check]]\nkind = \"exec\"\ncommand = [\"sh\", \"-c\", \"test ! -e HOME/hang || exec sleep 100123\"]\n\
+        interval_seconds = 0.2\ntimeout_seconds = 0.3\nfailures = 2\n";
+    ready_pair(settings(service), |pair| {
+        pair.alpha.write("hang", "")?;
+        pair.bravo.wait("it takes over", |status| status.state() == "Running in Backup Mode")?;
+        wait_for("no check is left behind", SOON, || {
+            let running = pair.network.pids(Side::Alpha).into_iter().any(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains("100123")
+            });
+            (!running).then_some(())
+        })
+    })
+}
+
+#[test]
+fn a_standby_without_the_program_of_a_service_is_not_ready() -> Result<()> {
+    let service = |program: &str| {
+        format!(
+            "[[service]]\nname = \"app\"\ndriver = \"exec\"\nstart = [\"{program}\", \"100000\"]\n"
+        )
+    };
+    let settings = Settings::fast()
+        .service(Side::Alpha, &service("sleep"))
+        .service(Side::Bravo, &service("HOME/not-installed"));
+    ipicsha_e2e::fresh_pair(settings, |pair| {
+        pair.start()?;
+        pair.license()?;
+        pair.trust()?;
+        pair.protect()?;
+        pair.wait_contact()?;
+        pair.alpha.ask(&["configure"])?;
+        let services = |status: &ipicsha_e2e::Status| status.standby_status().contains("service");
+        let status = pair.alpha.wait("the standby is not ready, and why", services)?;
+        ensure!(status.role() == "active", "{status:?}");
+        pair.alpha.cli(&["--yes", "failover"])?.refused(3, "not ready")
+    })
+}

@@ -61,6 +61,8 @@ pub enum AdminCommand {
     },
     /// End a pause.
     Resume,
+    /// This standby wants to be active: the other one is asked for a planned switchover.
+    TakeBack,
     /// What the site is like: both servers, and the link between them (spec A11, A13).
     Site,
     /// The services of this server were mended and may run again (spec F3).
@@ -180,6 +182,12 @@ pub enum Refusal {
     /// The primary is active already.
     #[error("this server is the primary and active: there is nothing to fall back to")]
     NotInBackup,
+    /// It has the role already.
+    #[error("this server is active")]
+    AlreadyActive,
+    /// It could not serve, or the active server keeps the role.
+    #[error("this server cannot be active now: {0}")]
+    NotReady(String),
     /// Nothing failed.
     #[error("nothing has failed: neither server is in Running in Failed Mode")]
     NotFailed,
@@ -263,6 +271,8 @@ impl Refusal {
                 "repair the active server or the link; or accept the loss: `ipicsha failover --accept-data-loss`".into()
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
+            Self::AlreadyActive => "nothing to do; `ipicsha ha-status` shows the roles".into(),
+            Self::NotReady(_) => "see `ipicsha ha-status` on both servers, then try again".into(),
             Self::NotFailed => "nothing to do; `ipicsha ha-status` shows the states".into(),
             Self::FailedAgain(_) => {
                 "remove the cause and run `ipicsha recover` again; else reboot this server".into()

@@ -195,6 +195,20 @@ pub enum Event {
         /// Differences left.
         left: u64,
     },
+    /// The service was moved to the partner and back (spec B5).
+    Drill {
+        /// Milliseconds until the partner was active.
+        there_ms: u64,
+        /// Milliseconds until it could hand over again.
+        away_ms: u64,
+        /// Milliseconds until this server was active again.
+        back_ms: u64,
+    },
+    /// A failover at a time set before.
+    Planned {
+        /// Why it did not happen.
+        error: Option<String>,
+    },
     /// A repair was undone.
     RepairUndone {
         /// Number of the repair.

@@ -52,6 +52,13 @@ pub enum Control {
     },
     /// An administrator asks both servers to start again what failed (spec B8).
     Recover,
+    /// The standby asks the active server to hand over to it.
+    AskHandover,
+    /// It does not, and nothing has changed.
+    HandoverRefused {
+        /// Why, for people.
+        cause: String,
+    },
 }
 
 /// How the replication of one database stands on one server (spec C5); the numbers are those that
@@ -277,6 +284,8 @@ mod tests {
             Control::RepairRefused { run: 1, database: None, cause: "c".into() },
             Control::Databases { list: states, more: true },
             Control::Recover,
+            Control::AskHandover,
+            Control::HandoverRefused { cause: "c".into() },
         ];
         let mut hex = String::new();
         for message in messages {

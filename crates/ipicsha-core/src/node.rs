@@ -17,6 +17,7 @@ pub use site::BANDWIDTH_MIN;
 mod setting;
 mod shown;
 mod split;
+mod takeback;
 mod view;
 
 use std::{
@@ -151,6 +152,7 @@ pub struct Node {
     /// An active server is opening its writes again; the answer is under way.
     reopening: bool,
     pending_recover: Option<RequestId>,
+    asked: Option<takeback::Asked>,
     /// What the active, which cannot serve, gives as its reason.
     partner_failed: Option<Reason>,
     /// The pair could not serve when this daemon started.
@@ -204,6 +206,7 @@ impl Node {
             pause_ends: None,
             reopening: false,
             pending_recover: None,
+            asked: None,
             partner_failed: None,
             started_failed: false,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
@@ -268,6 +271,7 @@ impl Node {
             (later(self.takeover_release()), "takeovers no longer held"),
             (later(self.pause_ends), "end of the pause"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
+            (self.asked_until(), "handover not made"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))

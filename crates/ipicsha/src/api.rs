@@ -11,7 +11,12 @@ use ipicsha_files::replicate::{CompareReport, DirectoryStatus};
 use ipicsha_records::{DatabaseStatus, LogCapacity};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::DirectoryFile, daemon::AddressRow, exit::Failure, size::ByteSize};
+use crate::{
+    config::DirectoryFile,
+    daemon::{AddressRow, PlannedRow},
+    exit::Failure,
+    size::ByteSize,
+};
 
 /// A request of an administrator.
 #[derive(Clone, Serialize, Deserialize)]
@@ -54,6 +59,8 @@ pub(crate) enum Request {
     Files(FilesRequest),
     /// The alarms of this server.
     Alarms(AlarmsRequest),
+    /// A failover at a time; `None` ends the plan.
+    Plan { at_unix_ms: Option<i64> },
 }
 
 /// What can be asked of alarms.
@@ -140,6 +147,10 @@ pub(crate) enum Work {
     Service(ServiceOrder),
     /// Both servers, and the link between them.
     Site,
+    /// To the partner and back.
+    Drill {
+        stay_seconds: u64,
+    },
     Repair {
         dry_run: bool,
         database: Option<String>,
@@ -373,6 +384,9 @@ pub(crate) struct Status {
     pub(crate) patterns: Vec<PatternRow>,
     #[serde(default)]
     pub(crate) directories: Vec<DirectoryStatus>,
+    /// A failover at a time set before, or why it did not happen.
+    #[serde(default)]
+    pub(crate) planned: Option<PlannedRow>,
     #[serde(default)]
     pub(crate) addresses: Vec<AddressRow>,
     pub(crate) services: Vec<ServiceRow>,

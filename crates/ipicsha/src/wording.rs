@@ -14,7 +14,7 @@ use ipicsha_core::{
 
 use crate::{
     api::{DatabaseRow, LogRow, PendingRepair, ServiceRow, Status},
-    daemon::HistoryEntry,
+    daemon::{HistoryEntry, PlannedRow},
     size::ByteSize,
 };
 
@@ -87,6 +87,9 @@ pub(crate) fn status(status: &Status) -> String {
         patterns::line(&mut text, row);
     }
     directories::table(&mut text, &status.directories);
+    if let Some(planned) = &status.planned {
+        line(&mut text, planned_line(planned, pair.seen_unix_ms));
+    }
     for row in &status.addresses {
         let here = if row.here { "here" } else { "not here" };
         line(&mut text, format!("Address {} on {}: {here}", row.address, row.interface));
@@ -257,6 +260,18 @@ fn log(log: &LogRow) -> String {
 }
 
 /// One line of the history.
+fn planned_line(planned: &PlannedRow, now: i64) -> String {
+    match (planned.at_unix_ms, &planned.last_error) {
+        (Some(at), _) => format!(
+            "Planned: failover at {} (in {}); `ipicsha failover --cancel` ends it",
+            time(at),
+            span((at - now).max(0) as f64 / 1000.0)
+        ),
+        (None, Some(error)) => format!("The planned failover did not happen: {error}"),
+        (None, None) => "Planned: nothing".into(),
+    }
+}
+
 pub(crate) fn history(entry: &HistoryEntry) -> String {
     let mut text = format!("{}  ", time(entry.at_unix_ms));
     let written = match &entry.event {
@@ -268,6 +283,20 @@ pub(crate) fn history(entry: &HistoryEntry) -> String {
         Event::Cleared { alarm } => write!(text, "cleared: {}", alarm.text()),
         Event::Repaired { run, database, found, left } => {
             write!(text, "repair {run} of {database}: {found} differed, {left} left")
+        }
+        Event::Drill { there_ms, away_ms, back_ms } => {
+            let span = |ms: u64| span(ms as f64 / 1000.0);
+            write!(
+                text,
+                "drill: there in {}, back in {}, {} in between",
+                span(*there_ms),
+                span(*back_ms),
+                span(*away_ms)
+            )
+        }
+        Event::Planned { error: None } => write!(text, "the planned failover is done"),
+        Event::Planned { error: Some(error) } => {
+            write!(text, "the planned failover did not happen: {error}")
         }
         Event::RepairUndone { run, database, restored, skipped } => {
             write!(

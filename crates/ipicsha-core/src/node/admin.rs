@@ -48,6 +48,7 @@ impl Node {
             AdminCommand::Recover => self.recover(now, request),
             AdminCommand::Pause { reason, limit } => self.pause(now, request, &reason, limit),
             AdminCommand::Resume => self.resume(now, request),
+            AdminCommand::TakeBack => self.take_back(now, request),
             AdminCommand::Site => Ok(Some(AdminReply::Preflight(self.site(now)))),
             AdminCommand::ServicesMended => self.services_mended(),
         };

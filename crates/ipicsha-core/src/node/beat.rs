@@ -44,6 +44,14 @@ impl Node {
                 self.hear(now);
                 self.retry_now(now);
             }
+            Control::AskHandover => {
+                self.hear(now);
+                self.asked_to_hand_over(now);
+            }
+            Control::HandoverRefused { cause } => {
+                self.hear(now);
+                self.handover_refused(cause);
+            }
             // The shell tells who waits, and keeps what the partner protects.
             Control::RepairRefused { .. } | Control::Databases { .. } => self.hear(now),
         }

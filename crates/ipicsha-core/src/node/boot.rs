@@ -107,6 +107,7 @@ impl Node {
     pub(super) fn handle_activated(&mut self, now: Now, result: Result<(), ActivationFailed>) {
         self.reopening = false;
         self.answer_recover(&result);
+        self.answer_taken_back(&result);
         if result.is_ok() {
             self.started_failed = false;
         }

@@ -115,6 +115,8 @@ impl Node {
             self.handover_blocked_until = Some(self.last_tick + RETRY_PAUSE);
             if let Some(request) = request {
                 self.outputs.push_back(Output::Reply(request, Err(Refusal::RolledBack(cause))));
+            } else if reason == Reason::OnAdminRequest && !exit {
+                self.refuse_handover(Refusal::RolledBack(cause).to_string());
             }
             if exit {
                 self.say_goodbye_and_exit();

@@ -125,6 +125,7 @@ impl Node {
         }
         let confirmed = report.ha.version >= self.state.ha.version
             && report.pause.number >= self.state.pause.number;
+        self.give_up_asking(now);
         if let Some((request, _)) = self.pending_setting.take_if(|_| confirmed) {
             self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
         }

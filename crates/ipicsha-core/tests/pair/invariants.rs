@@ -134,6 +134,8 @@ impl Invariants {
                 assert_ne!(role, Some(Role::Active), "an active server gave its word");
             }
             Control::Goodbye(_)
+            | Control::AskHandover
+            | Control::HandoverRefused { .. }
             | Control::Recover
             | Control::RepairRequest(_)
             | Control::RepairRefused { .. }

@@ -502,3 +502,31 @@ fn spec_d6_after_five_days_of_split_brain_another_method_is_advised() {
         assert!(action.contains("5 days") && action.contains("method 2"), "{action}");
     }
 }
+
+#[test]
+fn spec_b5_a_ready_standby_is_handed_the_role_when_it_asks() {
+    let mut world = pair();
+    assert_eq!(ask(&mut world, PRIMARY, AdminCommand::TakeBack), Err(Refusal::AlreadyActive));
+    let reply = ask(&mut world, SECONDARY, AdminCommand::TakeBack);
+    assert!(matches!(reply, Ok(AdminReply::FailedOver { .. })), "{reply:?}");
+    assert_eq!(roles(&world), [Some(Role::Standby), Some(Role::Active)]);
+    world.run(2 * SECOND);
+    assert!(ask(&mut world, PRIMARY, AdminCommand::TakeBack).is_ok());
+    assert_eq!(roles(&world), [Some(Role::Active), Some(Role::Standby)]);
+}
+
+#[test]
+fn a_standby_that_asks_in_vain_is_told_why_and_nothing_changes() {
+    let mut world = pair();
+    world.servers[SECONDARY].wall_offset_ms += 60_000;
+    world.run(5 * SECOND);
+    let reply = ask(&mut world, SECONDARY, AdminCommand::TakeBack);
+    assert!(matches!(reply, Err(Refusal::NotReady(_))), "{reply:?}");
+    world.servers[SECONDARY].wall_offset_ms -= 60_000;
+    world.run(20 * SECOND);
+    cut(&mut world, true);
+    let request = world.ask(SECONDARY, AdminCommand::TakeBack);
+    world.run(30 * SECOND);
+    let reply = world.servers[SECONDARY].replies.remove(&request);
+    assert!(reply.is_some(), "it is answered also when the link is cut");
+}

@@ -34,6 +34,12 @@ pub(super) enum LifeVerb {
     },
     /// End a pause
     Resume,
+    /// Move the service to the partner and back, and measure both ways (run it on the active server)
+    Drill {
+        /// Seconds the partner serves meanwhile
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=3600))]
+        stay: u64,
+    },
     /// Look at both servers and the link between them: round trip, bandwidth, certificates, clocks,
     /// licenses, replication, services; exit 0, or 7
     Check,
@@ -107,6 +113,7 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     let (question, work) = match verb {
         LifeVerb::Service(verb) => return service(verb, cli),
         LifeVerb::Check => return check(cli),
+        LifeVerb::Drill { stay } => return drill(*stay, cli),
         LifeVerb::States { mermaid } => {
             states(*mermaid);
             return Ok(ExitCode::SUCCESS);
@@ -135,6 +142,22 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
         return render::failover(value);
     }
     render::done(&value);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn drill(stay_seconds: u64, cli: &Cli) -> Result<ExitCode, Failure> {
+    confirm(
+        cli.yes,
+        "Move the service to the partner and back? Its users are disconnected twice.",
+    )?;
+    let config = Config::load(&cli.config)?;
+    let work = Work::Drill { stay_seconds };
+    let value = client::ask(&config.file.server.socket, &Request::Work(work))?;
+    if cli.json {
+        render::raw(&value);
+    } else {
+        render::drill(&value);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,9 @@ mod alarms;
 mod client;
 pub(crate) use client::ask;
 mod files;
+mod generate;
 mod life;
+mod moment;
 mod ntp;
 mod password;
 mod render;
@@ -81,6 +83,13 @@ enum Verb {
         /// Take over although the active cannot be asked for its last changes
         #[arg(long)]
         accept_data_loss: bool,
+        /// Not now but at this time: 03:00 (the next one), '2026-12-01 03:00', or with a zone as in
+        /// RFC 3339
+        #[arg(long, value_name = "TIME", value_parser = moment::of, conflicts_with_all = ["dry_run", "accept_data_loss"])]
+        at: Option<i64>,
+        /// Forget a failover planned with --at
+        #[arg(long, conflicts_with_all = ["dry_run", "accept_data_loss", "at"])]
+        cancel: bool,
     },
     #[command(flatten)]
     Life(life::LifeVerb),
@@ -151,6 +160,10 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SRC... DST")]
         words: Vec<std::ffi::OsString>,
     },
+    /// Print what a shell completes: `ipicsha completions bash > /etc/bash_completion.d/ipicsha`
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, or write one for every verb into a directory
+    Man { folder: Option<PathBuf> },
     /// Run a whole pair on this machine and show what it does
     Demo {
         /// Leave the pair running and print how to talk to it
@@ -351,6 +364,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             let typed = sync::Words { words: words.clone(), config: cli.config.clone() };
             Ok(sync::run(typed))
         }
+        Verb::Completions { shell } => generate::completions(*shell),
+        Verb::Man { folder } => generate::man(folder.as_deref()),
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
         Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
         Verb::Config(verb) => verbs::config(verb, &cli.config),

@@ -120,6 +120,14 @@ pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
         println!("Failed over in {}. This server is standby now.", wording::span(took));
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(at) = value["at_unix_ms"].as_i64() {
+        println!("Planned for {}. `ipicsha failover --cancel` ends it.", wording::time(at));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if value["result"] == "done" {
+        done(&value);
+        return Ok(ExitCode::SUCCESS);
+    }
     if value["result"] == "took over" {
         println!(
             "This server took over and is active now. Changes that only the other one has are merged when it is back."
@@ -136,6 +144,17 @@ pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
         }
     );
     Ok(if possible { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.code()) })
+}
+
+/// `drill`.
+pub(crate) fn drill(value: &Value) {
+    let span = |key: &str| wording::span(value[key].as_f64().unwrap_or_default());
+    println!(
+        "The partner was active in {}, could hand over {} later, and this server is active again, in {}.",
+        span("there_seconds"),
+        span("away_seconds"),
+        span("back_seconds")
+    );
 }
 
 /// `check`.

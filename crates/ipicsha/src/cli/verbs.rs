@@ -116,6 +116,8 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Completions { .. }
+        | Verb::Man { .. }
         | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Conflicts(ConflictsVerb::Restore { .. })
@@ -157,7 +159,9 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         Verb::Unprotect(UnprotectVerb::Dir { name }) => {
             Request::UnprotectDirectory { name: name.clone() }
         }
-        Verb::Failover { dry_run, accept_data_loss } => {
+        Verb::Failover { at: Some(at), .. } => Request::Plan { at_unix_ms: Some(*at) },
+        Verb::Failover { cancel: true, .. } => Request::Plan { at_unix_ms: None },
+        Verb::Failover { dry_run, accept_data_loss, .. } => {
             Request::Work(Work::Failover { dry_run: *dry_run, accept_data_loss: *accept_data_loss })
         }
         Verb::GoStandby => Request::Work(Work::GoStandby),
@@ -181,6 +185,8 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Completions { .. }
+        | Verb::Man { .. }
         | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Dbreplication(_)
@@ -218,7 +224,11 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         Verb::Unconfigure => {
             Some(("Unconfigure HA on both servers? The active's application goes on alone.", true))
         }
-        Verb::Failover { dry_run, accept_data_loss: true } => {
+        Verb::Failover { cancel: true, .. } => None,
+        Verb::Failover { at: Some(_), .. } => {
+            Some(("Fail over at that time, without asking again?", true))
+        }
+        Verb::Failover { dry_run, accept_data_loss: true, .. } => {
             Some(("Take over without the other server's last changes?", !dry_run))
         }
         Verb::Failover { dry_run, .. } => Some(("Hand over to the other server?", !dry_run)),
@@ -247,6 +257,8 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Completions { .. }
+        | Verb::Man { .. }
         | Verb::Ntp(_)
         | Verb::Trash(_)
         | Verb::Conflicts(_)

@@ -48,6 +48,11 @@ pub(crate) enum Event {
     /// A comparison of one database ended.
     RepairEnded { run: u64, database: String, result: Result<RepairReport, String> },
     /// A comparison is wanted; the report goes to the sender when all databases are done.
+    /// Something for the history.
+    Happened(ipicsha_core::Event),
+    /// How a planned failover ended.
+    Planned(Result<(), String>),
+    /// `repair` or `verify`.
     Repair(RepairRequest, oneshot::Sender<Result<Vec<RepairOutcome>, Failure>>),
     /// A repair was undone.
     RepairUndone(ipicsha_records::UndoReport),

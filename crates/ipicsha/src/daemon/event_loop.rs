@@ -30,6 +30,7 @@ use super::{
     hooks::Hooks,
     link::{Link, LinkContext},
     persist::Store,
+    planned::Planned,
     repairs::Repairs,
     roles::RoleChange,
     services::Running,
@@ -62,6 +63,7 @@ pub(crate) struct Daemon {
     pub(crate) roles: mpsc::Sender<RoleChange>,
     pub(crate) service_rows: watch::Receiver<Vec<Running>>,
     pub(crate) addresses: Addresses,
+    pub(crate) planned: Planned,
     pub(crate) history: History,
     pub(crate) alarms: Alarms,
     pub(crate) hooks: Hooks,
@@ -162,6 +164,8 @@ impl Daemon {
                 let event = ipicsha_core::Event::RepairUndone { run, database, restored, skipped };
                 self.record(event);
             }
+            Event::Happened(event) => self.record(event),
+            Event::Planned(result) => self.planned_ended(result),
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
             Event::Protect(file, inspection, answer) => {
                 let result = self.protect(file, inspection);
@@ -246,6 +250,7 @@ impl Daemon {
         let synced = clock::time_synced(self.config.file.time.source);
         self.input(Input::TimeSynced(synced));
         self.keep_addresses();
+        self.run_planned();
         self.tell_alarms();
     }
 

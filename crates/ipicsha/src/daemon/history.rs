@@ -84,6 +84,13 @@ fn log(event: &Event) {
         Event::Repaired { run, database, found, left } => {
             tracing::info!(run, database, found, left, "database repaired");
         }
+        Event::Drill { there_ms, away_ms, back_ms } => {
+            tracing::info!(there_ms, away_ms, back_ms, "drill");
+        }
+        Event::Planned { error: None } => tracing::info!("planned failover done"),
+        Event::Planned { error: Some(error) } => {
+            tracing::warn!(error, "the planned failover did not happen");
+        }
         Event::RepairUndone { run, database, restored, skipped } => {
             tracing::info!(run, database, restored, skipped, "repair undone");
         }

@@ -9,6 +9,7 @@ mod compared;
 mod data_link;
 mod databases;
 mod directories;
+mod drill;
 mod event;
 mod event_loop;
 mod execute;
@@ -22,6 +23,7 @@ mod moments;
 mod past;
 mod patterns;
 mod persist;
+mod planned;
 mod probe;
 mod repairs;
 mod replication;
@@ -66,6 +68,7 @@ pub(crate) use clock::time_synced;
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
 pub(crate) use persist::{read as read_state, write_durably};
+pub(crate) use planned::PlannedRow;
 
 /// Version told to the partner; both servers must run the same (spec A6).
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -149,6 +152,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let alarms = alarms::Alarms::new(&config, now.wall);
     let hooks = hooks::Hooks::new(config.file.hooks.directory.clone(), config.hook_limit);
     let mut daemon = Daemon {
+        planned: planned::Planned::open(config.state_file("planned.json")),
         history: history::History::new(config.state_file("history.jsonl")),
         config,
         node,

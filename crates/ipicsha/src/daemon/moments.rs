@@ -27,7 +27,10 @@ impl Daemon {
                 told.insert("IPICSHA_DATABASE", database.clone());
                 self.hooks.queue(Moment::PostRepair, told);
             }
-            Event::State { .. } | Event::RepairUndone { .. } => {}
+            Event::State { .. }
+            | Event::Drill { .. }
+            | Event::Planned { .. }
+            | Event::RepairUndone { .. } => {}
         }
         let of_alarms = matches!(event, Event::Raised { .. } | Event::Cleared { .. });
         self.history.add(clock::wall(), event);
@@ -126,7 +129,9 @@ impl Task {
         let moment = match work {
             Work::Failover { dry_run: false, accept_data_loss: false } => Moment::PreRelease,
             Work::Failover { dry_run: false, accept_data_loss: true } => Moment::PreTakeover,
-            Work::Life(LifeWork::Fallback { dry_run: false }) => Moment::PreRelease,
+            Work::Life(LifeWork::Fallback { dry_run: false }) | Work::Drill { .. } => {
+                Moment::PreRelease
+            }
             Work::GoStandby => Moment::PreStandby,
             Work::Repair { dry_run: false, .. } => Moment::PreRepair,
             Work::Failover { dry_run: true, .. }

@@ -64,6 +64,8 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::DataLoss { .. }
         | Refusal::NotInBackup
         | Refusal::NotFailed
+        | Refusal::AlreadyActive
+        | Refusal::NotReady(_)
         | Refusal::NotPaused
         | Refusal::ServiceDown { .. } => Kind::Refused,
     };

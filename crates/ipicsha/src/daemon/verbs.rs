@@ -139,6 +139,7 @@ impl Daemon {
             Request::ProtectDirectory { file, create } => self.protect_directory(file, create),
             Request::UnprotectDirectory { name } => self.unprotect_directory(&name),
             Request::Files(request) => return self.files_request(request, answer),
+            Request::Plan { at_unix_ms } => self.plan(at_unix_ms),
             Request::Alarms(request) => return self.alarms_request(request, answer),
         };
         let _ = answer.send(result); // the command line went away
@@ -154,7 +155,7 @@ impl Daemon {
     }
 
     /// Requests that wait for somebody run in a task of their own.
-    fn spawn_work(&self, work: Work, answer: oneshot::Sender<Answer>) {
+    pub(crate) fn spawn_work(&self, work: Work, answer: oneshot::Sender<Answer>) {
         let task = Task {
             events: self.events.clone(),
             config: self.config.clone(),
@@ -195,6 +196,7 @@ impl Daemon {
             databases: self.databases.rows(),
             patterns: self.databases.patterns.rows(),
             directories: self.directories.rows(),
+            planned: self.planned.row(),
             addresses: self.addresses.rows(),
             services: self.service_rows.borrow().iter().map(Running::row).collect(),
             link_error: self.link_error.clone(),

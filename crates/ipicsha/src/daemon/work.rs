@@ -102,6 +102,7 @@ impl Task {
             }
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
             Work::Life(work) => self.core(life(work)).await,
+            Work::Drill { stay_seconds } => super::drill::run(&self, stay_seconds).await,
             Work::Site => super::site::check(&self).await,
             Work::Service(order) => self.service(order).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,
