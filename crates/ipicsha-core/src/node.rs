@@ -271,7 +271,7 @@ impl Node {
             (later(self.takeover_release()), "takeovers no longer held"),
             (later(self.pause_ends), "end of the pause"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
-            (self.asked_until(), "handover not made"),
+            (later(self.asked_until()), "handover not made"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))

@@ -334,7 +334,10 @@ impl Alarm {
     /// The same alarm: its figures may have changed since it was raised.
     pub fn is_still(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::LogFilling { .. }, Self::LogFilling { .. }) => true,
+            (Self::LogFilling { .. }, Self::LogFilling { .. })
+            | (Self::RoleChangeFailed { .. }, Self::RoleChangeFailed { .. })
+            | (Self::TakeoverNeeded { .. }, Self::TakeoverNeeded { .. })
+            | (Self::License { .. }, Self::License { .. }) => true,
             (
                 Self::DeletionsHeld { directory: mine, .. },
                 Self::DeletionsHeld { directory: theirs, .. },

@@ -241,9 +241,12 @@ impl Database {
 
     /// Whether commits of the writer wait for the disk; not to be changed within a transaction.
     pub(crate) fn set_synchronous(&self, on: bool) -> Result<(), Error> {
-        if self.synchronous.replace(on) != on {
+        if self.synchronous.get() != on {
             let value = if on { "FULL" } else { "NORMAL" };
-            self.writer.pragma_update(None, "synchronous", value).at(&self.path)?;
+            retry(&self.path, SHORT, || {
+                self.writer.pragma_update(None, "synchronous", value).at(&self.path)
+            })?;
+            self.synchronous.set(on);
         }
         Ok(())
     }

@@ -125,7 +125,6 @@ impl Node {
         }
         let confirmed = report.ha.version >= self.state.ha.version
             && report.pause.number >= self.state.pause.number;
-        self.give_up_asking(now);
         if let Some((request, _)) = self.pending_setting.take_if(|_| confirmed) {
             self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
         }
@@ -188,12 +187,14 @@ impl Node {
         }
         self.phase = Phase::Unconfigured;
         self.fail_pending_handover();
+        self.answer_asked(Err(Refusal::NotConfigured));
         self.persist();
         self.outputs.push_back(Output::Capture(false));
     }
 
     /// Requests that waited for the partner for too long.
     pub(super) fn expire_requests(&mut self, now: Now) {
+        self.give_up_asking(now);
         if self.handover_due().is_some_and(|due| now.mono >= due) {
             self.fail_pending_handover();
         }

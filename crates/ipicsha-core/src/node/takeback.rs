@@ -13,8 +13,9 @@ use crate::{
     time::{MonoTime, Now},
 };
 
-/// How long the other one may take; its own limit for closing the writes is shorter.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take until this server serves: the other one ships files and records, 10 s each, and
+/// services start.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A handover that was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +87,7 @@ impl Node {
         });
     }
 
-    fn answer_asked(&mut self, reply: Result<AdminReply, Refusal>) {
+    pub(super) fn answer_asked(&mut self, reply: Result<AdminReply, Refusal>) {
         if let Some(asked) = self.asked.take() {
             self.outputs.push_back(Output::Reply(asked.request, reply));
         }

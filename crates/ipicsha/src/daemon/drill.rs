@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipicsha_core::{
     Event as Happened,
-    admin::{AdminCommand, AdminReply},
+    admin::{AdminCommand, AdminReply, Refusal},
 };
 use serde_json::json;
 
@@ -51,19 +51,24 @@ fn took(reply: &AdminReply) -> Duration {
 async fn back(task: &Task) -> Result<Duration, Failure> {
     let begin = Instant::now();
     loop {
-        match trust::ask(&task.events, AdminCommand::TakeBack).await {
+        let asked = Instant::now();
+        let failure = match trust::ask(&task.events, AdminCommand::TakeBack).await {
             Ok(reply) => return Ok(took(&reply)),
-            // Not ready yet, most likely.
-            Err(failure) if failure.kind == Kind::Refused && begin.elapsed() < BACK => {
-                tokio::time::sleep(STEP).await;
-            }
-            Err(failure) => {
-                let message =
-                    format!("the partner serves, and the way back failed: {}", failure.message);
-                return Err(Failure::new(failure.kind, message).hinted(
-                    "look at `ipicsha ha-status`; `ipicsha failover` on the partner brings the service back",
-                ));
-            }
+            Err(failure) => failure,
+        };
+        // It came later than was waited for.
+        if failure.message == Refusal::AlreadyActive.to_string() {
+            return Ok(asked.duration_since(begin));
         }
+        // Not ready yet, most likely, or slow.
+        let again = matches!(failure.kind, Kind::Refused | Kind::TimedOut);
+        if !again || begin.elapsed() >= BACK {
+            let message =
+                format!("the partner serves, and the way back failed: {}", failure.message);
+            return Err(Failure::new(failure.kind, message).hinted(
+                "look at `ipicsha ha-status`; `ipicsha failover` on the partner brings the service back",
+            ));
+        }
+        tokio::time::sleep(STEP).await;
     }
 }

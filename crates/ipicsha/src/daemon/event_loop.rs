@@ -258,8 +258,12 @@ impl Daemon {
     fn keep_addresses(&mut self) {
         let right = match self.node.role() {
             Some(Role::Active) => Right::Serves,
-            Some(Role::Standby) if self.node.is_booting() => Right::Undecided,
-            Some(Role::Standby) | None => Right::No,
+            Some(Role::Standby) if self.node.is_booting() => {
+                let was_active = self.node.persisted().role == Role::Active;
+                if was_active { Right::WasActive } else { Right::Undecided }
+            }
+            Some(Role::Standby) => Right::No,
+            None => Right::Unconfigured,
         };
         self.addresses.keep(right, self.address_lifetime());
         let rows = self.addresses.rows().into_iter();

@@ -65,7 +65,7 @@ impl Daemon {
             let note = was.is_none().then_some("nothing was planned");
             return Ok(json!({ "result": "done", "note": note }));
         };
-        let ahead = at - clock::wall().0;
+        let ahead = at.saturating_sub(clock::wall().0);
         if !(0..=AHEAD).contains(&ahead) {
             return Err(Failure::new(Kind::Usage, "the time is past, or more than 30 days ahead")
                 .hinted("give a time to come, for example --at 03:00"));
@@ -81,7 +81,7 @@ impl Daemon {
     /// To be called every second.
     pub(crate) fn run_planned(&mut self) {
         let Some(at) = self.planned.row.at_unix_ms else { return };
-        let late = clock::wall().0 - at;
+        let late = clock::wall().0.saturating_sub(at);
         if late < 0 || self.node.is_booting() {
             return;
         }

@@ -11,6 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{addresses::Addresses, event::Event, services::Services};
 use crate::{api::ServiceOrder, exit::Failure};
 
+/// How long a role change waits for its addresses.
+const ADDRESSES: Duration = Duration::from_secs(3);
+
 type Senders = Vec<(String, CommandSender)>;
 
 /// One role change.
@@ -55,7 +58,7 @@ pub(crate) async fn run(
                 let opened = set_writes(&databases, Writes::Open, drained).await;
                 let result = match opened.map_err(failed(Stage::Writes)) {
                     Ok(()) => {
-                        addresses.take(lifetime).await;
+                        within(addresses.take(lifetime)).await;
                         services.start_all().await.map_err(failed(Stage::Services))
                     }
                     Err(failed) => Err(failed),
@@ -64,7 +67,7 @@ pub(crate) async fn run(
             }
             RoleChange::Deactivate(senders) => {
                 let closed = set_writes(&senders, Writes::Closed, false).await;
-                addresses.give_up().await;
+                within(addresses.give_up()).await;
                 let stopped = services.stop_all().await;
                 tell(Input::Deactivated(closed.and(stopped))).await;
             }
@@ -76,7 +79,7 @@ pub(crate) async fn run(
                 };
                 let closed = result.is_ok();
                 if closed {
-                    addresses.give_up().await; // the partner takes them at once
+                    within(addresses.give_up()).await; // the partner takes them at once
                 }
                 // The partner starts its services while ours end: with writes closed here that
                 // costs nothing, and waiting would lengthen the pause for every writer.
@@ -93,6 +96,13 @@ pub(crate) async fn run(
                 let _ = done.send(()); // nobody waits any more
             }
         }
+    }
+}
+
+/// Addresses hold up no role change for long: what is not done by then is tried again every second.
+async fn within(change: impl Future<Output = ()>) {
+    if tokio::time::timeout(ADDRESSES, change).await.is_err() {
+        tracing::warn!("the addresses take too long; the role change goes on");
     }
 }
 

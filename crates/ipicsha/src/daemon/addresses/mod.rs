@@ -8,8 +8,9 @@ mod frames;
 
 use std::{
     fmt::Write as _,
+    io::Read as _,
     net::IpAddr,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -28,6 +29,10 @@ use crate::config::AddressFile;
 const LIFETIME_LEAST: Duration = Duration::from_secs(3);
 /// How long an answer of whoever has the address may take.
 const PROBE: Duration = Duration::from_millis(100);
+/// What somebody else has taken from the interface is given back within this.
+const RENEWED: Duration = Duration::from_secs(5);
+/// How long the program `ip` may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Everybody on the network is told again this often.
 const ANNOUNCED: Duration = Duration::from_secs(60);
 
@@ -38,8 +43,12 @@ pub(crate) enum Right {
     Serves,
     /// It has just started and does not know yet: what it had before runs out by itself.
     Undecided,
-    /// It is not active.
+    /// The same, but it was the active one: what is still here stays.
+    WasActive,
+    /// It is standby.
     No,
+    /// HA is not configured: nothing of this machine is touched, and who served goes on.
+    Unconfigured,
 }
 
 /// An address as shown.
@@ -117,8 +126,10 @@ fn lock(rows: &Mutex<Vec<AddressRow>>) -> MutexGuard<'_, Vec<AddressRow>> {
 /// One address.
 struct Held {
     file: AddressFile,
-    /// When it was given to the interface last; `None`: it was not, by this daemon.
-    renewed: Option<Instant>,
+    /// When it was given to the interface last, and for how long; `None`: it was not, by this daemon.
+    renewed: Option<(Instant, Duration)>,
+    /// When what an earlier daemon has left was kept last.
+    kept: Option<Instant>,
     announced: Option<Instant>,
     /// A daemon before this one may have left it.
     unknown: bool,
@@ -127,7 +138,7 @@ struct Held {
 
 impl Held {
     fn new(file: AddressFile) -> Self {
-        Self { file, renewed: None, announced: None, unknown: true, trouble: None }
+        Self { file, renewed: None, kept: None, announced: None, unknown: true, trouble: None }
     }
 
     fn row(&self) -> AddressRow {
@@ -142,7 +153,10 @@ impl Held {
     /// Takes or renews it.
     fn hold(&mut self, lifetime: Duration) {
         let lifetime = lifetime.max(LIFETIME_LEAST);
-        let due = self.renewed.is_none_or(|renewed| renewed.elapsed() >= lifetime / 4);
+        // D can have been changed: the kernel knows the one before.
+        let due = self.renewed.is_none_or(|(renewed, granted)| {
+            renewed.elapsed() >= (granted.min(lifetime) / 4).min(RENEWED)
+        });
         let result = if due { self.renew(lifetime) } else { Ok(()) };
         let result = result.and_then(|()| self.announce());
         let trouble = result.err();
@@ -160,7 +174,7 @@ impl Held {
     fn renew(&mut self, lifetime: Duration) -> Result<(), String> {
         let AddressFile { address, interface } = &self.file;
         // What ran out meanwhile may be somebody else's by now.
-        let lost = self.renewed.is_none_or(|renewed| renewed.elapsed() >= lifetime);
+        let lost = self.renewed.is_none_or(|(renewed, granted)| renewed.elapsed() >= granted);
         if let (IpAddr::V4(ip), true) = (address.ip, lost) {
             self.renewed = None;
             let network = open(interface)?;
@@ -175,21 +189,35 @@ impl Held {
                 return Err(format!("{mac} has it on the network of {interface}"));
             }
         }
+        self.give("replace", lifetime)?;
+        if lost {
+            self.announced = None;
+        }
+        (self.renewed, self.unknown) = (Some((Instant::now(), lifetime)), false);
+        Ok(())
+    }
+
+    fn give(&self, verb: &str, lifetime: Duration) -> Result<(), String> {
+        let AddressFile { address, interface } = &self.file;
         let seconds = lifetime.as_secs_f64().ceil().to_string();
-        let mut words = vec!["address", "replace"];
         let text = address.to_string();
-        words.extend([&text, "dev", interface, "valid_lft", &seconds]);
+        let mut words = vec!["address", verb, &text, "dev", interface, "valid_lft", &seconds];
         if address.ip.is_ipv6() {
             words.extend(["preferred_lft", "0", "nodad"]);
         } else {
             words.extend(["preferred_lft", &seconds]);
         }
-        ip(&words)?;
-        if lost {
-            self.announced = None;
+        ip(&words)
+    }
+
+    /// Keeps what is here from before this start, and takes nothing that is not.
+    fn keep_if_here(&mut self, lifetime: Duration) {
+        let lifetime = lifetime.max(LIFETIME_LEAST);
+        if self.kept.is_none_or(|kept| kept.elapsed() >= (lifetime / 4).min(RENEWED)) {
+            self.kept = Some(Instant::now());
+            // It is not here: it has run out, or never was.
+            let _ = self.give("change", lifetime);
         }
-        (self.renewed, self.unknown) = (Some(Instant::now()), false);
-        Ok(())
     }
 
     fn announce(&mut self) -> Result<(), String> {
@@ -209,7 +237,7 @@ impl Held {
             let _ = ip(&["address", "delete", &text, "dev", &self.file.interface]);
             tracing::info!(address = text, "the address is not here any more");
         }
-        (self.announced, self.unknown, self.trouble) = (None, false, None);
+        (self.announced, self.kept, self.unknown, self.trouble) = (None, None, false, None);
     }
 }
 
@@ -219,12 +247,30 @@ fn open(interface: &str) -> Result<Network, String> {
 
 /// The program of the system that knows all kinds of interfaces.
 fn ip(words: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(words).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
+    let failed = |why: &str| format!("`ip {}`: {why}", words.join(" "));
+    let mut command = Command::new("ip");
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| failed(&error.to_string()))?;
+    let begin = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(|error| failed(&error.to_string()))? {
+            Some(status) => break status,
+            None if begin.elapsed() >= PATIENCE => {
+                // One that hangs in the kernel is left to it.
+                let _ = child.kill();
+                return Err(failed("it takes too long"));
+            }
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("`ip {}`: {}", words.join(" "), said.trim()))
+    let mut said = String::new();
+    if let Some(mut errors) = child.stderr.take() {
+        let _ = errors.read_to_string(&mut said); // what it said is only shown
+    }
+    Err(failed(said.trim()))
 }
 
 /// What the thread has.
@@ -236,7 +282,13 @@ struct Keeper {
 
 impl Keeper {
     fn run(mut self, orders: &Receiver<Order>) {
-        while let Ok(order) = orders.recv() {
+        while let Ok(mut order) = orders.recv() {
+            // Who was slow looks at the newest right only.
+            while matches!(order, Order::Keep(..))
+                && let Ok(newer) = orders.try_recv()
+            {
+                order = newer;
+            }
             let done = self.carry_out(order);
             *lock(&self.rows) = self.held.iter().map(Held::row).collect();
             if let Some(done) = done {
@@ -257,11 +309,15 @@ impl Keeper {
                 self.held.iter_mut().for_each(Held::give_up);
                 Some(done)
             }
-            Order::Keep(Right::Serves, lifetime) if self.wanted => {
+            Order::Keep(Right::Serves | Right::Unconfigured, lifetime) if self.wanted => {
                 self.held.iter_mut().for_each(|held| held.hold(lifetime));
                 None
             }
-            Order::Keep(Right::Serves | Right::Undecided, _) => None,
+            Order::Keep(Right::WasActive, lifetime) => {
+                self.held.iter_mut().for_each(|held| held.keep_if_here(lifetime));
+                None
+            }
+            Order::Keep(Right::Serves | Right::Undecided | Right::Unconfigured, _) => None,
             Order::Keep(Right::No, _) => {
                 self.wanted = false;
                 self.held.iter_mut().for_each(Held::give_up);

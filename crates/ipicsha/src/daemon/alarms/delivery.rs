@@ -67,14 +67,20 @@ impl Delivery {
         !self.ways.is_empty()
     }
 
-    pub(super) fn queue(&self, word: &Word) {
+    /// `false`: no way has room for it.
+    pub(super) fn queue(&self, word: &Word) -> bool {
+        let mut queued = false;
         for (channel, way) in &self.ways {
+            // Before it is sent: the other thread may be done with it at once.
+            lock(&self.shared).waiting += 1;
             if way.try_send(word.clone()).is_ok() {
-                lock(&self.shared).waiting += 1;
+                queued = true;
             } else {
+                lock(&self.shared).waiting -= 1;
                 tracing::error!(way = channel.name(), "too many alarms wait: this one is not sent");
             }
         }
+        queued
     }
 
     /// Something is queued or under way.

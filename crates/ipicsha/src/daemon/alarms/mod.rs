@@ -39,6 +39,9 @@ pub(crate) struct Raised {
     pub(crate) told_unix_ms: Option<i64>,
     /// It arrived somewhere.
     pub(crate) arrived: bool,
+    /// Queued by this run of the daemon.
+    #[serde(skip)]
+    told_here: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -124,6 +127,7 @@ impl Alarms {
             note: None,
             told_unix_ms: None,
             arrived: false,
+            told_here: false,
         });
         self.next += 1;
     }
@@ -154,10 +158,9 @@ impl Alarms {
                 continue;
             }
             // Queued before a restart and never arrived: the queue is gone.
-            let lost = !raised.arrived && raised.told_unix_ms < Some(self.started.0);
+            let lost = !raised.arrived && !raised.told_here;
             let due = self.repeat_ms.is_some_and(|repeat| {
                 raised.acknowledged_unix_ms.is_none()
-                    && raised.arrived
                     && raised.told_unix_ms.is_some_and(|told| now.0 - told >= repeat)
             });
             let what = match raised.told_unix_ms {
@@ -166,8 +169,10 @@ impl Alarms {
                 Some(_) if due => What::Reminder,
                 Some(_) => continue,
             };
-            raised.told_unix_ms = Some(now.0);
-            self.delivery.queue(&Word::new(what, raised.id, now, sender.clone(), &raised.alarm));
+            let word = Word::new(what, raised.id, now, sender.clone(), &raised.alarm);
+            if self.delivery.queue(&word) {
+                (raised.told_unix_ms, raised.told_here) = (Some(now.0), true);
+            }
         }
     }
 
