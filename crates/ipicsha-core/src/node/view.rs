@@ -65,6 +65,14 @@ impl Node {
             && self.state.split_brain.is_none()
             && self.clock.verdict() == Clocks::Agree
             && !self.lost(now.mono)
+            && self.is_report_fresh(now.mono)
+    }
+
+    /// After a silence the first sign of life may be no beat: what the partner said before it is not true
+    /// any more, it may have become active.
+    fn is_report_fresh(&self, now: MonoTime) -> bool {
+        let arrived = self.partner.last_beat.map(|(_, arrived)| arrived);
+        arrived.is_some_and(|arrived| now.since(arrived) < self.takeover_after())
     }
 
     pub(super) fn current_alarms(&self, clock: Now) -> Vec<Alarm> {
