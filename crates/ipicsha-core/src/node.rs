@@ -297,6 +297,11 @@ impl Node {
         self.state_and_reason(now.mono)
     }
 
+    /// It has just started and does not know its role yet.
+    pub fn is_booting(&self) -> bool {
+        matches!(self.phase, Phase::Booting { .. })
+    }
+
     /// The role now: `None` while HA is not configured. A starting server is standby.
     pub fn role(&self) -> Option<Role> {
         match self.phase {

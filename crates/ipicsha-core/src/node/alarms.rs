@@ -1,6 +1,6 @@
 //! Which server sends word of an alarm: of what both see only one does (spec F4).
 
-use super::{Node, Phase};
+use super::Node;
 use crate::{license::LicensedRole, state::Role, status::Alarm, time::MonoTime};
 
 impl Alarm {
@@ -61,11 +61,6 @@ impl Node {
     /// What is wrong now, as last recorded.
     pub fn alarms(&self) -> &[Alarm] {
         &self.alarms
-    }
-
-    /// It has just started and does not know its role yet.
-    pub fn is_booting(&self) -> bool {
-        matches!(self.phase, Phase::Booting { .. })
     }
 
     /// Whether this server sends word of `alarm`: of what both see the only active one does, or else

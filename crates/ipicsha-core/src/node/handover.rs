@@ -74,12 +74,16 @@ impl Node {
                     .into(),
                 "end it first: `ipicsha go-standby` on one server",
             ),
-            Check::advise(
-                !self.is_paused(),
-                if self.is_paused() { "HA is paused" } else { "HA is not paused" }.into(),
-                "`ipicsha resume` when the maintenance is over",
-            ),
+            self.pause_check(),
         ]
+    }
+
+    pub(super) fn pause_check(&self) -> Check {
+        Check::advise(
+            !self.is_paused(),
+            if self.is_paused() { "HA is paused" } else { "HA is not paused" }.into(),
+            "`ipicsha resume` when the maintenance is over",
+        )
     }
 
     /// What a restart of this daemon must not forget (spec B5).

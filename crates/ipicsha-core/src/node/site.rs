@@ -147,11 +147,7 @@ impl Node {
                     .into(),
                 "end it: `ipicsha go-standby` on one server, then `ipicsha repair`",
             ),
-            Check::advise(
-                !self.is_paused(),
-                if self.is_paused() { "HA is paused" } else { "HA is not paused" }.into(),
-                "`ipicsha resume` when the maintenance is over",
-            ),
+            self.pause_check(),
         ]
     }
 

@@ -4,7 +4,7 @@
 use ipicsha_core::{Event, Input, state::Role, status::Alarm};
 
 use super::{
-    alarms::Sender,
+    alarms::{Sender, kind},
     clock,
     event_loop::Daemon,
     hooks::{Moment, Told},
@@ -65,9 +65,7 @@ impl Daemon {
         let mut told = self.told();
         told.insert("IPICSHA_ALARM", what.into());
         told.insert("IPICSHA_ALARM_TEXT", alarm.text());
-        let kind = serde_json::to_value(alarm).ok();
-        let kind = kind.and_then(|alarm| alarm["kind"].as_str().map(str::to_owned));
-        told.insert("IPICSHA_ALARM_KIND", kind.unwrap_or_default());
+        told.insert("IPICSHA_ALARM_KIND", kind(alarm));
         self.hooks.queue(Moment::Alarm, told);
     }
 

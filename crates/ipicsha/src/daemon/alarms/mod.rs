@@ -17,7 +17,7 @@ use self::{channels::Channel, delivery::Delivery, word::Word};
 use super::persist;
 use crate::config::Config;
 pub(crate) use delivery::WayRow;
-pub(crate) use word::{Sender, What};
+pub(crate) use word::{Sender, What, kind};
 
 /// After a start the core needs this long, in milliseconds, to see again what was wrong before.
 const SEEN_AGAIN: i64 = 120_000;

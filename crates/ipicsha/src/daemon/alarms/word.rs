@@ -58,15 +58,13 @@ pub(crate) struct Word {
 
 impl Word {
     pub(crate) fn new(what: What, id: u64, at: WallTime, sender: Sender, alarm: &Alarm) -> Self {
-        let kind = serde_json::to_value(alarm).ok();
-        let kind = kind.and_then(|alarm| alarm["kind"].as_str().map(str::to_owned));
         let next_step = alarm.action().map(|action| action.replace("PARTNER", &sender.partner));
         Self {
             schema: "ipicsha.alarm/1",
             what,
             id,
             at: rfc3339(at),
-            kind: kind.unwrap_or_default(),
+            kind: kind(alarm),
             critical: alarm.is_critical(),
             text: alarm.text(),
             next_step: next_step.filter(|_| what != What::Cleared),
@@ -170,6 +168,12 @@ impl Word {
         const DAEMON: u8 = 3 << 3;
         format!("<{}>ipicsha[{}]: {}", DAEMON | self.priority(), std::process::id(), self.line())
     }
+}
+
+/// The word programs know an alarm by.
+pub(crate) fn kind(alarm: &Alarm) -> String {
+    let value = serde_json::to_value(alarm).unwrap_or_default();
+    value["kind"].as_str().unwrap_or_default().to_owned()
 }
 
 fn rfc3339(at: WallTime) -> String {
