@@ -455,7 +455,9 @@ impl Engine {
         if row.told.is_none() && row.own.is_some() {
             row.pending = true;
         }
-        if row.want != Want::Nothing {
+        let was_wanted = old.is_some_and(|old| old.want != Want::Nothing || old.has(HELD_HERE));
+        if row.want != Want::Nothing || was_wanted {
+            // What waited for this one, above or beneath it, may go on.
             self.fetch.wake();
         }
         self.index.put(path.as_written(), old, &row)

@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// Reading works again; what fails in making it is another matter.
-    fn troubles_end(&mut self, path: &RelativePath, row: Option<&Row>) {
+    pub(super) fn troubles_end(&mut self, path: &RelativePath, row: Option<&Row>) {
         if row.is_none_or(|row| row.want == Want::Nothing) {
             self.troubles.remove(path);
         }
@@ -92,6 +92,7 @@ impl Engine {
         if row.has(HELD_HERE) {
             let mut new = row.clone();
             new.bits &= !HELD_HERE;
+            self.fetch.wake();
             self.index.put(path.as_written(), Some(row), &new)?;
         }
         Ok(())
@@ -193,7 +194,10 @@ impl Engine {
         }
         let mut new = row.clone();
         new.own = Some(Own { quick: Some(quick), ..own });
-        new.bits &= !HELD_HERE;
+        if new.has(HELD_HERE) {
+            new.bits &= !HELD_HERE;
+            self.fetch.wake();
+        }
         self.index.put(path.as_written(), Some(row), &new)
     }
 

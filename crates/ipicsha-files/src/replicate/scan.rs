@@ -248,6 +248,8 @@ impl Engine {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 // What is missing is the directory, and all beneath it.
                 self.scan.look_at(parent);
+                let row = self.index.get(path.as_written())?;
+                self.troubles_end(path, row.as_ref());
                 return Ok(());
             }
             Err(errno) => return self.unreadable(path, "open the directory of", errno),

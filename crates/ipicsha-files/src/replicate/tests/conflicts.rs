@@ -78,6 +78,24 @@ fn a_file_against_a_directory_keeps_the_tree_that_loses() {
 }
 
 #[test]
+fn a_file_takes_the_name_of_a_directory_in_which_one_that_was_deleted_lives_on() {
+    let pair = Pair::running();
+    fs::create_dir_all(pair.a.path("thing/inside")).unwrap();
+    pair.settle_equal();
+    pair.cut();
+    pair.a.write("thing/inside/new", "nobody there knows of it");
+    fs::remove_dir_all(pair.b.path("thing")).unwrap();
+    pair.b.write("thing", "a file");
+    pair.a.until("the new file", |status| status.to_send == 1);
+    pair.b.until("the file", |status| status.to_send == 2);
+    pair.connect();
+    pair.settle_equal();
+    assert_eq!(pair.a.read("thing"), "a file");
+    let kept = pair.a.kept("thing").unwrap();
+    assert_eq!((kept.kind.as_str(), kept.reason), ("directory", KeptReason::Replaced));
+}
+
+#[test]
 fn a_lost_index_deletes_nothing_and_the_newer_stays() {
     let mut pair = Pair::running();
     pair.a.write("old", "1");
