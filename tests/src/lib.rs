@@ -28,6 +28,7 @@ pub mod venv;
 pub mod versions;
 pub mod wait;
 pub mod waits;
+pub mod witness;
 pub mod writers;
 
 pub use application::Application;

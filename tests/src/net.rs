@@ -60,6 +60,7 @@ enum Kind {
 
 const PREFIX: &str = "ipc-";
 const INTERFACE: &str = "eth0";
+const TO_WITNESS: &str = "eth1";
 const PORT: u16 = 3444;
 
 /// Whether links can be cut here. Says so when they cannot: without root there are no namespaces.
@@ -185,6 +186,58 @@ impl Network {
         succeed(self.command(side, "iptables").arg("-w").args(arguments))
     }
 
+    /// Adds a third machine, with a link of its own to each server.
+    ///
+    /// # Errors
+    /// There are no namespaces, or `ip` refuses.
+    pub fn add_witness(&self) -> Result<()> {
+        let Kind::Namespaces(names) = &self.kind else { bail!("a third machine needs root") };
+        let witness = witness_of(names);
+        ip(&["netns", "add", &witness])?;
+        ip(&["-n", &witness, "link", "set", "lo", "up"])?;
+        for side in Side::BOTH {
+            let (name, there) = (&names[side as usize], format!("to-{}", side.name()));
+            let link = format!(
+                "link add {TO_WITNESS} netns {name} type veth peer name {there} netns {witness}"
+            );
+            ip(&link.split(' ').collect::<Vec<_>>())?;
+            let own = format!("10.78.{}.1/24", side as usize);
+            ip(&["-n", name, "address", "add", &own, "dev", TO_WITNESS])?;
+            ip(&["-n", name, "link", "set", TO_WITNESS, "up"])?;
+            let own = format!("{}/24", Self::witness_host(side));
+            ip(&["-n", &witness, "address", "add", &own, "dev", &there])?;
+            ip(&["-n", &witness, "link", "set", &there, "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Address of the third machine as a server sees it.
+    pub fn witness_host(side: Side) -> &'static str {
+        match side {
+            Side::Alpha => "10.78.0.3",
+            Side::Bravo => "10.78.1.3",
+        }
+    }
+
+    /// A program that will run on the third machine.
+    pub fn command_on_witness(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("ip");
+        if let Kind::Namespaces(names) = &self.kind {
+            command.args(["netns", "exec", &witness_of(names), "setpriv"]);
+        }
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref());
+        command
+    }
+
+    /// Cuts the way of one server to the third machine, in both directions.
+    ///
+    /// # Errors
+    /// `iptables` refuses.
+    pub fn cut_from_witness(&self, side: Side) -> Result<()> {
+        self.iptables(side, &["-A", "OUTPUT", "-o", TO_WITNESS, "-j", "DROP"])?;
+        self.iptables(side, &["-A", "INPUT", "-i", TO_WITNESS, "-j", "DROP"])
+    }
+
     /// Every process that runs on a server; empty without namespaces.
     pub fn pids(&self, side: Side) -> Vec<u32> {
         match &self.kind {
@@ -197,11 +250,16 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         if let Kind::Namespaces(names) = &self.kind {
-            for name in names {
+            for name in names.iter().chain([&witness_of(names)]) {
                 delete(name);
             }
         }
     }
+}
+
+/// Name of the third machine beside these two.
+fn witness_of(names: &[String; 2]) -> String {
+    format!("{}w", names[0].trim_end_matches('a'))
 }
 
 /// Removes what a test that was killed has left behind.

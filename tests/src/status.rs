@@ -82,6 +82,11 @@ impl Status {
         self.0["split_brain"].is_object()
     }
 
+    /// Under policy `witness`: why the witness does not answer, empty when it does.
+    pub fn witness(&self) -> Option<&str> {
+        self.0["witness"].as_str()
+    }
+
     /// The alarm of this kind is raised.
     pub fn has_alarm(&self, kind: &str) -> bool {
         self.0["alarms"].as_array().is_some_and(|all| all.iter().any(|alarm| alarm["kind"] == kind))

@@ -200,6 +200,9 @@ pub enum Refusal {
     /// A pause for no time, or for too long.
     #[error("a pause lasts from 1 second to {} days", PAUSE_MAX.as_secs() / 86_400)]
     PauseLimit,
+    /// Policy `witness`: nobody but the witness can give the role.
+    #[error("the witness did not grant the role: {0}")]
+    NoRight(String),
     /// A service cannot run.
     #[error("the service {name} cannot run: {cause}")]
     ServiceDown {
@@ -221,7 +224,7 @@ impl Refusal {
             Self::AlreadyTrusted(_) => {
                 "to replace it: `ipicsha unconfigure`, then `ipicsha trust delete`".into()
             }
-            Self::Configured => "unconfigure first: `ipicsha unconfigure`".into(),
+            Self::Configured | Self::RoleFixed => "unconfigure first: `ipicsha unconfigure`".into(),
             Self::NotConfigured => "configure HA first: `ipicsha configure`".into(),
             Self::PartnerUnreachable(name) => format!(
                 "check that the daemon runs on {name} and that port 3444 is open between the servers, then try again"
@@ -236,7 +239,6 @@ impl Refusal {
             Self::SameRole(LicensedRole::Secondary) => {
                 "one server needs Base and Policy Engine Base: `ipicsha license install --replace FILE FILE` there".into()
             }
-            Self::RoleFixed => "unconfigure first: `ipicsha unconfigure`".into(),
             Self::VersionDiffers { .. } => "install the same version on both servers".into(),
             Self::ClocksApart { .. } => {
                 "correct the clock that is wrong and enable time synchronisation (NTP) on both servers".into()
@@ -250,7 +252,7 @@ impl Refusal {
             }
             Self::NotActive(active) => format!("run it on {active}, the active server"),
             Self::Busy => "wait for it to end (`ipicsha ha-status`) and try again".into(),
-            Self::NotSplit => "nothing to do; `ipicsha ha-status` shows the roles".into(),
+            Self::NotSplit | Self::AlreadyActive => "nothing to do; `ipicsha ha-status` shows the roles".into(),
             Self::Split => {
                 "end it first: `ipicsha go-standby` on the server that is to give up, usually the secondary".into()
             }
@@ -271,7 +273,6 @@ impl Refusal {
                 "repair the active server or the link; or accept the loss: `ipicsha failover --accept-data-loss`".into()
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
-            Self::AlreadyActive => "nothing to do; `ipicsha ha-status` shows the roles".into(),
             Self::NotReady(_) => "see `ipicsha ha-status` on both servers, then try again".into(),
             Self::NotFailed => "nothing to do; `ipicsha ha-status` shows the states".into(),
             Self::FailedAgain(_) => {
@@ -279,6 +280,9 @@ impl Refusal {
             }
             Self::NotPaused => "nothing to do; `ipicsha ha-status` shows a pause".into(),
             Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
+            Self::NoRight(_) => {
+                "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure` opens the databases here".into()
+            }
             Self::ServiceDown { .. } => {
                 "remove the cause, then run `ipicsha service start` again; else reboot this server".into()
             }

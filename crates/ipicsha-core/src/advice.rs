@@ -39,6 +39,8 @@ pub enum Advice {
     RecoverBoth,
     /// The partner knows what to do.
     LookAtPartner,
+    /// Neither the partner nor the witness answers.
+    RestoreEither,
     /// HA is not configured.
     Configure,
     /// The servers do not agree whether HA is configured.
@@ -91,6 +93,9 @@ impl Advice {
                 "remove the cause named in the alarms, then `ipicsha recover`; else reboot both servers"
             }
             Self::LookAtPartner => "see `ipicsha ha-status` on PARTNER",
+            Self::RestoreEither => {
+                "repair the link to PARTNER or to the witness: with either this server serves again by itself"
+            }
             Self::Configure => "configure HA: `ipicsha configure`",
             Self::RestartBoth => {
                 "restart the daemon on both servers: `systemctl restart ipicsha`; if it stays, configure HA anew"
@@ -111,6 +116,7 @@ pub fn advice(mine: NodeState, reason: Reason, partner: Option<NodeState>) -> Ad
             None => Advice::RestorePartner,
             Some(_) => Advice::EndSplit,
         },
+        S::Fenced => Advice::RestoreEither,
         S::Initializing => match partner {
             None => Advice::RestorePartner,
             Some(_) => Advice::Wait,
@@ -168,7 +174,8 @@ fn settled(mine: NodeState, reason: Reason, partner: Option<NodeState>) -> Advic
             | S::FailingOver
             | S::TakingOver
             | S::TakingBack
-            | S::FallingBack,
+            | S::FallingBack
+            | S::Fenced,
         ) => Advice::Wait,
         Some(S::BackupActivated | S::FailoverAffectedServices) => Advice::None,
         Some(S::FailedOverServicesNotRunning) if reason == late => Advice::FallBackWhenUp,

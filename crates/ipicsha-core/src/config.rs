@@ -150,6 +150,9 @@ pub enum PartitionPolicy {
     Availability,
     /// The active goes on, the standby raises an alarm and waits for the administrator.
     Manual,
+    /// The active goes on while the partner or a witness grants it, the standby takes over with the
+    /// witness's grant: never two servers that can be written to.
+    Witness,
 }
 
 /// Name of a pair: 1 to 128 characters of letters, digits, `_` and `-` (spec A12).

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use crate::{
     admin::{AdminCommand, AdminReply, Refusal},
+    epoch::Epoch,
     id::RequestId,
     license::License,
     message::{Control, DataReport, RepairRequest},
     state::{NodeState, PersistedState, Reason, Role},
     status::Alarm,
+    time::WallTime,
 };
 
 /// Something that happened.
@@ -44,6 +46,24 @@ pub enum Input {
     Repaired,
     /// The daemon is asked to end.
     Shutdown(Shutdown),
+    /// The answer to [`Output::AskWitness`] of this number.
+    Witness(u64, WitnessAnswer),
+}
+
+/// What the witness says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WitnessAnswer {
+    /// The server has the role for the time it asked for, counted from the question.
+    Granted,
+    /// It has not.
+    Refused {
+        /// The newest epoch the witness granted.
+        epoch: Epoch,
+        /// For how long the other server has the role still.
+        left: Duration,
+    },
+    /// It cannot be asked; why, for people.
+    Failed(String),
 }
 
 /// A watched directory that needs somebody.
@@ -146,6 +166,23 @@ pub enum Output {
     CloseWrites {
         /// Roll back if it takes longer.
         limit: Duration,
+    },
+    /// Ask the witness for the role under this epoch, for so long; answered by [`Input::Witness`].
+    AskWitness {
+        /// Of this question.
+        number: u64,
+        /// Epoch of the role.
+        epoch: Epoch,
+        /// For how long, from when the witness hears of it.
+        hold: Duration,
+    },
+    /// Tell the witness that the role it granted is not used any more.
+    LeaveWitness,
+    /// The databases that are open are to refuse writes by themselves from then on, also when this
+    /// process is dead or frozen.
+    AllowWrites {
+        /// By this server's wall clock.
+        until: WallTime,
     },
     /// Let records flow, or queue.
     Replicate(Gate),

@@ -38,9 +38,10 @@ pub mod state;
 pub mod status;
 pub mod time;
 pub mod trust;
+pub mod witness;
 
 pub use io::{
     ActivationFailed, DirectoryReport, Event, Gate, Input, Output, ServiceDown, ServiceKind,
-    ServicesReport, Shutdown, Stage,
+    ServicesReport, Shutdown, Stage, WitnessAnswer,
 };
 pub use node::{BANDWIDTH_MIN, Node};

@@ -40,6 +40,7 @@ const CONFIGURED: &[S] = &[
     S::FallingBack,
     S::BackupActivated,
     S::FailoverAffectedServices,
+    S::Fenced,
 ];
 
 /// Every change that can be seen.
@@ -197,6 +198,32 @@ pub const CHANGES: &[Changes] = &[
         from: &[S::SplitBrain],
         to: FOLLOWING,
         cause: "go-standby here or there, or one side wrote nothing",
+    },
+    Changes {
+        from: &[
+            S::Normal,
+            S::RunningInBackupMode,
+            S::BackupActivated,
+            S::RunningInFailedMode,
+            S::TakingOver,
+            S::TakingBack,
+            S::FailingOver,
+            S::FallingBack,
+            S::SplitBrain,
+        ],
+        to: &[S::Fenced],
+        cause: "policy `witness`: neither the partner nor the witness answers",
+    },
+    Changes {
+        from: &[S::Fenced],
+        to: &[S::TakingOver, S::TakingBack],
+        cause: "the witness grants the role again, or the partner gave its word",
+    },
+    Changes { from: &[S::Fenced], to: FOLLOWING, cause: "the partner is active" },
+    Changes {
+        from: &[S::Fenced],
+        to: &[S::RunningInFailedMode],
+        cause: "the partner is active and cannot serve",
     },
     Changes {
         from: &[S::FailedOver],

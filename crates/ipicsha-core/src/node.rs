@@ -11,6 +11,7 @@ mod handover;
 mod next;
 mod pause;
 mod recover;
+mod right;
 mod services;
 mod site;
 pub use site::BANDWIDTH_MIN;
@@ -153,6 +154,7 @@ pub struct Node {
     reopening: bool,
     pending_recover: Option<RequestId>,
     asked: Option<takeback::Asked>,
+    right: right::Right,
     /// What the active, which cannot serve, gives as its reason.
     partner_failed: Option<Reason>,
     /// The pair could not serve when this daemon started.
@@ -207,6 +209,7 @@ impl Node {
             reopening: false,
             pending_recover: None,
             asked: None,
+            right: right::Right::default(),
             partner_failed: None,
             started_failed: false,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
@@ -241,6 +244,7 @@ impl Node {
             Input::WritesClosed(result) => self.handle_writes_closed(result),
             Input::Repaired => self.handle_repaired(),
             Input::Shutdown(shutdown) => self.handle_shutdown(now, shutdown),
+            Input::Witness(number, answer) => self.handle_witness(now, number, answer),
         }
         self.settle(now);
     }
@@ -256,10 +260,12 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<(MonoTime, &'static str)> {
         self.state.partner.as_ref()?;
         let later = |at: Option<MonoTime>| at.filter(|at| *at > self.last_tick);
+        // What waits for the witness's word is not done when it is due.
+        let granted = |at| if self.needs_right() { later(at) } else { at };
         [
             (Some(self.next_beat), "heartbeat due"),
-            (self.takeover_due(), "partner lost"),
-            (self.boot_due(), "initialisation timeout"),
+            (granted(self.takeover_due()), "partner lost"),
+            (granted(self.boot_due()), "initialisation timeout"),
             (later(self.suspect_at()), "heartbeat missed"),
             (later(self.silent_at()), "partner silent"),
             (self.handover_due(), "handover unconfirmed"),
@@ -272,6 +278,7 @@ impl Node {
             (later(self.pause_ends), "end of the pause"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
             (later(self.asked_until()), "handover not made"),
+            (self.right_due(), "right to be active"),
         ]
         .into_iter()
         .filter_map(|(at, why)| at.map(|at| (at, why)))
@@ -331,6 +338,7 @@ impl Node {
         self.expire_requests(now);
         self.consider_boot(now);
         self.consider_takeover(now);
+        self.consider_right(now);
         self.consider_auto_heal(now);
         self.consider_retry(now);
         self.consider_services(now);

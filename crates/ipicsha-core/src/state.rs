@@ -83,6 +83,8 @@ worded! {
         FailoverAffectedServices => "Failover Affected Services",
         /// The servers do not agree whether HA is configured.
         Unknown => "Unknown",
+        /// Was active, and closed its writes because neither the partner nor the witness answered.
+        Fenced => "Fenced",
     }
 }
 
@@ -255,6 +257,9 @@ pub struct PersistedState {
     /// HA is suspended, or was (spec B13).
     #[serde(default)]
     pub pause: PauseSetting,
+    /// It was the active one, and closed its writes because its right to the role ended.
+    #[serde(default)]
+    pub fenced: bool,
 }
 
 impl Default for PersistedState {
@@ -274,6 +279,7 @@ impl Default for PersistedState {
             gave_up: false,
             services_down: None,
             pause: PauseSetting::default(),
+            fenced: false,
         }
     }
 }

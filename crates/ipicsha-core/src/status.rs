@@ -102,6 +102,13 @@ pub enum Alarm {
         /// So many days from now; below 0 it has ended.
         days: i64,
     },
+    /// This server was active, and neither the partner nor the witness answers: it closed its writes.
+    Fenced,
+    /// The witness does not answer: it grants nothing.
+    WitnessDown {
+        /// Why.
+        cause: String,
+    },
     /// HA is suspended for maintenance (spec B13).
     Paused {
         /// Why.
@@ -129,14 +136,17 @@ impl Alarm {
                 let whose = whose(database);
                 format!("the transaction log{whose} is filled to {percent} %: {}", forecast.text())
             }
-            Self::LogFull { database, overflowed: false } => format!(
-                "the transaction log{} reached 90 %: HA unconfigured itself so that applications go on",
-                whose(database)
-            ),
-            Self::LogFull { database, overflowed: true } => format!(
-                "the transaction log{} overflowed, the partner does not have all changes: HA unconfigured itself so that applications go on",
-                whose(database)
-            ),
+            Self::LogFull { database, overflowed } => {
+                let what = if *overflowed {
+                    "overflowed, the partner does not have all changes"
+                } else {
+                    "reached 90 %"
+                };
+                let whose = whose(database);
+                format!(
+                    "the transaction log{whose} {what}: HA unconfigured itself so that applications go on"
+                )
+            }
             Self::DatabaseHeld => "a database cannot be replicated".into(),
             Self::RoleChangeFailed { cause } => format!("a role change went wrong: {cause}"),
             Self::TakeoverNeeded { cause } => {
@@ -162,11 +172,14 @@ impl Alarm {
             Self::AddressMissing { address, cause } => {
                 format!("this server is active and has not got the address {address}: {cause}")
             }
-            Self::CertificateEnds { days } if *days < 0 => {
-                "the certificate of this server has ended: the partner refuses it".into()
+            Self::CertificateEnds { days } => certificate_ends(*days),
+            Self::Fenced => {
+                "this server closed its writes: neither the partner nor the witness answers".into()
             }
-            Self::CertificateEnds { days } => {
-                format!("the certificate of this server ends in {days} days")
+            Self::WitnessDown { cause } => {
+                format!(
+                    "the witness does not answer: {cause}; no role changes because of that alone"
+                )
             }
             Self::Paused { reason, seconds } => {
                 format!(
@@ -176,6 +189,13 @@ impl Alarm {
             }
         }
     }
+}
+
+fn certificate_ends(days: i64) -> String {
+    if days < 0 {
+        return "the certificate of this server has ended: the partner refuses it".into();
+    }
+    format!("the certificate of this server ends in {days} days")
 }
 
 fn whose(database: &str) -> String {
@@ -328,6 +348,9 @@ pub struct PairStatus {
     /// Set while HA is suspended.
     #[serde(default)]
     pub pause: Option<PauseStatus>,
+    /// Under policy `witness`: why the witness does not answer, empty when it does.
+    #[serde(default)]
+    pub witness: Option<String>,
 }
 
 impl Alarm {
@@ -355,7 +378,8 @@ impl Alarm {
                 Self::AddressMissing { address: theirs, .. },
             ) => mine == theirs,
             (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. })
-            | (Self::CertificateEnds { .. }, Self::CertificateEnds { .. }) => true,
+            | (Self::CertificateEnds { .. }, Self::CertificateEnds { .. })
+            | (Self::WitnessDown { .. }, Self::WitnessDown { .. }) => true,
             (Self::Paused { reason: mine, .. }, Self::Paused { reason: theirs, .. }) => {
                 mine == theirs
             }
@@ -413,7 +437,13 @@ impl Alarm {
             Self::TakeoversHeld { .. } => Some(
                 "find out why the servers or the link flap; `ipicsha failover` and `ipicsha fallback` are not held",
             ),
-            Self::SplitBrain | Self::PartnerDown | Self::CriticalServiceDown { .. } => None,
+            Self::WitnessDown { .. } => Some(
+                "look at the witness and the way to it (`[witness]` in the configuration file); without it nobody takes over on silence",
+            ),
+            Self::SplitBrain
+            | Self::PartnerDown
+            | Self::Fenced
+            | Self::CriticalServiceDown { .. } => None,
         }
     }
 }

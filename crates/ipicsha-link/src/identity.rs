@@ -3,7 +3,7 @@
 //! Decides when a new identity may be made (only when there is none at all). Must not know whom this
 //! server trusts.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::sign::CertifiedKey;
@@ -39,6 +39,29 @@ impl Fingerprint {
     /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// A text that is no fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no fingerprint: 64 hexadecimal digits, as `ipicsha trust show` prints them")]
+pub struct FingerprintError(String);
+
+/// Reads what [`fmt::Display`] writes; dashes, colons and spaces do not count.
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || FingerprintError(text.to_owned());
+        let digits = text.chars().filter(|c| !matches!(c, '-' | ':' | ' '));
+        let digits: Option<Vec<u8>> =
+            digits.map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        let digits = digits.filter(|digits| digits.len() == 64).ok_or_else(wrong)?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        Ok(Self(bytes))
     }
 }
 

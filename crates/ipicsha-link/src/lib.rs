@@ -28,6 +28,7 @@ mod refusal_log;
 mod registry;
 mod serve;
 mod stored;
+mod witness;
 
 pub use backoff::Backoff;
 pub use connection::{FrameReceiver, FrameSender, Sent};
@@ -37,12 +38,16 @@ pub use duplex::{Duplex, DuplexReceiver, DuplexSender, Patience};
 pub use error::Error;
 pub use exchange::request;
 pub use frame::{FRAME_BYTES_MAX_CONTROL, FRAME_BYTES_MAX_DATA, FRAME_BYTES_MAX_HELLO, FrameError};
-pub use identity::{CERTIFICATE_VALIDITY, Fingerprint, Identity};
+pub use identity::{CERTIFICATE_VALIDITY, Fingerprint, FingerprintError, Identity};
 pub use listen::{
     CONNECTIONS_UNPROVEN_MAX, HANDSHAKE_DEADLINE, Incoming, Listener, ListenerConfig,
 };
 pub use message::{Channel, Hello, HelloAnswer, Introduction, PORT_DEFAULT, PROTOCOL, TrustAction};
 pub use password::{ADMIN_USER, AdminPassword, PASSWORD_CHARACTERS_MIN};
+pub use witness::{
+    WITNESS_PORT_DEFAULT, WitnessClient, WitnessQuestion, WitnessReply, WitnessService,
+    serve_witness,
+};
 
 #[cfg(test)]
 mod tests;

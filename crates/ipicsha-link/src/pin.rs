@@ -6,7 +6,7 @@
 //! ends when an administrator deletes it. What is never skipped is the signature: a certificate is
 //! public, only its key proves who shows it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
@@ -25,12 +25,15 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::identity::Identity;
+use crate::identity::{Fingerprint, Identity};
 
 /// ALPN of the connections between trusted partners.
 pub(crate) const ALPN_PAIR: &[u8] = b"ipicsha-pair/1";
 /// ALPN of the trust exchange.
 pub(crate) const ALPN_TRUST: &[u8] = b"ipicsha-trust/1";
+
+/// ALPN of the connections to a witness.
+pub(crate) const ALPN_WITNESS: &[u8] = b"ipicsha-witness/1";
 
 /// The cryptography, as a value: nothing depends on a process-wide default.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -42,6 +45,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 pub(crate) enum Accepted {
     /// Exactly this one, the trusted partner's.
     Pinned(CertificateDer<'static>),
+    /// Those with these fingerprints, of a witness and the servers it serves.
+    Known(Arc<BTreeSet<Fingerprint>>),
     /// None, because no partner is trusted.
     Nobody,
     /// Any. Only for the trust exchange, where the password decides afterwards.
@@ -85,6 +90,7 @@ pub(crate) fn client_config(identity: &Identity, accepted: Accepted) -> Arc<Clie
 fn alpn(accepted: &Accepted) -> Vec<u8> {
     match accepted {
         Accepted::Pinned(_) | Accepted::Nobody => ALPN_PAIR.to_vec(),
+        Accepted::Known(_) => ALPN_WITNESS.to_vec(),
         Accepted::AnyCertificate => ALPN_TRUST.to_vec(),
     }
 }
@@ -99,6 +105,7 @@ impl Verifier {
     fn check(&self, shown: &CertificateDer<'_>) -> Result<(), Error> {
         let fits = match &self.accepted {
             Accepted::Pinned(certificate) => certificate == shown,
+            Accepted::Known(known) => known.contains(&Fingerprint::of(shown)),
             Accepted::Nobody => false,
             Accepted::AnyCertificate => true,
         };

@@ -12,12 +12,13 @@ use rusqlite::{Connection, params};
 use crate::{
     fence,
     identity::Identity,
+    right,
     schema::{Schema, Table},
     value::{Collation, quote},
 };
 
 /// Milliseconds since 1970 by functions every SQLite has.
-const MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
+pub(crate) const MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
 
 /// The ring works in steps of 1024 entries; fewer make no sense.
 pub(crate) const MIN_CAPACITY: u64 = 4096;
@@ -151,7 +152,7 @@ pub(crate) fn plan(
     }
     let mut next = installed.next;
     let mut wanted = BTreeMap::from([("_ipicsha_ring".to_owned(), ring(capacity))]);
-    let existing = our_triggers(db)?;
+    let (existing, limited) = (our_triggers(db)?, right::is_limited(db)?);
     let mut widest = 1;
     for table in schema.tables.values() {
         let known = installed.tables.get(&table.name).map(|known| known.t);
@@ -163,6 +164,8 @@ pub(crate) fn plan(
         wanted.extend(triggers(t, table));
         if fence_closed {
             wanted.extend(fence::triggers(t, table));
+        } else if limited {
+            wanted.extend(right::triggers(t, table));
         }
     }
     let present = if installed.fresh { 1 } else { key_columns(db)? };
@@ -304,6 +307,7 @@ pub(crate) fn shrink_log(db: &Connection, limit: usize) -> rusqlite::Result<usiz
 
 /// Drops our tables; the last step of a removal.
 pub(crate) fn drop_tables(db: &Connection) -> rusqlite::Result<()> {
+    right::unlimit(db)?;
     TABLES.iter().try_for_each(|table| db.execute_batch(&format!("DROP TABLE IF EXISTS {table}")))
 }
 

@@ -29,6 +29,7 @@ use crate::{
     journal::Acked,
     log::{self, Dirty},
     reader::open_reader,
+    right::{self, Right},
     rollback::Journaling,
     schema::{self, Schema, SkippedTable},
     seed, sequence,
@@ -80,6 +81,8 @@ pub(crate) struct Database {
     pub(crate) capacity: u64,
     /// A commit of the writer waits for the disk.
     synchronous: Cell<bool>,
+    /// From when to when the application may write, where that ends by itself.
+    pub(crate) right: Option<Right>,
 }
 
 /// Whether the partner may have changes that never came here.
@@ -144,6 +147,7 @@ impl Database {
             keeps_rollback,
             capacity,
             synchronous: Cell::new(true),
+            right: None,
         };
         database.take(seen);
         database.check_inode()?;
@@ -437,8 +441,10 @@ impl Database {
         if closed {
             let tables: Vec<Captured> = self.tables.values().cloned().collect();
             fence::close(&self.writer, &tables).at(&self.path)?;
+            right::unlimit(&self.writer).at(&self.path)?;
         } else {
             fence::open(&self.writer).at(&self.path)?;
+            self.change_right()?;
         }
         // A change of the application that was not looked at yet must still be noticed.
         if unseen {

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use ipicsha_core::{
 };
 
 use crate::{
+    ahead::{ANNOUNCED, Announced},
     answer::Follower,
     apply::Setting,
     barrier::Barrier,
@@ -29,6 +29,7 @@ use crate::{
     received::Received,
     report::Reporter,
     resume::{Leading, Paused, Wanted},
+    right::Renewal,
     rollback,
     schema::SkippedTable,
     session::Authorities,
@@ -39,17 +40,12 @@ use crate::{
     worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
 };
 
-/// How long to look for the commit after an event, and how often at first. Later looks are further
-/// apart: an eighth of the time since the event, so a commit is seen when it is an eighth late.
-const ALARM: Duration = Duration::from_millis(40);
+/// How often to look for the commit after an event, at first. Later looks are further apart: an eighth
+/// of the time since the event, so a commit is seen when it is an eighth late.
 const ALARM_STEP: Duration = Duration::from_micros(50);
 /// The same, and a thirty-second, for the first commit after a pause: the only one nothing waits behind.
 const AWAITED_STEP: Duration = Duration::from_micros(20);
 const AWAITED: Duration = Duration::from_millis(1);
-/// The first look at it does not sleep for so long.
-const AT_ONCE: Duration = Duration::from_micros(100);
-/// Within this the next event is announced, however fast events come.
-const ANNOUNCED: Duration = Duration::from_millis(2);
 /// How often to look without an event.
 const SAFETY: Duration = Duration::from_millis(250);
 /// How often writes are closed anew when the application changes its schema at that moment.
@@ -113,16 +109,6 @@ pub(crate) enum Source {
     Pump,
 }
 
-/// What is known of a transaction of the application that was not seen to commit yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Announced {
-    Nothing,
-    /// After a pause it writes.
-    Writes,
-    /// What it had written by then is on disk.
-    Synced(Instant),
-}
-
 pub(crate) struct Engine {
     pub(crate) config: WorkerConfig,
     pub(crate) events: Box<dyn Fn(Event) + Send>,
@@ -162,6 +148,7 @@ pub(crate) struct Engine {
     /// Result the partner may not have heard of.
     pub(crate) untold: Option<(u64, RepairReport)>,
     pub(crate) switchover: Option<Switchover>,
+    pub(crate) renewal: Renewal,
     /// Why it cannot follow.
     pub(crate) hold: Option<String>,
     /// The step that failed; the hold ends when it succeeds.
@@ -169,11 +156,11 @@ pub(crate) struct Engine {
     pub(crate) pump_after: Option<Instant>,
     pub(crate) reporter: Reporter,
     pub(crate) data_version: DataVersion,
-    alarm_since: Instant,
-    alarm_until: Instant,
-    announced: Announced,
+    pub(crate) alarm_since: Instant,
+    pub(crate) alarm_until: Instant,
+    pub(crate) announced: Announced,
     /// When a commit was seen last.
-    seen_at: Option<Instant>,
+    pub(crate) seen_at: Option<Instant>,
     pub(crate) look_at: Instant,
     pub(crate) retry_at: Option<Instant>,
     pub(crate) attach_at: Option<Instant>,
@@ -221,6 +208,7 @@ impl Engine {
             undoing: None,
             untold: None,
             switchover: None,
+            renewal: Renewal::default(),
             hold: None,
             held_by: None,
             pump_after: None,
@@ -263,58 +251,10 @@ impl Engine {
             self.switchover.as_ref().map(Switchover::deadline),
             self.reporter.due(),
             self.barrier_due(),
+            self.renewal.due(),
         ];
         at = dues.into_iter().flatten().fold(at, Instant::min);
         at.saturating_duration_since(now)
-    }
-
-    /// The file system says something may have changed.
-    pub(crate) fn wake(&mut self) {
-        self.alarm.reset();
-        // On a standby nobody commits but this thread; a change of the schema is not urgent.
-        if self.database.as_ref().is_some_and(|database| database.fence_closed) {
-            return;
-        }
-        let now = Instant::now();
-        if now >= self.alarm_until {
-            self.announced = Announced::Nothing; // nothing came of it
-        }
-        // Not while one transaction follows upon the other.
-        let pause = self.seen_at.is_none_or(|seen| now >= seen + ANNOUNCED);
-        if pause && self.announced == Announced::Nothing {
-            self.announced = Announced::Writes;
-        }
-        (self.alarm_since, self.alarm_until) = (now, now + ALARM);
-    }
-
-    /// Syncs what the application has written while it does the same: when its commit can be seen
-    /// most of the waiting is over. Whether this was enough is found out before anything is sent.
-    fn sync_ahead(&mut self) {
-        if self.announced != Announced::Writes {
-            return;
-        }
-        let ships = matches!(self.session, Session::Attached(_))
-            && self.database.as_ref().is_some_and(|database| !database.keeps_rollback);
-        if ships {
-            self.wal.settle();
-            if let Err(error) = self.wal.sync() {
-                self.settle(Source::Pump, Err(error));
-            }
-            self.await_commit();
-        }
-        let now = Instant::now();
-        self.alarm_until = self.alarm_until.max(now + ALARM);
-        self.announced = Announced::Synced(now);
-    }
-
-    /// Waits a moment for what the application does once its disk has answered: as long as going to
-    /// sleep and waking up would take.
-    fn await_commit(&self) {
-        let Some(database) = &self.database else { return };
-        let until = Instant::now() + AT_ONCE;
-        while database.is_quiet(self.data_version) && Instant::now() < until {
-            thread::yield_now();
-        }
     }
 
     /// Carries out a command.
@@ -328,6 +268,7 @@ impl Engine {
             }
             Command::Remove { done } => done(self.remove()),
             Command::SetWrites { writes, drained, done } => done(self.set_writes(writes, drained)),
+            Command::AllowWrites(until) => self.allow_writes(until),
             Command::LinkUp => {
                 self.link = true;
                 self.detach("the connection is a new one");
@@ -363,6 +304,7 @@ impl Engine {
             self.open();
         }
         self.keep_watch();
+        self.renew_right(now);
         self.sync_ahead();
         self.look(Instant::now());
         if self.attach_at.is_some_and(|at| now >= at) {

@@ -4,6 +4,7 @@
 //! `ipicsha_core::data`; must not know sockets, roles beyond the licensed one, or files other than
 //! databases.
 
+mod ahead;
 mod answer;
 mod apply;
 mod attach;
@@ -38,6 +39,7 @@ mod received;
 mod repair;
 mod report;
 mod resume;
+mod right;
 mod rollback;
 mod runs;
 mod scan;
@@ -68,6 +70,7 @@ pub use gauge::LogUse;
 pub use identity::Identity;
 pub use inspect::{Inspection, TableInfo, inspect, inspect_as};
 pub use journal::{Journal, JournalEntry, JournalFilter, JournalKind, Version};
+pub use right::EXPIRED;
 pub use rollback::{Journaling, is_database};
 pub use runs::PastRepair;
 pub use schema::SkippedTable;

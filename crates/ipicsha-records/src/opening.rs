@@ -81,6 +81,7 @@ impl Engine {
         if database.keeps_rollback {
             self.wal.keep(path)?;
         }
+        self.recall_right(&mut database);
         match self.writes {
             Some(writes) => {
                 database.set_fence(writes == Writes::Closed, Unshipped::Possible, PATIENT)?;
@@ -96,6 +97,7 @@ impl Engine {
         self.database = Some(database);
         self.dirty = Dirty::default();
         self.unread = true;
+        self.renew_soon();
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use ipicsha_core::{
     data::{Data, RepairReport},
     id::{DatabaseName, Seq},
     license::LicensedRole,
+    time::WallTime,
 };
 use serde::Serialize;
 
@@ -95,6 +96,9 @@ pub enum Command {
         /// When it is so.
         done: Done<()>,
     },
+    /// Where writes are open, the file itself refuses them from then on, by this server's wall clock,
+    /// also when this process is dead or frozen; `None`: they do not end by themselves.
+    AllowWrites(Option<WallTime>),
     /// A new data connection to the partner stands.
     LinkUp,
     /// It is gone.
@@ -166,6 +170,7 @@ impl Command {
             Self::Undo { done, .. } => done(Err(Error::Stopped)),
             Self::Barrier { done, .. } => done(Err(Error::Stopped)),
             Self::Install
+            | Self::AllowWrites(_)
             | Self::LinkUp
             | Self::LinkDown
             | Self::SetGate(_)
@@ -183,6 +188,7 @@ impl fmt::Debug for Command {
             Self::Remove { .. } => "Remove",
             Self::SetWrites { writes: Writes::Open, .. } => "SetWrites(Open)",
             Self::SetWrites { writes: Writes::Closed, .. } => "SetWrites(Closed)",
+            Self::AllowWrites(_) => "AllowWrites",
             Self::LinkUp => "LinkUp",
             Self::LinkDown => "LinkDown",
             Self::SetGate(Gate::Open) => "SetGate(Open)",

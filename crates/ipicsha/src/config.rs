@@ -4,6 +4,7 @@ mod addresses;
 mod alarms;
 mod directories;
 mod services;
+mod witness;
 
 use std::{
     net::SocketAddr,
@@ -22,6 +23,7 @@ pub(crate) use self::{
     alarms::AlarmsFile,
     directories::{DirectoryFile, FilesFile, clash},
     services::{Check, ExecFile, Probe, ServiceFile},
+    witness::{WitnessAt, WitnessFile},
 };
 use crate::{
     exit::{Failure, Kind},
@@ -48,6 +50,8 @@ pub(crate) struct ConfigFile {
     pub(crate) files: FilesFile,
     #[serde(default)]
     pub(crate) alarms: AlarmsFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) witness: Option<WitnessFile>,
     #[serde(default)]
     pub(crate) hooks: HooksFile,
     #[serde(default)]
@@ -229,6 +233,7 @@ pub(crate) struct Config {
     pub(crate) initialization_timeout: Duration,
     pub(crate) automatic: Automatic,
     pub(crate) hook_limit: Duration,
+    pub(crate) witness: Option<WitnessAt>,
 }
 
 impl Config {
@@ -274,9 +279,10 @@ impl Config {
                 return Err(wrong(&key, why.into(), range));
             }
         }
-        check_directories(&file).map_err(|(key, why)| {
+        let block = |(key, why): (String, String)| {
             wrong(&key, why, "compare with the examples in config/ipicsha.toml")
-        })?;
+        };
+        check_directories(&file).map_err(block)?;
         for path in &file.sync.allow {
             let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
             if !path.is_absolute() || climbs {
@@ -284,9 +290,7 @@ impl Config {
                 return Err(wrong("sync.allow", why, "write it as \"/srv/files\", without `..`"));
             }
         }
-        check_blocks(&file).map_err(|(key, why)| {
-            wrong(&key, why, "compare with the examples in config/ipicsha.toml")
-        })?;
+        check_blocks(&file).map_err(block)?;
         if !(1.0..=3600.0).contains(&file.pair.initialization_timeout_seconds) {
             return Err(wrong("pair.initialization_timeout_seconds", "1 to 3600".into(), range));
         }
@@ -295,8 +299,10 @@ impl Config {
         }
         let hook_limit = seconds(file.hooks.timeout_seconds)
             .map_err(|why| wrong("hooks.timeout_seconds", why, range))?;
+        let witness = witness_of(&file).map_err(block)?;
         Ok(Self {
             hook_limit,
+            witness,
             listen: address("server.listen", &file.server.listen)?,
             advertise: match &file.server.advertise {
                 Some(value) => Some(address("server.advertise", value)?),
@@ -321,6 +327,17 @@ fn check_blocks(file: &ConfigFile) -> Result<(), (String, String)> {
     services::check_services(&file.services)?;
     addresses::check_addresses(&file.addresses)?;
     alarms::check_alarms(&file.alarms).map_err(|(key, why)| (key.to_owned(), why))
+}
+
+/// The witness, which policy `witness` cannot do without; or the key that is wrong, and why.
+fn witness_of(file: &ConfigFile) -> Result<Option<WitnessAt>, (String, String)> {
+    match &file.witness {
+        Some(witness) => witness.checked().map(Some),
+        None if file.pair.partition_policy == PartitionPolicy::Witness => {
+            Err(("pair.partition_policy".into(), "\"witness\" needs a block [witness]".into()))
+        }
+        None => Ok(None),
+    }
 }
 
 /// When roles change by themselves; or the key that is out of range, and the range.

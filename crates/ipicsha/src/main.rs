@@ -10,6 +10,7 @@ mod pattern;
 mod replication;
 mod size;
 mod transfer;
+mod witness;
 mod wording;
 
 use std::process::ExitCode;

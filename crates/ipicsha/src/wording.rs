@@ -79,6 +79,10 @@ pub(crate) fn status(status: &Status) -> String {
     if let Some(error) = &status.link_error {
         line(&mut text, format!("No connection to the partner: {error}"));
     }
+    if let Some(problem) = &pair.witness {
+        let does = if problem.is_empty() { "answers" } else { "does not answer" };
+        line(&mut text, format!("Witness: {does}"));
+    }
     if pair.config.is_some() {
         line(&mut text, format!("Standby server status: {}", pair.standby_status));
     }

@@ -13,7 +13,7 @@ while not os.path.exists(stop_path):
     try:
         db.execute('INSERT INTO calls(id, what) VALUES(?, ?)', (name, 'call ' + name))
     except sqlite3.Error as error:
-        if 'IPICSHA: this server is standby' not in str(error) and 'locked' not in str(error):
+        if 'IPICSHA: ' not in str(error) and 'locked' not in str(error):
             raise
         fenced += 1
         time.sleep(0.005)

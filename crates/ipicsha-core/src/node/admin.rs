@@ -120,7 +120,8 @@ impl Node {
     pub(super) fn require_idle(&self) -> Result<(), Refusal> {
         let waiting = self.pending_handover.is_some()
             || self.pending_setting.is_some()
-            || self.pending_close.is_some();
+            || self.pending_close.is_some()
+            || self.right.is_forced();
         match self.phase {
             Phase::Activating | Phase::HandingOver { .. } => Err(Refusal::Busy),
             Phase::Unconfigured | Phase::Booting { .. } | Phase::Standby | Phase::Active => {
@@ -178,6 +179,10 @@ impl Node {
         }
         if !self.lost(now.mono) {
             return Err(Refusal::NotLostYet(self.partner_name()));
+        }
+        if self.needs_right() && self.rank().is_some() {
+            self.force_with_witness(now, request);
+            return Ok(None);
         }
         if !self.activate_next(now, Reason::OnAdminRequest) {
             let missing = self.licensed.clone().err().unwrap_or(LicenseError::Missing);

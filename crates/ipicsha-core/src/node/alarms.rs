@@ -12,6 +12,7 @@ impl Alarm {
             | Self::RoleChangeFailed { .. }
             | Self::TakeoverNeeded { .. }
             | Self::TakeoversHeld { .. }
+            | Self::Fenced
             | Self::CriticalServiceDown { .. } => true,
             Self::PartnerDown
             | Self::OneWay
@@ -26,6 +27,7 @@ impl Alarm {
             | Self::CertificateEnds { .. }
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
+            | Self::WitnessDown { .. }
             | Self::Paused { .. } => false,
         }
     }
@@ -52,6 +54,8 @@ impl Alarm {
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
             | Self::CriticalServiceDown { .. }
+            | Self::WitnessDown { .. }
+            | Self::Fenced
             | Self::TakeoversHeld { .. } => false,
         }
     }

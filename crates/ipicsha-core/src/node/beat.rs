@@ -92,6 +92,7 @@ impl Node {
         self.adopt_takeovers(now, &beat.report);
         self.adopt_setting(now, &beat.report);
         self.note_partner_failed(&beat.report);
+        self.note_acknowledged(&beat);
         self.partner.report = Some(beat.report);
         self.react_to_partner(now);
     }
@@ -142,7 +143,8 @@ impl Node {
 
     /// It was active when it stopped, and has not been told its role since.
     pub(super) fn was_active(&self) -> bool {
-        matches!(self.phase, Phase::Booting { .. }) && self.state.role == Role::Active
+        let memory = matches!(self.phase, Phase::Booting { .. }) && self.state.role == Role::Active;
+        memory || self.state.fenced && self.role() == Some(Role::Standby)
     }
 
     /// Silence counts from the last sign of life, the start, or the end of a pause.
@@ -157,7 +159,7 @@ impl Node {
 
     /// When the partner counts as lost.
     pub(super) fn silent_at(&self) -> Option<MonoTime> {
-        self.partner.heard.map(|_| self.silence_starts() + self.takeover_after())
+        self.partner.heard.map(|_| self.silence_starts() + self.patience())
     }
 
     /// The partner was heard recently enough to ask it for something.

@@ -35,7 +35,8 @@ impl Node {
             self.state.role = Role::Standby;
             self.state.role_reason = Reason::Initialization;
         }
-        if booting || report.epoch > self.state.epoch {
+        let fenced = std::mem::take(&mut self.state.fenced);
+        if booting || fenced || report.epoch > self.state.epoch {
             self.state.epoch = self.state.epoch.max(report.epoch);
             self.persist();
         }
@@ -73,7 +74,10 @@ impl Node {
         let ours = self
             .rank()
             .is_some_and(|rank| Epoch(epoch.0.saturating_sub(1)).next_for(rank) == epoch);
-        if waiting && ours && epoch > self.state.epoch {
+        // Both gave their word when one of them had not heard the other's yet: the first one counts.
+        let gave = self.pending_handover.is_some();
+        let may = self.may_follow_word(now.mono) && !gave;
+        if waiting && ours && may && epoch > self.state.epoch {
             // Only of a server that was active has anything been waited for.
             let drained = reason != Reason::Initialization;
             if reason.is_automatic() {
@@ -91,6 +95,7 @@ impl Node {
         self.state.role_reason = reason;
         self.state.epoch = epoch;
         self.state.gave_up = false;
+        self.state.fenced = false;
         self.state.services_down = None;
         if self.partner.heard.is_some() {
             self.state.last_contact = self.partner.heard_wall;
@@ -99,6 +104,7 @@ impl Node {
         self.failure = None;
         self.retry_at = None;
         self.phase = Phase::Activating;
+        self.tell_right(now);
         self.outputs.push_back(Output::Activate { drained });
         self.fail_pending_handover();
         self.next_beat = now.mono;
@@ -174,8 +180,9 @@ impl Node {
         self.outputs.push_back(Output::Activate { drained: false });
     }
 
-    fn next_epoch(&self) -> Option<Epoch> {
+    pub(super) fn next_epoch(&self) -> Option<Epoch> {
         let known = self.partner.report.as_ref().map_or(Epoch(0), |report| report.epoch);
+        let known = known.max(self.known_by_witness());
         self.rank().map(|rank| self.state.epoch.max(known).next_for(rank))
     }
 
@@ -197,7 +204,7 @@ impl Node {
     }
 
     pub(super) fn consider_boot(&mut self, now: Now) {
-        if self.boot_due().is_some_and(|due| now.mono >= due) {
+        if self.boot_due().is_some_and(|due| now.mono >= due) && self.is_granted(now) {
             self.activate_next(now, Reason::PeerDownDuringInitialization);
         }
     }
@@ -210,7 +217,10 @@ impl Node {
         if self.policy() == PartitionPolicy::Manual {
             return Some("the partition policy is `manual`");
         }
-        if !self.data.synced {
+        if self.was_outrun() {
+            return Some("the partner was active after this server, and is not heard");
+        }
+        if !self.data.synced && !self.state.fenced {
             return Some("the databases here were never in sync with the partner's");
         }
         if self.rank().is_none() {
@@ -224,18 +234,23 @@ impl Node {
         if self.phase != Phase::Standby || self.takeover_blocked().is_some() {
             return None;
         }
-        if matches!(self.partner.goodbye, Some(Goodbye::Stop)) {
+        // A goodbye alone does not say that its writes are closed.
+        if matches!(self.partner.goodbye, Some(Goodbye::Stop)) && !self.needs_right() {
             return Some(self.last_tick);
+        }
+        if self.state.fenced {
+            return self.silent_at(); // nobody else had the role meanwhile
         }
         let later = |at: MonoTime, limit: Option<MonoTime>| limit.map_or(at, |it| at.max(it));
         self.silent_at().map(|at| later(later(at, self.grace_until), self.takeover_release()))
     }
 
     pub(super) fn consider_takeover(&mut self, now: Now) {
-        if self.takeover_due().is_some_and(|due| now.mono >= due) {
+        if self.takeover_due().is_some_and(|due| now.mono >= due) && self.is_granted(now) {
             let stopped = matches!(self.partner.goodbye, Some(Goodbye::Stop));
+            let counts = !stopped && !self.state.fenced;
             let reason = if stopped { Reason::PeerReboot } else { Reason::PeerDown };
-            if self.activate_next(now, reason) && !stopped {
+            if self.activate_next(now, reason) && counts {
                 self.note_takeover(self.state.epoch, now.mono);
             }
         }

@@ -219,9 +219,9 @@ impl Node {
     /// The end without a planned switchover. An active one closes its writes first when somebody
     /// is there to take over; alone it stays the last active one and leaves the databases open.
     fn say_goodbye_and_exit(&mut self) {
+        // Under policy `witness` nothing renews the right from here on.
         let taken_over = self.role() == Some(Role::Active)
-            && self.connected(self.last_tick)
-            && !self.is_paused();
+            && (self.needs_right() || self.connected(self.last_tick) && !self.is_paused());
         if taken_over && !self.exit_after_close {
             self.exit_after_close = true;
             self.outputs.push_back(Output::Deactivate);

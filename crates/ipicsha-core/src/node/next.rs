@@ -26,9 +26,18 @@ impl Node {
                 None => format!("waits for {partner}"),
             },
             Phase::Standby => match self.takeover_due() {
+                Some(_) if self.state.fenced => {
+                    format!("serves again as soon as {partner} or the witness answers")
+                }
+                Some(due) if due <= now => {
+                    format!("{partner} is lost; takes over as soon as the witness grants it")
+                }
                 Some(due) if self.suspect_at().is_some_and(|at| now >= at) => format!(
                     "{partner} is silent; takes over in {:.1} s",
                     due.since(now).as_secs_f64()
+                ),
+                Some(_) if self.needs_right() => format!(
+                    "if {partner} goes silent, takes over after {d} s, if the witness grants it"
                 ),
                 Some(_) => format!("if {partner} goes silent, takes over after {d} s"),
                 None => format!("no takeover by itself: {}", self.takeover_blocked().unwrap_or("")),
@@ -39,6 +48,9 @@ impl Node {
                 "both stay active until one of them goes standby".into()
             }
             Phase::Active if self.services_down_since.is_some() => self.next_of_services(now),
+            Phase::Active if self.lost(now) && self.needs_right() => {
+                format!("stays active while the witness answers; waits for {partner}")
+            }
             Phase::Active if self.lost(now) => format!("stays active; waits for {partner}"),
             Phase::Active if self.fallback_due().is_some() => {
                 let left = self.fallback_due().map_or(0, |due| due.since(now).as_secs());

@@ -137,6 +137,7 @@ impl Node {
             (true, false) => self.leave_pair(),
             (true, true) => {
                 self.count_from = now.mono; // silence under the old D says nothing about the new one
+                self.shorten_right(now.mono);
                 self.persist();
             }
             (false, false) => self.persist(),
@@ -151,12 +152,14 @@ impl Node {
         self.count_from = now.mono;
         self.state.log_full = None;
         self.state.gave_up = false;
+        self.state.fenced = false;
         self.state.services_down = None;
         self.data = DataReport::default(); // what was measured before does not count for the pair
         self.persist();
         self.outputs.push_back(Output::Capture(true));
         let partner_active =
             self.partner.report.as_ref().is_some_and(|report| report.role == Some(Role::Active));
+        self.begin_right(now.mono);
         if self.rank() == Some(LicensedRole::Primary) && !partner_active {
             self.activate_next(now, Reason::Normal);
         } else {
@@ -175,6 +178,7 @@ impl Node {
         self.state.split_brain = None;
         self.state.repair_due = false;
         self.state.gave_up = false;
+        self.state.fenced = false;
         self.state.services_down = None;
         self.state.pause.pause = None;
         self.pause_ends = None;
@@ -186,6 +190,7 @@ impl Node {
             self.outputs.push_back(Output::Reply(request, Err(Refusal::NotConfigured)));
         }
         self.phase = Phase::Unconfigured;
+        self.end_right();
         self.fail_pending_handover();
         self.answer_asked(Err(Refusal::NotConfigured));
         self.persist();

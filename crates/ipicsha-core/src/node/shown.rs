@@ -68,6 +68,9 @@ impl Node {
         if let Some(pending) = &self.pending_handover {
             return (self.giving_up(), pending.reason);
         }
+        if self.state.fenced {
+            return (NodeState::Fenced, Reason::PeerDown);
+        }
         if self.suspect_at().is_none_or(|at| now >= at) {
             return (NodeState::Suspect, Reason::PeerDown);
         }

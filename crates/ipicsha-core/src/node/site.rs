@@ -30,6 +30,11 @@ impl Node {
             "set up trust: `ipicsha trust set PARTNER_ADDRESS`",
         )];
         checks.extend(self.own_site());
+        checks.extend(self.witness_problem().map(|problem| {
+            let answers = problem.is_empty();
+            let finding = if answers { "the witness answers".into() } else { problem };
+            Check::require(answers, finding, "see `[witness]` in the configuration file")
+        }));
         let Some(report) = self.reachable_report(now.mono).filter(|_| trusted) else {
             checks.push(Check::require(
                 false,

@@ -87,6 +87,7 @@ impl Node {
         };
         raise(self.state.split_brain.is_some(), Alarm::SplitBrain);
         raise(lost, Alarm::PartnerDown);
+        raise(self.state.fenced, Alarm::Fenced);
         raise(configured && !lost && self.one_way(), Alarm::OneWay);
         raise(self.clock.verdict() == Clocks::Apart, Alarm::ClocksApart);
         raise(configured && self.time_synced == Some(false), Alarm::TimeNotSynced);
@@ -106,6 +107,9 @@ impl Node {
         }
         if let Some(days) = self.certificate_ends(clock.wall) {
             raise(true, Alarm::CertificateEnds { days });
+        }
+        if let Some(cause) = self.witness_problem().filter(|cause| !cause.is_empty()) {
+            raise(configured, Alarm::WitnessDown { cause });
         }
         if let Some(seconds) = self.takeovers_held(now) {
             raise(configured, Alarm::TakeoversHeld { seconds });
@@ -189,6 +193,7 @@ impl Node {
                 until_unix_ms: pause.until.0,
                 seconds: self.pause_seconds(now.mono),
             }),
+            witness: self.witness_problem(),
         }
     }
 
@@ -263,7 +268,10 @@ impl Node {
         let (state, reason) = self.state_and_reason(now);
         let by_state = matches!(
             state,
-            NodeState::SplitBrain | NodeState::RunningInFailedMode | NodeState::Unknown
+            NodeState::SplitBrain
+                | NodeState::RunningInFailedMode
+                | NodeState::Unknown
+                | NodeState::Fenced
         );
         if !by_state && let Some(action) = alarms.iter().find_map(Alarm::action) {
             return action.replace("PARTNER", &partner);

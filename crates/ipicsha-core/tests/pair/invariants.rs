@@ -44,15 +44,16 @@ impl Invariants {
         if !activated {
             return;
         }
+        let before_fenced = before.fenced;
         let owner = *world.invariants.owners.entry(state.epoch.0).or_insert(at);
         assert_eq!(owner, at, "two servers share epoch {}", state.epoch);
         if state.role_reason == Reason::PeerDown {
-            Self::check_takeover(world, at);
+            Self::check_takeover(world, at, before_fenced);
         }
     }
 
     /// Takeover on silence comes after D and not before, by the server's own clock (spec B2).
-    fn check_takeover(world: &mut World, at: usize) {
+    fn check_takeover(world: &mut World, at: usize, was_fenced: bool) {
         world.invariants.takeovers += 1;
         let heard = world.servers[at].last_heard.expect("a server that never heard waits");
         let silence = world.clock(at).mono.since(heard);
@@ -65,7 +66,10 @@ impl Invariants {
             .timing
             .takeover_after();
         assert!(silence >= d, "took over after {silence:?} of silence, D is {d:?}");
-        Self::check_automatic(world, at);
+        // Nobody else had the role meanwhile: that is no takeover.
+        if !was_fenced {
+            Self::check_automatic(world, at);
+        }
     }
 
     /// Nothing happens by itself during a pause (spec B13), nor more than twice in a window.
@@ -143,8 +147,11 @@ impl Invariants {
         }
     }
 
-    /// Writes open only on a server whose active role is durable.
+    /// Writes open only on a server whose active role is durable, or whose right has ended meanwhile.
     pub(crate) fn opened(world: &mut World, at: usize) {
+        if world.is_under_witness(at) && !world.is_writable(at) {
+            return;
+        }
         assert_eq!(world.servers[at].disk.role, Role::Active, "opened the writes of a standby");
     }
 
@@ -154,7 +161,15 @@ impl Invariants {
         assert!(!both, "records flow in a split brain");
     }
 
+    /// Under policy `witness` two servers are never able to write, not for a moment.
+    fn never_two_writable(world: &World) {
+        let writable = |at: &usize| world.is_under_witness(*at) && world.is_writable(*at);
+        let both = [0, 1].iter().all(writable);
+        assert!(!both, "both servers can be written to under policy `witness`");
+    }
+
     pub(crate) fn after_step(world: &mut World) {
+        Self::never_two_writable(world);
         Self::split_is_seen(world);
         Self::apart_clocks_hold_records(world);
         for at in [0, 1] {

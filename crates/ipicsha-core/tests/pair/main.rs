@@ -6,4 +6,5 @@ mod life;
 mod node_states;
 mod random;
 mod stories;
+mod witness;
 mod world;

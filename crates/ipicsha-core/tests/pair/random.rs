@@ -1,4 +1,4 @@
-//! Random histories. Every test run drives 2,000 of them; a failing one prints how to replay it.
+//! Random histories. Every test run drives 3,000 of them; a failing one prints how to replay it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,12 +11,15 @@ use ipicsha_core::{
 
 use crate::world::{PRIMARY, SECONDARY, World, fast, micros};
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 3_000;
 const STEPS: u64 = 400;
 
 /// One thing that can happen to a pair.
 fn disturb(world: &mut World) {
     let at = world.rng.below(2) as usize;
+    if world.is_under_witness(at) && world.rng.chance(80) {
+        return disturb_witness(world, at);
+    }
     match world.rng.below(40) {
         0..=2 => {
             let cut = world.rng.chance(500);
@@ -72,6 +75,14 @@ fn disturb(world: &mut World) {
     }
 }
 
+fn disturb_witness(world: &mut World, at: usize) {
+    match world.rng.below(4) {
+        0 => world.witness.down = true,
+        1 => world.restart_witness(),
+        _ => world.witness.cut[at] = world.rng.chance(400),
+    }
+}
+
 /// Services fail and are mended; administrators move the role and suspend HA.
 fn disturb_services(world: &mut World, at: usize) {
     let awake = world.awake(at);
@@ -109,6 +120,8 @@ fn disturb_services(world: &mut World, at: usize) {
 /// Everything works again; what is left must settle by itself, or by one go-standby.
 fn recover(world: &mut World) {
     world.crash_per_mille = 0;
+    world.restart_witness();
+    world.witness.cut = [false; 2];
     for at in [0, 1] {
         world.set_cut(at, false);
         world.links[at].loss_per_mille = 0;
@@ -170,8 +183,9 @@ struct Reached {
 }
 
 fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
-    let policy = match seed % 5 {
+    let policy = match (seed / 4) % 6 {
         0 => PartitionPolicy::Manual,
+        1 => PartitionPolicy::Witness,
         _ => PartitionPolicy::Availability,
     };
     let automatic = Automatic {

@@ -1,6 +1,7 @@
 //! The simulated world: time, servers, links, disks, and the order in which things happen.
 
 mod store;
+mod witness;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -56,6 +57,7 @@ pub(crate) struct Link {
 
 enum Happening {
     Deliver { to: usize, control: Box<Control>, generation: u64 },
+    AtWitness(witness::Word),
     Done { at: usize, boot: u64, input: Input },
     Ship,
     Measure,
@@ -71,6 +73,8 @@ pub(crate) struct Server {
     pub(crate) paused_until: u64,
     pub(crate) store: Store,
     pub(crate) fenced: bool,
+    /// Until when its databases let themselves be written to, by its own clock.
+    pub(crate) allowed_until: Option<MonoTime>,
     pub(crate) serving: bool,
     pub(crate) gate: Gate,
     licenses: Vec<License>,
@@ -101,6 +105,7 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) servers: [Server; 2],
     pub(crate) links: [Link; 2],
+    pub(crate) witness: witness::Witness,
     queue: BTreeMap<(u64, u64), Happening>,
     order: u64,
     requests: u64,
@@ -154,6 +159,7 @@ impl World {
             paused_until: 0,
             store: Store::default(),
             fenced: false,
+            allowed_until: None,
             serving: false,
             gate: Gate::Closed,
             licenses: match index {
@@ -181,6 +187,7 @@ impl World {
             rng,
             servers,
             links: [link; 2],
+            witness: witness::Witness::default(),
             queue: BTreeMap::new(),
             order: 0,
             requests: 0,
@@ -393,6 +400,11 @@ impl World {
                 Invariants::closing(self, at);
                 self.close_writes(at, limit);
             }
+            Output::AskWitness { number, epoch, hold } => {
+                self.ask_witness(at, number, epoch, hold);
+            }
+            Output::LeaveWitness => self.leave_witness(at),
+            Output::AllowWrites { until } => self.allow_writes(at, until),
             Output::Replicate(gate) => self.servers[at].gate = gate,
             Output::Record(Event::State { from, to, reason, epoch, .. }) => {
                 assert!(machine::is_known(from, to), "the table has no {from} -> {to}");
@@ -507,6 +519,7 @@ impl World {
                 }
                 self.done(at, input);
             }
+            Happening::AtWitness(word) => self.at_witness(word),
             Happening::Ship => {
                 self.ship();
                 self.later(10_000, Happening::Ship);
@@ -552,6 +565,7 @@ impl World {
             | Input::TimeSynced(_)
             | Input::Licenses(_)
             | Input::Repaired
+            | Input::Witness(..)
             | Input::Shutdown(_) => {}
         }
         self.input(at, input);

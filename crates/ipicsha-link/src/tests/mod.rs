@@ -5,6 +5,7 @@ mod hostile;
 mod identity;
 mod pair;
 mod trust;
+mod witness;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -112,6 +113,7 @@ impl Server {
     async fn raw(&self, target: SocketAddr, accepted: Accepted) -> TlsStream<TcpStream> {
         let alpn = match &accepted {
             Accepted::AnyCertificate => pin::ALPN_TRUST,
+            Accepted::Known(_) => pin::ALPN_WITNESS,
             Accepted::Pinned(_) | Accepted::Nobody => pin::ALPN_PAIR,
         };
         let tcp = dial::tcp(target, None).await.unwrap();

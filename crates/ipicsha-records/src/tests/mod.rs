@@ -17,6 +17,7 @@ mod repair;
 mod replaced;
 mod resume;
 mod rewritten;
+mod right;
 mod rollback;
 mod seed;
 mod support;

@@ -16,6 +16,7 @@ mod screen;
 mod sync;
 mod verbs;
 mod watch;
+mod witness;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -159,6 +160,12 @@ enum Verb {
         /// Options, sources and destination
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SRC... DST")]
         words: Vec<std::ffi::OsString>,
+    },
+    /// Run a witness on a third machine: it decides for pairs whose servers do not hear each other
+    #[command(args_conflicts_with_subcommands = true)]
+    Witness {
+        #[command(subcommand)]
+        verb: Option<witness::WitnessVerb>,
     },
     /// Print what a shell completes: `ipicsha completions bash > /etc/bash_completion.d/ipicsha`
     Completions { shell: clap_complete::Shell },
@@ -364,6 +371,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             let typed = sync::Words { words: words.clone(), config: cli.config.clone() };
             Ok(sync::run(typed))
         }
+        Verb::Witness { verb } => witness::run(verb.as_ref(), &cli.config, cli.json),
         Verb::Completions { shell } => generate::completions(*shell),
         Verb::Man { folder } => generate::man(folder.as_deref()),
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),

@@ -116,6 +116,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Witness { .. }
         | Verb::Completions { .. }
         | Verb::Man { .. }
         | Verb::Ntp(_)
@@ -185,6 +186,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Witness { .. }
         | Verb::Completions { .. }
         | Verb::Man { .. }
         | Verb::Ntp(_)
@@ -257,6 +259,7 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
         | Verb::Compare
         | Verb::Life(_)
         | Verb::Alarms(_)
+        | Verb::Witness { .. }
         | Verb::Completions { .. }
         | Verb::Man { .. }
         | Verb::Ntp(_)

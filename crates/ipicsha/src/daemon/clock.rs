@@ -13,6 +13,16 @@ pub(crate) fn now() -> Now {
     Now { mono: MonoTime(seconds * 1_000_000 + micros), wall: wall() }
 }
 
+/// The clock that decides, now.
+pub(crate) fn monotonic() -> MonoTime {
+    now().mono
+}
+
+/// Seconds since 1970.
+pub(crate) fn wall_seconds() -> i64 {
+    wall().0 / 1000
+}
+
 /// Wall time, read through libc like every other program of this machine reads it.
 pub(crate) fn wall() -> WallTime {
     let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -12,6 +12,7 @@ use std::{
 
 use ipicsha_core::{
     Gate, data::Data, id::DatabaseName, license::LicensedRole, message::RepairRequest, state::Role,
+    time::WallTime,
 };
 use ipicsha_records::{
     Command, CommandSender, DatabaseStatus, Inspection, Worker, WorkerConfig, Writes,
@@ -110,6 +111,8 @@ pub(crate) struct Databases {
     rank: Option<LicensedRole>,
     gate: Gate,
     link_up: bool,
+    /// Until when the files let themselves be written to; `None` inside: it does not end by itself.
+    right: Option<Option<WallTime>>,
 }
 
 impl Databases {
@@ -142,6 +145,7 @@ impl Databases {
             rank: None,
             gate: Gate::Closed,
             link_up: false,
+            right: None,
         }
     }
 
@@ -294,6 +298,9 @@ impl Databases {
             }
         }
         let Some((_, worker)) = &protected.worker else { return };
+        if let Some(right) = self.right {
+            worker.send(Command::AllowWrites(right));
+        }
         worker.send(Command::Install);
         if let Some(role) = role {
             let writes = if role == Role::Active { Writes::Open } else { Writes::Closed };
@@ -423,6 +430,12 @@ impl Databases {
     pub(crate) fn set_gate(&mut self, gate: Gate) {
         self.gate = gate;
         self.tell(|| Command::SetGate(records_gate(gate)));
+    }
+
+    /// The files refuse writes by themselves from then on; `None`: not at all.
+    pub(crate) fn allow_writes(&mut self, until: Option<WallTime>) {
+        self.right = Some(until);
+        self.tell(|| Command::AllowWrites(until));
     }
 
     pub(crate) fn set_link(&mut self, up: bool) {

@@ -34,6 +34,7 @@ use super::{
     repairs::Repairs,
     roles::RoleChange,
     services::Running,
+    witness::Witness,
 };
 use crate::{config::Config, exit::Failure, transfer::Transfers};
 
@@ -78,6 +79,7 @@ pub(crate) struct Daemon {
     pub(crate) transfers: Transfers,
     /// Why there is no connection to the partner, as last seen.
     pub(crate) link_error: Option<String>,
+    pub(crate) witness: Witness,
 }
 
 impl Daemon {

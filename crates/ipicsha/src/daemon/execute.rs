@@ -1,7 +1,11 @@
 //! Carries out each output of the core, strictly in order. `Persist` is a barrier: a daemon that
 //! cannot persist ends at once, before anybody hears of what it could not remember.
 
-use ipicsha_core::{Output, config::Timing, message::Control};
+use ipicsha_core::{
+    Output,
+    config::{PairName, PartitionPolicy, Timing},
+    message::Control,
+};
 
 use super::{event_loop::Daemon, roles::RoleChange};
 
@@ -29,19 +33,16 @@ impl Daemon {
                 }
             }
             Output::TrustChanged => self.connect(),
-            Output::Capture(true) => {
-                let timing = self.node.persisted().ha.config.as_ref().map(|config| config.timing);
-                self.set_interval(timing);
-                if let Some(rank) = self.node.persisted().configured_as {
-                    self.databases.install(rank);
-                    self.directories.install(rank);
-                }
-                self.measure();
-            }
+            Output::Capture(true) => self.capture(),
             Output::Capture(false) => {
                 self.databases.remove_all();
                 self.directories.remove_all();
             }
+            Output::AskWitness { number, epoch, hold } => {
+                self.witness.ask(number, self.pair(), epoch, hold);
+            }
+            Output::LeaveWitness => self.witness.leave(self.pair()),
+            Output::AllowWrites { until } => self.databases.allow_writes(Some(until)),
             Output::Activate { drained } => {
                 self.change_role(RoleChange::Activate {
                     databases: self.databases.senders(),
@@ -73,6 +74,26 @@ impl Daemon {
             Output::Record(event) => self.record(event),
             Output::Exit => self.exit = true,
         }
+    }
+
+    /// HA is configured: every database and directory takes part from now on.
+    fn capture(&mut self) {
+        let config = self.node.persisted().ha.config.clone();
+        self.set_interval(config.as_ref().map(|config| config.timing));
+        if config.is_some_and(|config| config.policy != PartitionPolicy::Witness) {
+            self.databases.allow_writes(None);
+        }
+        if let Some(rank) = self.node.persisted().configured_as {
+            self.databases.install(rank);
+            self.directories.install(rank);
+        }
+        self.measure();
+    }
+
+    /// Name that both servers agreed on, else that of the file.
+    fn pair(&self) -> &PairName {
+        let config = self.node.persisted().ha.config.as_ref();
+        config.map_or(&self.config.pair, |config| &config.pair)
     }
 
     async fn change_role(&self, change: RoleChange) {

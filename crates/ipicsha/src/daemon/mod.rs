@@ -33,6 +33,7 @@ mod site;
 mod socket;
 mod trust;
 mod verbs;
+mod witness;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -64,7 +65,7 @@ use services::Running;
 
 pub(crate) use addresses::AddressRow;
 pub(crate) use alarms::{AlarmsView, Raised, WayRow};
-pub(crate) use clock::time_synced;
+pub(crate) use clock::{monotonic, time_synced, wall_seconds};
 pub(crate) use event::{NotCompared, RepairOutcome, Sides};
 pub(crate) use history::Entry as HistoryEntry;
 pub(crate) use persist::{read as read_state, write_durably};
@@ -77,6 +78,17 @@ const EVENT_QUEUE: usize = 1024;
 
 /// Runs the daemon until it is told to end.
 pub(crate) fn run(config: Config) -> Result<(), Failure> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(Box::pin(serve(config)))
+}
+
+/// Every line goes to stderr, from where the service manager takes it.
+pub(crate) fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
@@ -85,12 +97,6 @@ pub(crate) fn run(config: Config) -> Result<(), Failure> {
         .with_target(false)
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)?;
-    runtime.block_on(Box::pin(serve(config)))
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -133,6 +139,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         interval: interval.subscribe(),
         events: events.clone(),
     };
+    let witness = witness::Witness::start(config.witness, &link_context.identity, &events);
     let data_queue = DataQueue::new();
     let databases = protected(&config, &data_queue, &events)?;
     let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));
@@ -178,6 +185,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         exit: false,
         transfers,
         link_error: None,
+        witness,
     };
     daemon.connect();
     Ok(daemon)

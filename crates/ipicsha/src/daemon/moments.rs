@@ -114,6 +114,7 @@ fn moment_after(input: &Input) -> Option<(Moment, Role)> {
         | Input::TimeSynced(_)
         | Input::Licenses(_)
         | Input::Repaired
+        | Input::Witness(..)
         | Input::Shutdown(_) => None,
     }
 }

@@ -67,6 +67,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::AlreadyActive
         | Refusal::NotReady(_)
         | Refusal::NotPaused
+        | Refusal::NoRight(_)
         | Refusal::ServiceDown { .. } => Kind::Refused,
     };
     Failure::new(kind, refusal.to_string()).hinted(&refusal.next_step())

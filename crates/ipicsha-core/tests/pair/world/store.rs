@@ -100,10 +100,10 @@ impl World {
     pub(crate) fn write(&mut self, at: usize) -> bool {
         let clock = self.clock(at);
         let key = self.rng.below(8) as u8;
-        let server = &mut self.servers[at];
-        if server.fenced || !server.serving {
+        if !self.is_writable(at) || !self.servers[at].serving {
             return false;
         }
+        let server = &mut self.servers[at];
         self.versions += 1;
         let id = self.versions;
         let version = crate::data::Version { id, stamp: clock.wall.0 };

@@ -1,0 +1,130 @@
+//! What a witness decides for one pair: which of the two servers has the role, and for how long.
+//!
+//! Decides by epochs and by the time a server asked for. Must not know how a question arrives.
+//!
+//! - **Invariant**: the role is granted to another server only when the time of the one before is over.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{epoch::Epoch, id::ServerId, io::WitnessAnswer, time::MonoTime};
+
+/// The last grant to a pair; it must be durable before a server hears of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Who has the role.
+    pub server: ServerId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// For how long from the question on.
+    pub hold: Duration,
+}
+
+/// The role of one pair.
+#[derive(Clone, Debug, Default)]
+pub struct Lease {
+    grant: Option<Grant>,
+    until: MonoTime,
+}
+
+impl Lease {
+    /// What a witness that has just started remembers: nobody knows when the question was, so that the
+    /// whole time counts from now on.
+    pub fn resume(grant: Option<Grant>, now: MonoTime) -> Self {
+        let until = grant.as_ref().map_or(now, |grant| now + grant.hold);
+        Self { grant, until }
+    }
+
+    /// What has to be durable.
+    pub fn grant(&self) -> Option<&Grant> {
+        self.grant.as_ref()
+    }
+
+    /// A server asks for the role under an epoch, for `hold` from now on.
+    pub fn ask(
+        &mut self,
+        now: MonoTime,
+        server: ServerId,
+        epoch: Epoch,
+        hold: Duration,
+    ) -> WitnessAnswer {
+        if let Some(grant) = &self.grant {
+            let same = grant.server == server;
+            let left = if same { Duration::ZERO } else { self.until.since(now) };
+            let newer = if same { epoch >= grant.epoch } else { epoch > grant.epoch };
+            if !newer || !left.is_zero() {
+                return WitnessAnswer::Refused { epoch: grant.epoch, left };
+            }
+        }
+        // A shorter time must not end one that was granted before.
+        let until = now + hold;
+        self.until = self.until.max(until);
+        let left = self.until.since(now);
+        self.grant = Some(Grant { server, epoch, hold: left.max(hold) });
+        WitnessAnswer::Granted
+    }
+
+    /// The server does not use the role any more.
+    pub fn leave(&mut self, now: MonoTime, server: ServerId) {
+        if self.grant.as_ref().is_some_and(|grant| grant.server == server) {
+            self.until = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ServerId = ServerId(1);
+    const B: ServerId = ServerId(2);
+    const D: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> MonoTime {
+        MonoTime(seconds * 1_000_000)
+    }
+
+    fn refused(epoch: u64, left: u64) -> WitnessAnswer {
+        WitnessAnswer::Refused { epoch: Epoch(epoch), left: Duration::from_secs(left) }
+    }
+
+    #[test]
+    fn another_server_gets_the_role_when_the_time_is_over_and_under_a_later_epoch() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(5), A, Epoch(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(14), B, Epoch(3), D), refused(2, 1));
+        assert_eq!(lease.ask(at(15), B, Epoch(1), D), refused(2, 0), "an old epoch");
+        assert_eq!(lease.ask(at(15), B, Epoch(3), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(16), A, Epoch(2), D), refused(3, 9));
+        assert_eq!(lease.ask(at(40), A, Epoch(2), D), refused(3, 0), "it was replaced");
+    }
+
+    #[test]
+    fn a_role_that_is_given_back_is_free_at_once() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        lease.leave(at(1), B);
+        assert_eq!(lease.ask(at(1), B, Epoch(3), D), refused(2, 9));
+        lease.leave(at(2), A);
+        assert_eq!(lease.ask(at(2), B, Epoch(3), D), WitnessAnswer::Granted);
+    }
+
+    #[test]
+    fn a_witness_that_restarts_waits_for_the_whole_time() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        let mut lease = Lease::resume(lease.grant().cloned(), at(100));
+        assert_eq!(lease.ask(at(105), B, Epoch(3), D), refused(2, 5));
+        assert_eq!(lease.ask(at(110), B, Epoch(3), D), WitnessAnswer::Granted);
+    }
+
+    #[test]
+    fn a_shorter_time_does_not_end_a_longer_one() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(1), A, Epoch(2), Duration::from_secs(1)), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(9), B, Epoch(3), D), refused(2, 1));
+    }
+}

@@ -1,0 +1,106 @@
+//! The witness of the simulated pair, and what the databases of a server let happen by themselves.
+
+use std::time::Duration;
+
+use ipicsha_core::{
+    Input, WitnessAnswer,
+    config::PartitionPolicy,
+    epoch::Epoch,
+    id::ServerId,
+    time::{MonoTime, WallTime},
+    witness::Lease,
+};
+
+use super::{Happening, World};
+
+/// What travels to the witness and back.
+pub(super) enum Word {
+    Ask { from: usize, boot: u64, number: u64, epoch: Epoch, hold: Duration },
+    Leave { from: usize },
+}
+
+/// A third machine.
+#[derive(Default)]
+pub(crate) struct Witness {
+    lease: Lease,
+    pub(crate) down: bool,
+    /// The way from each server.
+    pub(crate) cut: [bool; 2],
+    /// What it says instead of the truth.
+    pub(crate) lie: Option<WitnessAnswer>,
+}
+
+/// One way to the witness.
+const WAY_US: u64 = 500;
+
+impl World {
+    fn reaches_witness(&self, from: usize) -> bool {
+        !self.witness.down && !self.witness.cut[from]
+    }
+
+    pub(super) fn ask_witness(&mut self, from: usize, number: u64, epoch: Epoch, hold: Duration) {
+        let boot = self.servers[from].boot;
+        if self.reaches_witness(from) {
+            let word = Word::Ask { from, boot, number, epoch, hold };
+            self.later(WAY_US, Happening::AtWitness(word));
+        } else {
+            let failed = WitnessAnswer::Failed("no route to host".into());
+            self.finish(from, 20_000, Input::Witness(number, failed));
+        }
+    }
+
+    pub(super) fn leave_witness(&mut self, from: usize) {
+        if self.reaches_witness(from) {
+            self.later(WAY_US, Happening::AtWitness(Word::Leave { from }));
+        }
+    }
+
+    pub(super) fn at_witness(&mut self, word: Word) {
+        let now = MonoTime(self.now);
+        match word {
+            _ if self.witness.down => {}
+            Word::Leave { from } => self.witness.lease.leave(now, server(from)),
+            Word::Ask { from, boot, number, epoch, hold } => {
+                let lie = self.witness.lie.clone();
+                let truth = || self.witness.lease.ask(now, server(from), epoch, hold);
+                let answer = lie.unwrap_or_else(truth);
+                self.note(from, &format!("witness: epoch {epoch}: {answer:?}"));
+                if self.reaches_witness(from) {
+                    let input = Input::Witness(number, answer);
+                    self.later(WAY_US, Happening::Done { at: from, boot, input });
+                }
+            }
+        }
+    }
+
+    /// The witness's machine is started again with what is on its disk.
+    pub(crate) fn restart_witness(&mut self) {
+        let grant = self.witness.lease.grant().cloned();
+        self.witness.lease = Lease::resume(grant, MonoTime(self.now));
+        self.witness.down = false;
+    }
+
+    /// The row of the right in the databases.
+    pub(super) fn allow_writes(&mut self, at: usize, until: WallTime) {
+        let clock = self.clock(at);
+        let left = Duration::from_millis(until.millis_since(clock.wall).max(0).unsigned_abs());
+        self.servers[at].allowed_until = Some(clock.mono + left);
+    }
+
+    pub(crate) fn is_under_witness(&self, at: usize) -> bool {
+        let config = &self.servers[at].disk.ha.config;
+        config.as_ref().is_some_and(|config| config.policy == PartitionPolicy::Witness)
+    }
+
+    /// An application could write there now, with or without the daemon.
+    pub(crate) fn is_writable(&self, at: usize) -> bool {
+        let server = &self.servers[at];
+        let allowed = !self.is_under_witness(at)
+            || server.allowed_until.is_some_and(|until| self.clock(at).mono < until);
+        !server.fenced && allowed
+    }
+}
+
+fn server(at: usize) -> ServerId {
+    ServerId(at as u64 + 1)
+}

@@ -1,0 +1,117 @@
+//! The way to the witness: one task that asks, in order, and tells the core what came of it.
+//!
+//! Decides how long an answer is waited for. Must not decide what follows from it.
+
+use std::{sync::Arc, time::Duration};
+
+use ipicsha_core::{Input, WitnessAnswer, config::PairName, epoch::Epoch};
+use ipicsha_link::{Error, Identity, WitnessClient, WitnessQuestion, WitnessReply};
+use tokio::sync::mpsc;
+
+use super::event::Event;
+use crate::config::WitnessAt;
+
+/// Questions that may wait; the core has one under way at a time.
+const QUEUE: usize = 8;
+/// An answer is waited for a part of the time that is asked for, within these.
+const PART: u32 = 5;
+const LIMITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What is to be said.
+struct Word {
+    /// Of the core's question; none of what needs no answer.
+    number: Option<u64>,
+    question: WitnessQuestion,
+    limit: Duration,
+}
+
+/// The witness of this server, if it has one.
+pub(crate) struct Witness {
+    words: Option<mpsc::Sender<Word>>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Witness {
+    pub(crate) fn start(
+        at: Option<WitnessAt>,
+        identity: &Arc<Identity>,
+        events: &mpsc::Sender<Event>,
+    ) -> Self {
+        let words = at.map(|at| {
+            let client = WitnessClient::new(at.address, at.fingerprint, Arc::clone(identity));
+            let (sender, words) = mpsc::channel(QUEUE);
+            tokio::spawn(talk(client, words, events.clone()));
+            sender
+        });
+        Self { words, events: events.clone() }
+    }
+
+    /// Asks for the role; the core hears of the answer, whatever it is.
+    pub(crate) fn ask(&self, number: u64, pair: &PairName, epoch: Epoch, hold: Duration) {
+        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, hold };
+        let limit = (hold / PART).clamp(LIMITS.0, LIMITS.1);
+        let word = Word { number: Some(number), question, limit };
+        let problem = match &self.words {
+            None => Some("no witness is in the configuration file here"),
+            Some(words) if words.try_send(word).is_err() => Some("it is still being asked"),
+            Some(_) => None,
+        };
+        if let Some(problem) = problem {
+            let input = Input::Witness(number, WitnessAnswer::Failed(problem.into()));
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                let _ = events.send(Event::Node(input)).await; // a closed channel: the daemon ends
+            });
+        }
+    }
+
+    /// The role is free.
+    pub(crate) fn leave(&self, pair: &PairName) {
+        let question = WitnessQuestion::Leave { pair: pair.to_string() };
+        if let Some(words) = &self.words {
+            // Without it the role is free when its time is over.
+            let _ = words.try_send(Word { number: None, question, limit: LIMITS.1 });
+        }
+    }
+}
+
+async fn talk(
+    mut client: WitnessClient,
+    mut words: mpsc::Receiver<Word>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(word) = words.recv().await {
+        let result = client.ask(&word.question, word.limit).await;
+        let Some(number) = word.number else {
+            if let Err(error) = result {
+                tracing::debug!(%error, "the witness was not told that the role is free");
+            }
+            continue;
+        };
+        let answer = match result {
+            Ok(WitnessReply::Granted) => WitnessAnswer::Granted,
+            Ok(WitnessReply::Refused { epoch, left }) => WitnessAnswer::Refused { epoch, left },
+            Ok(WitnessReply::Failed(cause)) => WitnessAnswer::Failed(cause),
+            Ok(WitnessReply::Noted) => WitnessAnswer::Failed("it answers something else".into()),
+            Err(error) => WitnessAnswer::Failed(said(&error)),
+        };
+        if events.send(Event::Node(Input::Witness(number, answer))).await.is_err() {
+            return; // the daemon ends
+        }
+    }
+}
+
+/// Errors of the link speak of a partner.
+fn said(error: &Error) -> String {
+    if let Error::OtherCertificate { address } = error {
+        return format!(
+            "{address} shows another certificate than the one in `witness.certificate`; compare with `ipicsha witness show` there"
+        );
+    }
+    if let Error::NotTrustedThere { address } = error {
+        return format!(
+            "{address} does not know the certificate of this server; add it to the witness's configuration"
+        );
+    }
+    error.to_string()
+}
