@@ -67,10 +67,18 @@ impl Witness {
     /// # Errors
     /// The file cannot be written.
     pub fn configure(&self, pairs: &[[String; 2]]) -> Result<()> {
+        self.configure_certificates(&pairs.iter().map(|pair| pair.to_vec()).collect::<Vec<_>>())
+    }
+
+    /// The same, for servers that change their certificates.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure_certificates(&self, pairs: &[Vec<String>]) -> Result<()> {
         let mut text = format!("state_directory = \"{}/state\"\n", self.home.display());
-        for (number, [a, b]) in pairs.iter().enumerate() {
+        for (number, certificates) in pairs.iter().enumerate() {
             let number = if number == 0 { String::new() } else { number.to_string() };
-            text += &format!("[[pair]]\nname = \"e2e{number}\"\ncertificates = [{a:?}, {b:?}]\n");
+            text += &format!("[[pair]]\nname = \"e2e{number}\"\ncertificates = {certificates:?}\n");
         }
         // As an editor does it: never half a file.
         let path = self.config_path();

@@ -99,7 +99,7 @@ fn an_active_whose_daemon_is_frozen_cannot_be_written_when_the_standby_takes_ove
             wait_active(pair)?;
             let refused = pair.alpha.application(BOARD)?.add_call("frozen", "no");
             let refused = refused.expect_err("a frozen server was written").to_string();
-            ensure!(refused.contains("neither the partner nor the witness"), "{refused}");
+            ensure!(refused.contains("was not renewed"), "{refused}");
             signal(pair.alpha.pid()?, Signal::CONT);
             Ok(())
         };

@@ -9,6 +9,7 @@ use crate::{
     config::{HaConfig, Timing},
     license::{LicenseError, LicensedRole},
     preflight::Check,
+    time::WallTime,
     trust::Partner,
 };
 
@@ -67,6 +68,15 @@ pub enum AdminCommand {
     Site,
     /// The services of this server were mended and may run again (spec F3).
     ServicesMended,
+    /// Tell the partner of a certificate (DER) that is to be used soon.
+    AnnounceCertificate(Vec<u8>),
+    /// A certificate that was announced is in use.
+    CertificateInUse {
+        /// It (DER).
+        certificate: Vec<u8>,
+        /// When it ends.
+        ends: WallTime,
+    },
 }
 
 /// A request that was carried out.
@@ -200,6 +210,9 @@ pub enum Refusal {
     /// A pause for no time, or for too long.
     #[error("a pause lasts from 1 second to {} days", PAUSE_MAX.as_secs() / 86_400)]
     PauseLimit,
+    /// The partner did not say that it knows the new certificate; the old one stays in use.
+    #[error("the partner did not confirm that it knows the new certificate")]
+    NotNoted,
     /// Policy `witness`: nobody but the witness can give the role.
     #[error("the witness did not grant the role: {0}")]
     NoRight(String),
@@ -274,12 +287,12 @@ impl Refusal {
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
             Self::NotReady(_) => "see `ipicsha ha-status` on both servers, then try again".into(),
-            Self::NotFailed => "nothing to do; `ipicsha ha-status` shows the states".into(),
             Self::FailedAgain(_) => {
                 "remove the cause and run `ipicsha recover` again; else reboot this server".into()
             }
-            Self::NotPaused => "nothing to do; `ipicsha ha-status` shows a pause".into(),
+            Self::NotFailed | Self::NotPaused => "nothing to do; see `ipicsha ha-status`".into(),
             Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
+            Self::NotNoted => "the old one stays in use; see `ipicsha ha-status` and try again".into(),
             Self::NoRight(_) => {
                 "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure` opens the databases here".into()
             }

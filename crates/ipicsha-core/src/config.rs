@@ -224,6 +224,8 @@ pub struct NodeConfig {
     pub initialization_timeout: Duration,
     /// When roles change by themselves, beyond the heartbeat.
     pub automatic: Automatic,
+    /// Its certificate (DER) at the start.
+    pub certificate: Vec<u8>,
     /// When its certificate ends; `None` where nobody looks (spec A3).
     pub certificate_end: Option<crate::time::WallTime>,
 }

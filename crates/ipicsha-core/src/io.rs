@@ -55,6 +55,8 @@ pub enum Input {
 pub enum WitnessAnswer {
     /// The server has the role for the time it asked for, counted from the question.
     Granted,
+    /// It was only asked whether it is there.
+    Noted,
     /// It has not.
     Refused {
         /// The newest epoch the witness granted.
@@ -152,6 +154,8 @@ pub enum Output {
     Reply(RequestId, Result<AdminReply, Refusal>),
     /// Trust changed: connect to this partner only, or to none.
     TrustChanged,
+    /// It is the same partner, whose certificate is about to change, or has changed.
+    PinsChanged,
     /// Install capture in the databases (true) or remove every trace of it (false).
     Capture(bool),
     /// Open the writes, then start the services; answered by [`Input::Activated`].
@@ -173,11 +177,21 @@ pub enum Output {
         number: u64,
         /// Epoch of the role.
         epoch: Epoch,
+        /// The newest epoch this server knows of.
+        known: Epoch,
         /// For how long, from when the witness hears of it.
         hold: Duration,
     },
+    /// Ask the witness whether it is there, and knows this server; answered by [`Input::Witness`].
+    PingWitness {
+        /// Of this question.
+        number: u64,
+    },
     /// Tell the witness that the role it granted is not used any more.
-    LeaveWitness,
+    LeaveWitness {
+        /// Answered by [`Input::Witness`], if somebody waits for it.
+        number: Option<u64>,
+    },
     /// The databases that are open are to refuse writes by themselves from then on, also when this
     /// process is dead or frozen.
     AllowWrites {

@@ -59,6 +59,20 @@ pub enum Control {
         /// Why, for people.
         cause: String,
     },
+    /// A certificate of the sender that is about to be used, or is used already.
+    Certificate {
+        /// It (DER).
+        certificate: Vec<u8>,
+        /// It is used, and the one before is not any more.
+        in_use: bool,
+    },
+    /// The sender accepts this certificate, durably.
+    CertificateNoted {
+        /// It (DER).
+        certificate: Vec<u8>,
+        /// And the one before not any more.
+        in_use: bool,
+    },
 }
 
 /// How the replication of one database stands on one server (spec C5); the numbers are those that
@@ -286,6 +300,8 @@ mod tests {
             Control::Recover,
             Control::AskHandover,
             Control::HandoverRefused { cause: "c".into() },
+            Control::Certificate { certificate: vec![1, 2], in_use: true },
+            Control::CertificateNoted { certificate: vec![3], in_use: false },
         ];
         let mut hex = String::new();
         for message in messages {

@@ -11,6 +11,7 @@ mod handover;
 mod next;
 mod pause;
 mod recover;
+mod renewal;
 mod right;
 mod services;
 mod site;
@@ -155,6 +156,7 @@ pub struct Node {
     pending_recover: Option<RequestId>,
     asked: Option<takeback::Asked>,
     right: right::Right,
+    announced: Option<renewal::Announced>,
     /// What the active, which cannot serve, gives as its reason.
     partner_failed: Option<Reason>,
     /// The pair could not serve when this daemon started.
@@ -210,6 +212,7 @@ impl Node {
             pending_recover: None,
             asked: None,
             right: right::Right::default(),
+            announced: None,
             partner_failed: None,
             started_failed: false,
             shown: (None, NodeState::NotConfigured, Reason::Normal),
@@ -218,6 +221,7 @@ impl Node {
             outputs: VecDeque::new(),
         };
         node.outputs.push_back(Output::Capture(configured));
+        node.recall_certificate();
         node
     }
 
@@ -278,6 +282,7 @@ impl Node {
             (later(self.pause_ends), "end of the pause"),
             (self.pending_setting.map(|(_, limit)| limit), "configuration unconfirmed"),
             (later(self.asked_until()), "handover not made"),
+            (later(self.announced_until()), "certificate not noted"),
             (self.right_due(), "right to be active"),
         ]
         .into_iter()
@@ -338,6 +343,7 @@ impl Node {
         self.expire_requests(now);
         self.consider_boot(now);
         self.consider_takeover(now);
+        self.consider_parted(now);
         self.consider_right(now);
         self.consider_auto_heal(now);
         self.consider_retry(now);

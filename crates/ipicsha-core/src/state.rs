@@ -260,6 +260,15 @@ pub struct PersistedState {
     /// It was the active one, and closed its writes because its right to the role ended.
     #[serde(default)]
     pub fenced: bool,
+    /// HA ended here while the partner was away: the witness keeps the role for this server.
+    #[serde(default)]
+    pub parted: bool,
+    /// A certificate (DER) the partner was told of and that is not known to be used.
+    #[serde(default)]
+    pub announced: Option<Vec<u8>>,
+    /// Its own new certificate (DER), until the partner has forgotten the old one.
+    #[serde(default)]
+    pub renewed: Option<Vec<u8>>,
 }
 
 impl Default for PersistedState {
@@ -280,6 +289,9 @@ impl Default for PersistedState {
             services_down: None,
             pause: PauseSetting::default(),
             fenced: false,
+            parted: false,
+            announced: None,
+            renewed: None,
         }
     }
 }

@@ -432,7 +432,7 @@ impl Alarm {
                 "take the address from whoever has it, or correct `[[address]]` in the configuration file; it is tried again every second",
             ),
             Self::CertificateEnds { .. } => {
-                Some("replace it; the steps are in README.md under Certificates")
+                Some("`ipicsha certificate renew` here: nothing stops for it")
             }
             Self::TakeoversHeld { .. } => Some(
                 "find out why the servers or the link flap; `ipicsha failover` and `ipicsha fallback` are not held",

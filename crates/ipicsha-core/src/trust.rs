@@ -13,6 +13,9 @@ pub struct Partner {
     pub name: String,
     /// `IP:port` where it listens for this server.
     pub address: String,
-    /// Its certificate (DER); nothing else is accepted.
+    /// Its certificate (DER); nothing else is accepted, but for the next.
     pub certificate: Vec<u8>,
+    /// The one it is about to use, while it renews its certificate.
+    #[serde(default)]
+    pub next_certificate: Option<Vec<u8>>,
 }

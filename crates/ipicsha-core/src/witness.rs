@@ -41,18 +41,24 @@ impl Lease {
         self.grant.as_ref()
     }
 
-    /// A server asks for the role under an epoch, for `hold` from now on.
+    /// A server asks for the role under an epoch, for `hold` from now on; `known` is the newest epoch it
+    /// knows of. One that does not know of the last grant to the other server has missed what was written
+    /// under it.
     pub fn ask(
         &mut self,
         now: MonoTime,
         server: ServerId,
-        epoch: Epoch,
+        (epoch, known): (Epoch, Epoch),
         hold: Duration,
     ) -> WitnessAnswer {
         if let Some(grant) = &self.grant {
             let same = grant.server == server;
             let left = if same { Duration::ZERO } else { self.until.since(now) };
-            let newer = if same { epoch >= grant.epoch } else { epoch > grant.epoch };
+            let newer = if same {
+                epoch >= grant.epoch
+            } else {
+                epoch > grant.epoch && known >= grant.epoch
+            };
             if !newer || !left.is_zero() {
                 return WitnessAnswer::Refused { epoch: grant.epoch, left };
             }
@@ -85,6 +91,11 @@ mod tests {
         MonoTime(seconds * 1_000_000)
     }
 
+    /// Of a server that has not missed anything.
+    fn with(epoch: u64) -> (Epoch, Epoch) {
+        (Epoch(epoch), Epoch(epoch - 1))
+    }
+
     fn refused(epoch: u64, left: u64) -> WitnessAnswer {
         WitnessAnswer::Refused { epoch: Epoch(epoch), left: Duration::from_secs(left) }
     }
@@ -92,39 +103,48 @@ mod tests {
     #[test]
     fn another_server_gets_the_role_when_the_time_is_over_and_under_a_later_epoch() {
         let mut lease = Lease::default();
-        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(5), A, Epoch(2), D), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(14), B, Epoch(3), D), refused(2, 1));
-        assert_eq!(lease.ask(at(15), B, Epoch(1), D), refused(2, 0), "an old epoch");
-        assert_eq!(lease.ask(at(15), B, Epoch(3), D), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(16), A, Epoch(2), D), refused(3, 9));
-        assert_eq!(lease.ask(at(40), A, Epoch(2), D), refused(3, 0), "it was replaced");
+        assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(5), A, with(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(14), B, with(3), D), refused(2, 1));
+        assert_eq!(lease.ask(at(15), B, with(1), D), refused(2, 0), "an old epoch");
+        assert_eq!(lease.ask(at(15), B, with(3), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(16), A, with(2), D), refused(3, 9));
+        assert_eq!(lease.ask(at(40), A, with(2), D), refused(3, 0), "it was replaced");
     }
 
     #[test]
     fn a_role_that_is_given_back_is_free_at_once() {
         let mut lease = Lease::default();
-        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
         lease.leave(at(1), B);
-        assert_eq!(lease.ask(at(1), B, Epoch(3), D), refused(2, 9));
+        assert_eq!(lease.ask(at(1), B, with(3), D), refused(2, 9));
         lease.leave(at(2), A);
-        assert_eq!(lease.ask(at(2), B, Epoch(3), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(2), B, with(3), D), WitnessAnswer::Granted);
     }
 
     #[test]
     fn a_witness_that_restarts_waits_for_the_whole_time() {
         let mut lease = Lease::default();
-        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
         let mut lease = Lease::resume(lease.grant().cloned(), at(100));
-        assert_eq!(lease.ask(at(105), B, Epoch(3), D), refused(2, 5));
-        assert_eq!(lease.ask(at(110), B, Epoch(3), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(105), B, with(3), D), refused(2, 5));
+        assert_eq!(lease.ask(at(110), B, with(3), D), WitnessAnswer::Granted);
     }
 
     #[test]
     fn a_shorter_time_does_not_end_a_longer_one() {
         let mut lease = Lease::default();
-        assert_eq!(lease.ask(at(0), A, Epoch(2), D), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(1), A, Epoch(2), Duration::from_secs(1)), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(9), B, Epoch(3), D), refused(2, 1));
+        assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(1), A, with(2), Duration::from_secs(1)), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(9), B, with(3), D), refused(2, 1));
+    }
+
+    #[test]
+    fn a_server_that_missed_a_grant_does_not_get_the_role() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(20), B, with(3), D), WitnessAnswer::Granted);
+        assert_eq!(lease.ask(at(60), A, (Epoch(4), Epoch(2)), D), refused(3, 0));
+        assert_eq!(lease.ask(at(60), A, (Epoch(4), Epoch(3)), D), WitnessAnswer::Granted);
     }
 }

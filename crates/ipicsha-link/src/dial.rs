@@ -11,7 +11,7 @@ use std::{
 
 use ipicsha_core::trust::Partner;
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -82,8 +82,7 @@ async fn greet(dial: &Dial<'_>) -> Result<(TlsStream<TcpStream>, Ends), Error> {
         SockRef::from(&tcp).set_tcp_user_timeout(Some(timeout)).map_err(unusable)?;
     }
     let ends = Ends { peer: address, local: tcp.local_addr().map_err(unusable)? };
-    let pinned = Accepted::Pinned(CertificateDer::from(dial.partner.certificate.clone()));
-    let config = pin::client_config(dial.identity, pinned);
+    let config = pin::client_config(dial.identity, Accepted::of(dial.partner));
     let mut stream = tls(tcp, address, config, ALPN_PAIR).await?;
 
     let failed = |error| Error::frame(address, error);

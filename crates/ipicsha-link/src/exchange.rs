@@ -269,5 +269,6 @@ fn pinned(introduction: &Introduction, observed: SocketAddr, certificate: Vec<u8
         name: introduction.name.clone(),
         address: introduction.address(observed).to_string(),
         certificate,
+        next_certificate: None,
     }
 }

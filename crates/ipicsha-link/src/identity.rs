@@ -140,6 +140,26 @@ impl Identity {
         }
     }
 
+    /// Puts the identity in `next` in the place of the one in `directory`, durably: a crash leaves the old
+    /// one or the new one.
+    ///
+    /// # Errors
+    /// There is none in `next`, or the disk refuses.
+    pub fn replace(directory: &Path, next: &Path) -> Result<Self, Error> {
+        let damaged_next = || damaged(next, "it holds no identity");
+        let key = stored::read(&next.join(KEY), Readers::OwnerOnly)?.ok_or_else(damaged_next)?;
+        let certificate =
+            stored::read(&next.join(CERTIFICATE), Readers::Anybody)?.ok_or_else(damaged_next)?;
+        let (key_path, certificate_path) = (directory.join(KEY), directory.join(CERTIFICATE));
+        let identity = Self::parse(&key_path, &key, &certificate_path, &certificate)?;
+        let staged = stored::stage(&key_path, &key)?;
+        stored::write(&certificate_path, &certificate)?;
+        stored::commit(&staged, &key_path)?;
+        // What is left of it is the same as what is in place.
+        let _ = std::fs::remove_dir_all(next);
+        Ok(identity)
+    }
+
     /// The certificate, DER.
     pub fn certificate_der(&self) -> &[u8] {
         self.certified.cert.first().expect("parse put exactly one certificate in").as_ref()
@@ -201,11 +221,19 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Ends a creation that a crash stopped between its two renames: the certificate is in place, its
-/// key still has the staged name. `parse` then checks that the two belong together.
+/// Ends a creation or a replacement that a crash stopped between its two renames: the certificate is in
+/// place, its key still has the staged name. A staged key of any other certificate is left alone.
 fn finish_creation(key_path: &Path, certificate_path: &Path) -> Result<(), Error> {
     let staged = stored::staged_path(key_path);
-    if certificate_path.exists() && !key_path.exists() && staged.exists() {
+    if !certificate_path.exists() || !staged.exists() {
+        return Ok(());
+    }
+    let belongs = || -> Result<bool, Error> {
+        let key = stored::read(&staged, Readers::OwnerOnly)?.unwrap_or_default();
+        let certificate = stored::read(certificate_path, Readers::Anybody)?.unwrap_or_default();
+        Ok(Identity::parse(&staged, &key, certificate_path, &certificate).is_ok())
+    };
+    if !key_path.exists() || belongs()? {
         stored::commit(&staged, key_path)?;
     }
     Ok(())

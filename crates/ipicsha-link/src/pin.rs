@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use ipicsha_core::trust::Partner;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
@@ -43,14 +44,22 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// Whose certificate is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
-    /// Exactly this one, the trusted partner's.
-    Pinned(CertificateDer<'static>),
+    /// Exactly these: the trusted partner's, and while it renews its certificate the next one.
+    Pinned(Vec<CertificateDer<'static>>),
     /// Those with these fingerprints, of a witness and the servers it serves.
     Known(Arc<BTreeSet<Fingerprint>>),
     /// None, because no partner is trusted.
     Nobody,
     /// Any. Only for the trust exchange, where the password decides afterwards.
     AnyCertificate,
+}
+
+impl Accepted {
+    /// Those of a partner.
+    pub(crate) fn of(partner: &Partner) -> Self {
+        let all = std::iter::once(&partner.certificate).chain(&partner.next_certificate);
+        Self::Pinned(all.map(|der| CertificateDer::from(der.clone())).collect())
+    }
 }
 
 /// TLS as a server, which demands a certificate of the client.
@@ -104,7 +113,7 @@ struct Verifier {
 impl Verifier {
     fn check(&self, shown: &CertificateDer<'_>) -> Result<(), Error> {
         let fits = match &self.accepted {
-            Accepted::Pinned(certificate) => certificate == shown,
+            Accepted::Pinned(certificates) => certificates.iter().any(|pinned| pinned == shown),
             Accepted::Known(known) => known.contains(&Fingerprint::of(shown)),
             Accepted::Nobody => false,
             Accepted::AnyCertificate => true,

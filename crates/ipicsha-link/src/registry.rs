@@ -99,14 +99,15 @@ impl Registry {
     }
 
     /// Pins another partner, or none. Connections of the old pin end before this returns; they stay
-    /// when only the name or the address differs.
+    /// when only the name, the address or the certificate to come differs.
     pub(crate) fn set_partner(&self, partner: Option<Partner>) {
         let config = config(&self.identity, partner.as_ref());
         let mut inner = self.lock();
         let pin =
             |partner: &Partner| (partner.server, CertificateDer::from(partner.certificate.clone()));
-        if inner.partner.as_deref().map(pin) != partner.as_ref().map(pin) {
-            inner.config = config;
+        let is_other = inner.partner.as_deref().map(pin) != partner.as_ref().map(pin);
+        inner.config = config;
+        if is_other {
             inner.generation += 1;
             for live in std::mem::take(&mut inner.live).values() {
                 live.end(Ended::TrustChanged);
@@ -182,9 +183,7 @@ impl fmt::Debug for LiveGuard {
 }
 
 fn config(identity: &Identity, partner: Option<&Partner>) -> Arc<ServerConfig> {
-    let accepted = partner.map_or(Accepted::Nobody, |partner| {
-        Accepted::Pinned(CertificateDer::from(partner.certificate.clone()))
-    });
+    let accepted = partner.map_or(Accepted::Nobody, Accepted::of);
     pin::server_config(identity, accepted)
 }
 

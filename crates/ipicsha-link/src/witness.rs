@@ -41,8 +41,15 @@ pub enum WitnessQuestion {
         pair: String,
         /// Epoch of the role.
         epoch: Epoch,
+        /// The newest epoch the server knows of.
+        known: Epoch,
         /// For how long.
         hold: Duration,
+    },
+    /// Is the witness there, and does it know this server?
+    Ping {
+        /// Name of the pair.
+        pair: String,
     },
     /// It does not use the role any more.
     Leave {
@@ -63,7 +70,7 @@ pub enum WitnessReply {
         /// For how long the other one has it still.
         left: Duration,
     },
-    /// It is noted that the role is free.
+    /// It is there, and it is noted if the role is free.
     Noted,
     /// The witness cannot decide; why, for people.
     Failed(String),
@@ -83,7 +90,8 @@ impl WitnessClient {
         Self { address, fingerprint, identity, stream: None }
     }
 
-    /// Asks once, within `limit`. A connection that broke meanwhile is made anew.
+    /// Asks once, within `limit`; twice where a connection that was open before has broken, or brings no
+    /// answer: something on the way may have forgotten it.
     ///
     /// # Errors
     /// As [`crate::connect`].
@@ -96,7 +104,7 @@ impl WitnessClient {
         let address = self.address;
         let asked = within(address, limit, "the witness's answer", Box::pin(self.once(question)));
         match asked.await {
-            Err(error) if was_open && !matches!(error, Error::Timeout { .. }) => {
+            Err(error) if was_open => {
                 self.stream = None;
                 tracing::debug!(%error, "the connection to the witness broke; another try");
                 let again = Box::pin(self.once(question));
@@ -148,9 +156,12 @@ pub async fn serve_witness(listener: TcpListener, service: Arc<WitnessService>) 
     let unproven = Arc::new(Semaphore::new(CONNECTIONS_UNPROVEN_MAX));
     let proven = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&unproven).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((tcp, from)) => {
+                let Ok(permit) = Arc::clone(&unproven).try_acquire_owned() else {
+                    tracing::debug!(%from, "too many connections have not said who they are");
+                    continue;
+                };
                 let (service, proven) = (Arc::clone(&service), Arc::clone(&proven));
                 tokio::spawn(async move {
                     let shaken = within(

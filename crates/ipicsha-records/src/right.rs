@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::{
     capture::{Captured, MS, render},
-    database::{Database, PATIENT, SHORT},
+    database::{Database, PATIENT},
     engine::Engine,
     error::{AtPath as _, Error},
     schema::Table,
@@ -21,12 +21,15 @@ use crate::{
 };
 
 /// What the application's program is told when the right is over.
-pub const EXPIRED: &str = "IPICSHA: neither the partner nor the witness answers this server";
+pub const EXPIRED: &str = "IPICSHA: the right of this server to be written to was not renewed";
 
 /// What all our triggers for it begin with.
 const PREFIX: &str = "_ipicsha_l";
 /// The row is tried to be renewed again after this, when the application has the file locked.
-const AGAIN: Duration = Duration::from_millis(5);
+const AGAIN: Duration = Duration::from_millis(10);
+/// After so many renewals what they wrote is moved from the `-wal` into the file: an application that writes
+/// little would not do it for long.
+const CHECKPOINT_EVERY: u32 = 256;
 /// A clock that is put back by less does not end a right.
 const SLEW_MS: i64 = 1_000;
 
@@ -44,6 +47,16 @@ pub(crate) struct Renewal {
     /// `None` before it was told anything.
     told: Option<Option<Right>>,
     at: Option<Instant>,
+    renewals: u32,
+}
+
+impl Right {
+    /// Whether what is in the file lasts long enough: every renewal is a commit beside the application's,
+    /// so that it is made when half of the time is over.
+    fn covers(self, next: Self, now: i64) -> bool {
+        let (left, wanted) = (self.until - now, next.until - now);
+        self.since <= now && left <= wanted && left >= wanted / 2
+    }
 }
 
 impl Renewal {
@@ -118,14 +131,18 @@ impl Database {
         right: Option<Right>,
         patience: Duration,
     ) -> Result<(), Error> {
-        self.right = right;
-        if self.fence_closed {
+        let before = std::mem::replace(&mut self.right, right);
+        if self.fence_closed || right.is_none() && before.is_none() && !self.is_limited()? {
             return Ok(());
         }
         // A power cut ends the right as well: its row need not be durable.
         let version = self.transaction_unsynced(patience, |db| db.change_fence(false))?;
         self.after_fence(false, version);
         Ok(())
+    }
+
+    fn is_limited(&self) -> Result<bool, Error> {
+        is_limited(&self.writer).at(&self.path)
     }
 
     /// Writes the row, in the caller's transaction.
@@ -145,7 +162,14 @@ impl Engine {
     /// Until when the application may write without hearing more; `None` is always.
     pub(crate) fn allow_writes(&mut self, until: Option<WallTime>) {
         let right = until.map(|until| Right { since: now_ms() - SLEW_MS, until: until.0 });
-        self.renewal = Renewal { told: Some(right), at: Some(Instant::now()) };
+        let written = self.database.as_ref().filter(|_| self.renewal.at.is_none());
+        let written = written.and_then(|database| database.right);
+        if let (Some(written), Some(next)) = (written, right)
+            && written.covers(next, now_ms())
+        {
+            return;
+        }
+        (self.renewal.told, self.renewal.at) = (Some(right), Some(Instant::now()));
         self.renew_right(Instant::now());
     }
 
@@ -162,7 +186,15 @@ impl Engine {
             return;
         };
         self.renewal.at = None;
-        if let Err(error) = database.set_right(right, SHORT) {
+        self.renewal.renewals += 1;
+        let settles = self.renewal.renewals.is_multiple_of(CHECKPOINT_EVERY);
+        // It does not wait for the application: the next try comes soon.
+        let renewed = database.set_right(right, Duration::ZERO);
+        if settles && renewed.is_ok() {
+            // Whoever reads an old state makes it wait until the next time.
+            let _ = database.writer.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        }
+        if let Err(error) = renewed {
             self.renewal.at = Some(Instant::now() + AGAIN);
             if !error.is_busy() {
                 self.renewal.at = Some(Instant::now() + PATIENT);

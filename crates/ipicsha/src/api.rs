@@ -146,6 +146,7 @@ pub(crate) enum Work {
     Life(LifeWork),
     Service(ServiceOrder),
     /// Both servers, and the link between them.
+    CertificateRenew,
     Site,
     /// To the partner and back.
     Drill {

@@ -31,7 +31,9 @@ impl Node {
                 None
             }),
             AdminCommand::Unconfigure => self.may_unconfigure(now).map(|()| {
-                self.change_setting(now, request, None);
+                if self.may_part(now, Some(request)) {
+                    self.change_setting(now, request, None);
+                }
                 None
             }),
             AdminCommand::Failover { dry_run, accept_data_loss } => {
@@ -51,6 +53,12 @@ impl Node {
             AdminCommand::TakeBack => self.take_back(now, request),
             AdminCommand::Site => Ok(Some(AdminReply::Preflight(self.site(now)))),
             AdminCommand::ServicesMended => self.services_mended(),
+            AdminCommand::AnnounceCertificate(certificate) => {
+                self.announce_certificate(now, request, certificate)
+            }
+            AdminCommand::CertificateInUse { certificate, ends } => {
+                Ok(Some(self.certificate_in_use(now, certificate, ends)))
+            }
         };
         match answer {
             Ok(Some(reply)) => self.outputs.push_back(Output::Reply(request, Ok(reply))),
@@ -96,6 +104,7 @@ impl Node {
     fn delete_trust(&mut self) -> Result<Option<AdminReply>, Refusal> {
         self.may_delete_trust()?;
         self.state.partner = None;
+        (self.state.renewed, self.state.announced) = (None, None);
         self.partner = PartnerView::default();
         self.clock = ClockGuard::default();
         self.persist();

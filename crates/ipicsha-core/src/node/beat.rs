@@ -48,6 +48,14 @@ impl Node {
                 self.hear(now);
                 self.asked_to_hand_over(now);
             }
+            Control::Certificate { certificate, in_use } => {
+                self.hear(now);
+                self.certificate_of_partner(certificate, in_use);
+            }
+            Control::CertificateNoted { certificate, in_use } => {
+                self.hear(now);
+                self.certificate_noted(&certificate, in_use);
+            }
             Control::HandoverRefused { cause } => {
                 self.hear(now);
                 self.handover_refused(cause);
@@ -117,6 +125,7 @@ impl Node {
             report: self.report(now),
         };
         self.outputs.push_back(Output::Send(Control::Beat(Box::new(beat))));
+        self.repeat_certificate();
     }
 
     fn report(&self, now: Now) -> Report {

@@ -2,6 +2,8 @@
 //! standby and becomes active only with the partner's word, or alone when it was the last active
 //! one and the initialisation timeout has passed).
 
+use std::time::Duration;
+
 use super::{Failure, Node, Phase, RETRY_PAUSE};
 use crate::{
     config::PartitionPolicy,
@@ -199,8 +201,15 @@ impl Node {
     pub(super) fn boot_due(&self) -> Option<MonoTime> {
         let Phase::Booting { since } = self.phase else { return None };
         let alone_since = self.partner.heard.unwrap_or_default().max(since);
-        (self.was_active() && self.rank().is_some())
-            .then(|| alone_since + self.config.initialization_timeout)
+        let waits = match (self.needs_right(), self.partner.heard) {
+            (false, _) => self.config.initialization_timeout,
+            // The partner may have been told that it is waited for.
+            (true, Some(_)) => self.config.initialization_timeout.max(self.patience()),
+            // The witness knows whether anybody else was active meanwhile.
+            (true, None) => (self.interval() * 2).max(Duration::from_secs(1)),
+        };
+        let able = self.was_active() && self.rank().is_some() && !self.was_outrun();
+        able.then(|| alone_since + waits)
     }
 
     pub(super) fn consider_boot(&mut self, now: Now) {
@@ -211,7 +220,7 @@ impl Node {
 
     /// Why this standby may not take over by itself when the active is lost.
     pub(super) fn takeover_blocked(&self) -> Option<&'static str> {
-        if self.is_paused() {
+        if self.is_paused() && !self.state.fenced {
             return Some("HA is paused");
         }
         if self.policy() == PartitionPolicy::Manual {

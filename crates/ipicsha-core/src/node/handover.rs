@@ -20,11 +20,14 @@ impl Node {
     /// The checks of a planned switchover, each with its fix.
     pub(super) fn preflight(&self, now: MonoTime) -> Vec<Check> {
         let partner = self.partner_name();
-        let report = self.partner.report.as_ref();
+        let report = self.reachable_report(now);
         let version = report.map_or("unknown", |report| report.version.as_str());
         let not_ready = report.and_then(|report| report.not_ready);
         let ready = not_ready.map_or_else(
-            || format!("partner {partner} is ready"),
+            || match report {
+                Some(_) => format!("partner {partner} is ready"),
+                None => format!("partner {partner} has not said yet how it is"),
+            },
             |why| format!("partner {partner} is not ready: {why}"),
         );
         let offset = self.clock.offset_millis().map_or_else(
@@ -147,6 +150,7 @@ impl Node {
             self.repeat_handover();
         }
         if exit {
+            self.give_back_right();
             self.leave(Goodbye::Stop);
         }
     }
@@ -232,6 +236,9 @@ impl Node {
 
     pub(super) fn handle_deactivated(&mut self, now: Now, result: Result<(), String>) {
         if self.exit_after_close {
+            if result.is_ok() {
+                self.give_back_right();
+            }
             return self.say_goodbye_and_exit();
         }
         let reply = match &result {

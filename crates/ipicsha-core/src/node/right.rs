@@ -24,6 +24,15 @@ use crate::{
 /// A witness that knows of a later epoch is not believed.
 const EPOCHS_AHEAD_MAX: u64 = 1_000_000;
 
+/// What is said of a witness before it was asked.
+pub(super) const NOT_ASKED: &str = "it was not asked yet";
+/// The epoch that a question for nothing has; no server is ever active under it.
+const PING: Epoch = Epoch(0);
+/// Until the partner knows: no pair is cut for so long.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A wall clock that moves by more was set.
+const CLOCK_SET_MS: u64 = 300;
+
 /// A question to the witness.
 #[derive(Clone, Copy, Debug)]
 struct Question {
@@ -50,10 +59,16 @@ pub(super) struct Right {
     known_there: Epoch,
     /// Why the witness does not answer.
     problem: Option<String>,
-    /// What the shell was last told.
-    told: Option<MonoTime>,
+    /// It has answered, whatever it said.
+    answered: bool,
+    /// What the shell was last told, and by how much the clocks were apart then, in milliseconds.
+    told: Option<(MonoTime, i64)>,
     /// An administrator waits for the witness's grant.
     forced: Option<RequestId>,
+    /// HA is to end here as soon as the witness keeps the role for this server without end; and who waits.
+    parting: Option<Option<RequestId>>,
+    /// The question under way is that one.
+    asks_for_ever: bool,
 }
 
 impl Right {
@@ -70,7 +85,14 @@ impl Node {
 
     /// Why the witness does not answer, empty when it does; `None` under other policies.
     pub(super) fn witness_problem(&self) -> Option<String> {
-        self.needs_right().then(|| self.right.problem.clone().unwrap_or_default())
+        let unknown = || (!self.right.answered).then(|| NOT_ASKED.to_owned());
+        let problem = || self.right.problem.clone().or_else(unknown).unwrap_or_default();
+        self.needs_right().then(problem)
+    }
+
+    /// The same as an alarm: only what was found.
+    pub(super) fn witness_trouble(&self) -> Option<String> {
+        self.right.problem.clone().filter(|_| self.needs_right())
     }
 
     pub(super) fn known_by_witness(&self) -> Epoch {
@@ -161,15 +183,43 @@ impl Node {
     }
 
     fn ask_witness(&mut self, now: MonoTime, epoch: Epoch) {
+        if self.state.parted {
+            return; // first it is to forget what it keeps
+        }
+        if let Some(number) = self.next_question(now, epoch) {
+            let hold = self.takeover_after();
+            let for_ever = self.right.parting.is_some();
+            self.right.asks_for_ever = for_ever;
+            let hold = if for_ever { FOR_EVER } else { hold };
+            let known = self.epoch_known();
+            self.outputs.push_back(Output::AskWitness { number, epoch, known, hold });
+        }
+    }
+
+    /// A server that was active knows what it was active under; any other one believes the witness, and an
+    /// administrator decides for both.
+    fn epoch_known(&self) -> Epoch {
+        let alone = self.was_active() && self.right.forced.is_none();
+        if alone { self.state.epoch } else { self.state.epoch.max(self.right.known_there) }
+    }
+
+    fn next_question(&mut self, now: MonoTime, epoch: Epoch) -> Option<u64> {
         let waits = self.right.ask_at.is_some_and(|at| now < at);
         if waits || self.right.question.is_some_and(|question| question.epoch == epoch) {
-            return;
+            return None;
         }
         self.right.questions += 1;
         let (number, hold) = (self.right.questions, self.takeover_after());
         self.right.question = Some(Question { number, epoch, asked: now, hold });
         self.right.ask_at = Some(now + self.interval());
-        self.outputs.push_back(Output::AskWitness { number, epoch, hold });
+        Some(number)
+    }
+
+    /// A standby that does not want the role asks whether the witness is there: it will be needed.
+    fn ping_witness(&mut self, now: MonoTime) {
+        if let Some(number) = self.next_question(now, PING) {
+            self.outputs.push_back(Output::PingWitness { number });
+        }
     }
 
     pub(super) fn handle_witness(&mut self, now: Now, number: u64, answer: WitnessAnswer) {
@@ -178,6 +228,7 @@ impl Node {
             return;
         };
         self.right.problem = None;
+        self.right.answered = !matches!(answer, WitnessAnswer::Failed(_));
         let believed = self.state.epoch.0.saturating_add(EPOCHS_AHEAD_MAX);
         match answer {
             WitnessAnswer::Refused { epoch, .. } if epoch.0 > believed => {
@@ -185,15 +236,26 @@ impl Node {
                 self.refuse_forced(&cause);
                 self.right.problem = Some(cause);
             }
+            WitnessAnswer::Noted => {
+                if std::mem::take(&mut self.state.parted) {
+                    self.persist();
+                }
+            }
+            WitnessAnswer::Granted if self.right.asks_for_ever && self.right.parting.is_some() => {
+                self.part(now);
+            }
             WitnessAnswer::Granted => {
                 let until = self.until(question.asked, question.hold);
                 self.right.lease = Some((question.epoch, until));
             }
+            WitnessAnswer::Refused { .. } if question.epoch == PING => {}
             WitnessAnswer::Refused { epoch, left } => {
                 self.right.known_there = self.right.known_there.max(epoch);
                 self.right.ask_at =
                     Some(now.mono + left.clamp(Duration::from_millis(50), self.interval()));
-                self.refuse_forced("the witness has granted the role to the other server");
+                if !left.is_zero() {
+                    self.refuse_forced("the witness has granted the role to the other server");
+                }
             }
             WitnessAnswer::Failed(cause) => {
                 self.refuse_forced(&cause);
@@ -203,7 +265,8 @@ impl Node {
     }
 
     fn refuse_forced(&mut self, cause: &str) {
-        if let Some(request) = self.right.forced.take() {
+        let parting = self.right.parting.take_if(|parting| parting.is_some()).flatten();
+        for request in self.right.forced.take().into_iter().chain(parting) {
             let refusal = crate::admin::Refusal::NoRight(cause.to_owned());
             self.outputs.push_back(Output::Reply(request, Err(refusal)));
         }
@@ -219,6 +282,11 @@ impl Node {
     fn consider_forced(&mut self, now: Now) {
         if self.right.forced.is_none() {
             return;
+        }
+        if self.role() == Some(Role::Active) {
+            let request = self.right.forced.take();
+            let reply = Ok(crate::admin::AdminReply::TookOver);
+            return self.outputs.extend(request.map(|request| Output::Reply(request, reply)));
         }
         let is_silent = self.silent_at().is_none_or(|at| now.mono >= at);
         if self.role() != Some(Role::Standby) || !is_silent {
@@ -244,6 +312,10 @@ impl Node {
             self.right.problem = Some("it does not answer".to_owned());
         }
         self.consider_forced(now);
+        let silent = self.right.problem.is_some() && self.connected(now.mono);
+        if let Some(request) = self.right.parting.take_if(|_| silent) {
+            return self.end_pair(now, request);
+        }
         match self.role() {
             Some(Role::Active) if !self.has_right(now.mono) => self.fence(now),
             Some(Role::Active) => {
@@ -251,14 +323,17 @@ impl Node {
                 self.ask_witness(now.mono, self.state.epoch);
                 self.tell_right(now);
             }
-            Some(Role::Standby) | None => self.leave_witness(now),
+            Some(Role::Standby) => self.leave_witness(now),
+            None => {}
         }
     }
 
     /// The witness knows a later epoch, which nobody is active under: the partner, which waits, had
     /// asked for it.
     fn outrun_witness(&mut self) {
-        if self.right.known_there > self.state.epoch
+        // The same epoch is refused to a server that the witness knows by another certificate.
+        let later = self.right.known_there >= self.state.epoch;
+        if later
             && self.right.partner_waits
             && let Some(rank) = self.rank()
         {
@@ -273,10 +348,13 @@ impl Node {
         let wanted = self.takeover_due().is_some_and(|due| now.mono >= due)
             || self.boot_due().is_some_and(|due| now.mono >= due)
             || self.right.forced.is_some();
+        if !wanted {
+            self.ping_witness(now.mono);
+        }
         let closed = self.data.writes_open == 0;
         if !wanted && closed && self.phase == Phase::Standby && self.right.lease.is_some() {
             self.right.lease = None;
-            self.outputs.push_back(Output::LeaveWitness);
+            self.outputs.push_back(Output::LeaveWitness { number: None });
         }
     }
 
@@ -284,10 +362,24 @@ impl Node {
     /// process is dead or frozen then.
     pub(super) fn tell_right(&mut self, now: Now) {
         let Some(until) = self.right_until().filter(|_| self.needs_right()) else { return };
-        if self.right.told != Some(until) {
-            self.right.told = Some(until);
+        // A wall clock that was set changes when the right ends by it.
+        let apart = now.wall.0 - i64::try_from(now.mono.0 / 1000).unwrap_or(i64::MAX);
+        let same = self
+            .right
+            .told
+            .is_some_and(|(told, was)| told == until && apart.abs_diff(was) < CLOCK_SET_MS);
+        if !same {
+            self.right.told = Some((until, apart));
             let left = until.since(now.mono);
             self.outputs.push_back(Output::AllowWrites { until: now.wall + left });
+        }
+    }
+
+    /// This daemon ends with its writes closed: nobody has to wait for the end of its right.
+    pub(super) fn give_back_right(&mut self) {
+        if self.needs_right() {
+            self.right.lease = None;
+            self.outputs.push_back(Output::LeaveWitness { number: None });
         }
     }
 
@@ -295,11 +387,59 @@ impl Node {
     pub(super) fn end_right(&mut self) {
         let questions = self.right.questions;
         self.refuse_forced("HA is not configured any more");
-        if std::mem::replace(&mut self.right, Right { questions, ..Right::default() })
-            .lease
-            .is_some()
+        let right = std::mem::replace(&mut self.right, Right { questions, ..Right::default() });
+        // While the partner does not know that HA has ended, the witness keeps the role for this server.
+        if right.lease.is_some() && !self.state.parted {
+            self.outputs.push_back(Output::LeaveWitness { number: None });
+        }
+    }
+
+    /// Whether HA may end here at once. An active server first has the witness keep the role for it without
+    /// end, until the partner knows: it would take over. Without the witness the partner has to be there.
+    pub(super) fn may_part(&mut self, now: Now, request: Option<RequestId>) -> bool {
+        if !self.needs_right() {
+            return true;
+        }
+        let connected = self.connected(now.mono);
+        if self.role() != Some(Role::Active) {
+            // By itself a server that must not be written does not open.
+            return connected || request.is_some();
+        }
+        // A connection that still seems to stand may be cut: the witness is asked first all the same.
+        if connected && self.right.problem.is_some() {
+            return true;
+        }
+        if self.right.parting.is_none() {
+            self.right.parting = Some(request);
+            (self.right.question, self.right.ask_at) = (None, None);
+        }
+        false
+    }
+
+    fn part(&mut self, now: Now) {
+        if let Some(request) = self.right.parting.take() {
+            self.state.parted = true;
+            self.end_pair(now, request);
+        }
+    }
+
+    fn end_pair(&mut self, now: Now, request: Option<RequestId>) {
+        match request {
+            Some(request) => self.change_setting(now, request, None),
+            None => self.end_by_log(now),
+        }
+    }
+
+    /// The partner knows that HA has ended, or HA begins anew: the witness need not keep the role.
+    pub(super) fn consider_parted(&mut self, now: Now) {
+        let knows = self.partner.report.as_ref().is_some_and(|report| {
+            report.role.is_none() && report.ha.version >= self.state.ha.version
+        });
+        if self.state.parted
+            && (knows || self.state.ha.config.is_some())
+            && let Some(number) = self.next_question(now.mono, PING)
         {
-            self.outputs.push_back(Output::LeaveWitness);
+            self.outputs.push_back(Output::LeaveWitness { number: Some(number) });
         }
     }
 
@@ -317,7 +457,7 @@ impl Node {
 
     /// Why a server that was fenced may not become active again by itself.
     pub(super) fn was_outrun(&self) -> bool {
-        self.state.fenced && self.right.known_there > self.state.epoch
+        self.was_active() && self.right.known_there > self.state.epoch
     }
 
     /// When the right has to be looked at again.
@@ -325,11 +465,9 @@ impl Node {
         if !self.needs_right() {
             return None;
         }
-        let wants = self.role() == Some(Role::Active)
-            || self.right.forced.is_some()
-            || self.takeover_due().or(self.boot_due()).is_some_and(|due| self.last_tick >= due);
         let late = self.right.question.map(|question| question.asked + question.hold);
-        let ask = self.right.ask_at.filter(|_| wants && self.right.question.is_none());
+        let ask =
+            self.right.ask_at.filter(|at| self.right.question.is_none() && *at > self.last_tick);
         [self.right_ends(), late, ask].into_iter().flatten().min()
     }
 }

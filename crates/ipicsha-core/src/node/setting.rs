@@ -24,12 +24,16 @@ impl Node {
         let full = self.data.measured && self.data.log_used_percent >= LOG_FULL_PERCENT;
         // What was overwritten cannot be shipped any more: it must not be compared in silence.
         let overflowed = self.data.log.overflowed;
-        if (full || overflowed) && self.state.ha.config.is_some() {
-            self.state.log_full = Some(now.wall);
-            let database = self.data.log.database.clone();
-            self.state.log_full_cause = LogFullCause { database, overflowed };
-            self.put_setting(now, None);
+        if (full || overflowed) && self.state.ha.config.is_some() && self.may_part(now, None) {
+            self.end_by_log(now);
         }
+    }
+
+    pub(super) fn end_by_log(&mut self, now: Now) {
+        self.state.log_full = Some(now.wall);
+        let (database, overflowed) = (self.data.log.database.clone(), self.data.log.overflowed);
+        self.state.log_full_cause = LogFullCause { database, overflowed };
+        self.put_setting(now, None);
     }
 
     /// Everything that must hold before HA is configured.
@@ -200,6 +204,7 @@ impl Node {
     /// Requests that waited for the partner for too long.
     pub(super) fn expire_requests(&mut self, now: Now) {
         self.give_up_asking(now);
+        self.give_up_announcing(now);
         if self.handover_due().is_some_and(|due| now.mono >= due) {
             self.fail_pending_handover();
         }

@@ -105,9 +105,10 @@ impl Node {
             && self.partner.report.as_ref().is_some_and(|report| report.role.is_none())
     }
 
-    /// The partner's report, while it is not lost.
+    /// The partner's report, while it is not lost and has said something since it last was.
     pub(super) fn reachable_report(&self, now: MonoTime) -> Option<&Report> {
-        let reachable = self.partner.heard.is_some() && !self.lost(now);
+        let reachable =
+            self.partner.heard.is_some() && !self.lost(now) && self.is_report_fresh(now);
         self.partner.report.as_ref().filter(|_| reachable)
     }
 

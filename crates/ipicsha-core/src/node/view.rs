@@ -70,7 +70,7 @@ impl Node {
 
     /// After a silence the first sign of life may be no beat: what the partner said before it is not true
     /// any more, it may have become active.
-    fn is_report_fresh(&self, now: MonoTime) -> bool {
+    pub(super) fn is_report_fresh(&self, now: MonoTime) -> bool {
         let arrived = self.partner.last_beat.map(|(_, arrived)| arrived);
         arrived.is_some_and(|arrived| now.since(arrived) < self.takeover_after())
     }
@@ -108,7 +108,7 @@ impl Node {
         if let Some(days) = self.certificate_ends(clock.wall) {
             raise(true, Alarm::CertificateEnds { days });
         }
-        if let Some(cause) = self.witness_problem().filter(|cause| !cause.is_empty()) {
+        if let Some(cause) = self.witness_trouble() {
             raise(configured, Alarm::WitnessDown { cause });
         }
         if let Some(seconds) = self.takeovers_held(now) {
@@ -211,8 +211,7 @@ impl Node {
     /// `Ready`, or why the standby is not (spec A9).
     fn standby_status(&self, now: MonoTime) -> String {
         let why = match self.role() {
-            Some(Role::Active) if self.lost(now) => Some(NotReady::PartnerUnreachable),
-            Some(Role::Active) => match &self.partner.report {
+            Some(Role::Active) => match self.reachable_report(now) {
                 Some(report) => report.not_ready,
                 None => Some(NotReady::PartnerUnreachable),
             },
@@ -238,7 +237,7 @@ impl Node {
         let Some(partner) = &self.state.partner else { return rows };
         let report = self.partner.report.as_ref();
         let reachable = self.partner.heard.is_some() && !self.lost(now.mono);
-        let seen = report.filter(|_| reachable);
+        let seen = self.reachable_report(now.mono);
         let disagrees = state == NodeState::Unknown;
         rows.push(ServerStatus {
             name: partner.name.clone(),

@@ -140,6 +140,8 @@ impl Invariants {
             Control::Goodbye(_)
             | Control::AskHandover
             | Control::HandoverRefused { .. }
+            | Control::Certificate { .. }
+            | Control::CertificateNoted { .. }
             | Control::Recover
             | Control::RepairRequest(_)
             | Control::RepairRefused { .. }
@@ -163,7 +165,14 @@ impl Invariants {
 
     /// Under policy `witness` two servers are never able to write, not for a moment.
     fn never_two_writable(world: &World) {
-        let writable = |at: &usize| world.is_under_witness(*at) && world.is_writable(*at);
+        // One whose HA ended while the partner did not hear of it counts as well.
+        let version = |at: usize| world.servers[at].disk.ha.version;
+        let left = |at: usize| {
+            let ended = world.servers[at].disk.ha.config.is_none();
+            ended && world.is_under_witness(1 - at) && version(at) > version(1 - at)
+        };
+        let writable =
+            |at: &usize| (world.is_under_witness(*at) || left(*at)) && world.is_writable(*at);
         let both = [0, 1].iter().all(writable);
         assert!(!both, "both servers can be written to under policy `witness`");
     }

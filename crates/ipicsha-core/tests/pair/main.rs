@@ -1,5 +1,6 @@
 //! Two real `Node`s over drifting clocks, lossy and one-way links, pauses and crashing disks.
 
+mod certificate;
 mod data;
 mod invariants;
 mod life;

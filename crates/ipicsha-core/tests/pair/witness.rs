@@ -211,3 +211,137 @@ fn a_witness_that_has_forgotten_everything_stops_nobody() {
     world.run(2 * SECOND);
     assert_eq!(world.role(SECONDARY), Some(Role::Active));
 }
+
+#[test]
+fn an_orderly_stop_leaves_a_partner_that_serves_on() {
+    let mut world = pair();
+    world.run(2 * SECOND);
+    world.shut_down(PRIMARY, Shutdown::Stop);
+    for _ in 0..100 {
+        world.run(100_000);
+        assert_eq!(world.role(SECONDARY), Some(Role::Active), "it was fenced meanwhile");
+    }
+    world.start(PRIMARY);
+    world.run(5 * SECOND);
+    assert_eq!(world.status_line(SECONDARY), "Ready");
+}
+
+#[test]
+fn a_full_log_ends_ha_without_a_second_active() {
+    let mut world = pair();
+    world.servers[PRIMARY].capacity = 10;
+    cut(&mut world, true);
+    world.run(3 * SECOND);
+    for _ in 0..12 {
+        assert!(world.write(PRIMARY));
+    }
+    world.run(20 * SECOND);
+    assert_eq!(world.role(PRIMARY), None, "the application would be blocked in the end");
+    assert!(world.is_writable(PRIMARY) && !world.is_writable(SECONDARY));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    cut(&mut world, false);
+    world.run(5 * SECOND);
+    assert_eq!(world.role(SECONDARY), None, "it hears of it");
+    assert!(!world.servers[PRIMARY].disk.parted, "the witness keeps it for ever");
+}
+
+#[test]
+fn a_full_log_ends_nothing_where_the_witness_does_not_answer() {
+    let mut world = pair();
+    world.servers[PRIMARY].capacity = 10;
+    world.witness.down = true;
+    cut(&mut world, true);
+    for _ in 0..8 {
+        assert!(world.write(PRIMARY));
+    }
+    world.run(SECOND);
+    world.servers[PRIMARY].capacity = 4;
+    world.run(20 * SECOND);
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
+    assert!(!world.is_writable(PRIMARY));
+}
+
+#[test]
+fn unconfiguring_a_lone_active_goes_by_the_witness() {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.run(3 * SECOND);
+    let request = world.ask(PRIMARY, AdminCommand::Unconfigure);
+    world.run(20 * SECOND);
+    assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::Unconfirmed));
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby));
+    let force = AdminCommand::Failover { dry_run: false, accept_data_loss: true };
+    let request = world.ask(SECONDARY, force);
+    world.run(SECOND);
+    let reply = &world.servers[SECONDARY].replies[&request];
+    assert!(matches!(reply, Err(Refusal::NoRight(_))), "{reply:?}");
+}
+
+#[test]
+fn a_server_that_was_replaced_does_not_serve_its_old_data() {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.witness.cut[PRIMARY] = true;
+    world.run(3 * SECOND);
+    assert!(world.write(SECONDARY));
+    world.crash(SECONDARY);
+    world.witness.cut[PRIMARY] = false;
+    world.run(30 * SECOND);
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
+    world.restart(PRIMARY);
+    world.run(300 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Standby), "a restart forgets nothing");
+    let force = AdminCommand::Failover { dry_run: false, accept_data_loss: true };
+    let request = world.ask(PRIMARY, force);
+    world.run(2 * SECOND);
+    assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::TookOver));
+}
+
+#[test]
+fn a_lone_active_whose_daemon_restarts_serves_again_at_once() {
+    let mut world = pair();
+    world.crash(SECONDARY);
+    world.run(5 * SECOND);
+    world.restart(PRIMARY);
+    world.run(3 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+}
+
+#[test]
+fn a_pause_keeps_no_server_fenced() {
+    let mut world = pair();
+    let limit = std::time::Duration::from_secs(600);
+    world.ask(PRIMARY, AdminCommand::Pause { reason: "work".into(), limit });
+    world.run(2 * SECOND);
+    world.witness.down = true;
+    cut(&mut world, true);
+    world.run(5 * SECOND);
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
+    world.restart_witness();
+    world.run(5 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+}
+
+#[test]
+fn a_standby_says_that_its_witness_does_not_answer() {
+    let mut world = pair();
+    world.run(SECOND);
+    assert_eq!(world.status(SECONDARY).witness.as_deref(), Some(""));
+    world.witness.cut[SECONDARY] = true;
+    world.run(SECOND);
+    assert!(has(&world, SECONDARY, is_down) && !has(&world, PRIMARY, is_down));
+    world.witness.cut[SECONDARY] = false;
+    world.run(SECOND);
+    assert!(!has(&world, SECONDARY, is_down));
+}
+
+#[test]
+fn a_wall_clock_that_is_set_ends_no_right() {
+    let mut world = pair();
+    let until = world.servers[PRIMARY].allowed_until;
+    world.servers[PRIMARY].wall_offset_ms -= 20_000;
+    world.run(150_000);
+    assert!(world.servers[PRIMARY].allowed_until >= until, "it is told again by the new clock");
+    world.run(SECOND);
+    assert!(world.is_writable(PRIMARY));
+}

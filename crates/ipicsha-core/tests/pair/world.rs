@@ -132,6 +132,7 @@ fn partner(index: usize) -> Partner {
         name: ["alpha", "bravo"][index].into(),
         address: "sim".into(),
         certificate: vec![],
+        next_certificate: None,
     }
 }
 
@@ -145,6 +146,7 @@ impl World {
         let mut server = |index: usize| Server {
             node: None,
             config: NodeConfig {
+                certificate: Vec::new(),
                 certificate_end: None,
                 server: ServerId(index as u64 + 1),
                 name: ["alpha", "bravo"][index].into(),
@@ -400,10 +402,11 @@ impl World {
                 Invariants::closing(self, at);
                 self.close_writes(at, limit);
             }
-            Output::AskWitness { number, epoch, hold } => {
-                self.ask_witness(at, number, epoch, hold);
+            Output::AskWitness { number, epoch, known, hold } => {
+                self.ask_witness(at, number, (epoch, known), hold);
             }
-            Output::LeaveWitness => self.leave_witness(at),
+            Output::PingWitness { number } => self.ping_witness(at, number),
+            Output::LeaveWitness { number } => self.leave_witness(at, number),
             Output::AllowWrites { until } => self.allow_writes(at, until),
             Output::Replicate(gate) => self.servers[at].gate = gate,
             Output::Record(Event::State { from, to, reason, epoch, .. }) => {
@@ -417,7 +420,10 @@ impl World {
                     self.servers[at].raised.push(alarm);
                 }
             }
-            Output::Capture(_) | Output::TrustChanged | Output::Compare(_) => {}
+            Output::Capture(_)
+            | Output::TrustChanged
+            | Output::PinsChanged
+            | Output::Compare(_) => {}
             Output::Exit => {
                 self.note(at, "exits");
                 let node = self.servers[at].node.as_mut();

@@ -70,7 +70,7 @@ async fn a_client_with_another_key_is_refused() {
 async fn a_refused_client_learns_why_even_when_it_has_much_to_say() {
     let (alpha, bravo) = pair();
     let listening = bravo.listen(Some(alpha.as_partner()));
-    let pinned = Accepted::Pinned(bravo.identity.certificate_der().to_vec().into());
+    let pinned = Accepted::of(&bravo.as_partner());
     let mut stream = Server::new("alpha", 0xa).raw(listening.address(), pinned).await;
     // The first write after a closed socket is answered with a reset, the second one fails.
     for _ in 0..2 {
@@ -125,7 +125,7 @@ async fn an_impostor_with_only_the_certificate_is_no_server() {
     let (alpha, bravo) = pair();
     let thief = Server::new("bravo", 0xb);
     let forged = Identity::forged(&bravo.identity, &thief.identity);
-    let pinned = Accepted::Pinned(alpha.identity.certificate_der().to_vec().into());
+    let pinned = Accepted::of(&alpha.as_partner());
     let (address, handshake) = tls_server(&forged, pinned).await;
     let error = alpha.connect(address, &bravo.as_partner(), Channel::Control).await.unwrap_err();
     assert!(matches!(error, Error::Impostor { .. }), "{error}");
@@ -212,7 +212,7 @@ async fn first_read(
 async fn a_client_without_a_certificate_is_refused() {
     let (alpha, bravo) = pair();
     let mut listening = bravo.listen(Some(alpha.as_partner()));
-    let pinned = Accepted::Pinned(bravo.identity.certificate_der().to_vec().into());
+    let pinned = Accepted::of(&bravo.as_partner());
     for accepted in [pinned, Accepted::AnyCertificate] {
         let config = pin::client_config(&alpha.identity, accepted);
         let error = first_read(&listening, config, |config| {
@@ -274,11 +274,8 @@ async fn bad_bytes_close_the_connection_and_nothing_else() {
     let truncated = vec![0, 0, 0, 60, 1, 2, 3];
     for frame in [long, just_too_long, random, truncated] {
         for trust in [false, true] {
-            let accepted = if trust {
-                Accepted::AnyCertificate
-            } else {
-                Accepted::Pinned(bravo.identity.certificate_der().to_vec().into())
-            };
+            let accepted =
+                if trust { Accepted::AnyCertificate } else { Accepted::of(&bravo.as_partner()) };
             let mut stream = alpha.raw(address, accepted).await;
             stream.write_all(&frame).await.unwrap();
             stream.flush().await.unwrap();
@@ -299,7 +296,7 @@ async fn bad_bytes_close_the_connection_and_nothing_else() {
 async fn bad_bytes_after_the_hello_are_an_error_of_the_receiver() {
     let (alpha, bravo) = pair();
     let mut listening = bravo.listen(Some(alpha.as_partner()));
-    let pinned = || Accepted::Pinned(bravo.identity.certificate_der().to_vec().into());
+    let pinned = || Accepted::of(&bravo.as_partner());
     for frame in [&[0xff; 8][..], &[0, 0, 0, 2, 0xff, 0xff], &[0, 0, 0, 9, 1]] {
         let mut stream = alpha.raw(listening.address(), pinned()).await;
         crate::frame::send(&mut stream, &alpha.hello(Channel::Data), 4096).await.unwrap();
@@ -318,7 +315,7 @@ async fn slow_connections_are_dropped_at_the_deadline() {
     let mut listening = bravo.listen_with(Some(alpha.as_partner()), deadline);
     let start = Instant::now();
     let mut silent = TcpStream::connect(listening.address()).await.unwrap();
-    let pinned = Accepted::Pinned(bravo.identity.certificate_der().to_vec().into());
+    let pinned = Accepted::of(&bravo.as_partner());
     let mut without_hello = alpha.raw(listening.address(), pinned).await;
     let mut without_proof = alpha.raw(listening.address(), Accepted::AnyCertificate).await;
     is_closed(&mut silent).await;

@@ -139,3 +139,34 @@ fn a_creation_stopped_before_its_renames_starts_again() {
     assert_eq!(mode(&directory.path().join("key.pem")), 0o600);
     assert_eq!(load(directory.path()).unwrap().fingerprint(), identity.fingerprint());
 }
+
+#[test]
+fn an_identity_is_replaced_as_a_whole_also_by_a_crash() {
+    let parent = tempfile::tempdir().unwrap();
+    let (directory, next) = (parent.path().join("state"), parent.path().join("state/next"));
+    let old = load(&directory).unwrap();
+    let new = load(&next).unwrap();
+    assert_ne!(old.fingerprint(), new.fingerprint());
+    let saved =
+        |path: &Path| ["key.pem", "certificate.pem"].map(|name| fs::read(path.join(name)).unwrap());
+    let (of_old, of_new) = (saved(&directory), saved(&next));
+    // What is on the disk after each step: nothing yet, the staged key, the certificate, all.
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    };
+    write("key.pem.new", &of_new[0]);
+    assert_eq!(load(&directory).unwrap().fingerprint(), old.fingerprint(), "a staged key alone");
+    write("certificate.pem", &of_new[1]);
+    assert_eq!(load(&directory).unwrap().fingerprint(), new.fingerprint(), "both are in place");
+    assert!(!directory.join("key.pem.new").exists());
+    write("key.pem", &of_old[0]);
+    write("certificate.pem", &of_old[1]);
+    let replaced = Identity::replace(&directory, &next).unwrap();
+    assert_eq!(replaced.fingerprint(), new.fingerprint());
+    assert_eq!(load(&directory).unwrap().fingerprint(), new.fingerprint());
+    assert!(!next.exists(), "the key is left in another place");
+    assert!(Identity::replace(&directory, &next).is_err(), "there is nothing to put in place");
+    assert_eq!(load(&directory).unwrap().fingerprint(), new.fingerprint());
+}

@@ -51,6 +51,7 @@ impl Server {
             name: self.name.into(),
             address: "127.0.0.1:3444".into(),
             certificate: self.identity.certificate_der().to_vec(),
+            next_certificate: None,
         }
     }
 

@@ -107,7 +107,7 @@ async fn each_channel_has_its_limit() {
 async fn the_receiver_limits_what_a_sender_does_not() {
     let (alpha, bravo) = pair();
     let mut listening = bravo.listen(Some(alpha.as_partner()));
-    let pinned = Accepted::Pinned(bravo.identity.certificate_der().to_vec().into());
+    let pinned = Accepted::of(&bravo.as_partner());
     let mut stream = alpha.raw(listening.address(), pinned).await;
     crate::frame::send(&mut stream, &alpha.hello(Channel::Control), 4096).await.unwrap();
     let (_, mut receiver) = listening.connection().await;
@@ -277,4 +277,36 @@ fn nothing_resumes_and_tls_1_3_is_all_there_is() {
         assert!(!client.enable_early_data);
         assert!(format!("{:?}", client.resumption).contains("NoClientSessionStorage"));
     }
+}
+
+#[tokio::test]
+async fn while_a_certificate_is_renewed_both_are_accepted_both_ways_and_then_one() {
+    let (alpha, bravo) = pair();
+    let renewed = Server::new("alpha", 0xa);
+    let mut of_alpha = alpha.as_partner();
+    let mut listening = bravo.listen(Some(of_alpha.clone()));
+    let mut old =
+        alpha.connect(listening.address(), &bravo.as_partner(), Channel::Control).await.unwrap();
+    let (_, mut receiver) = listening.connection().await;
+    of_alpha.next_certificate = Some(renewed.identity.certificate_der().to_vec());
+    listening.listener.set_partner(Some(of_alpha.clone()));
+    old.send(&1_u32).await.unwrap();
+    assert_eq!(receiver.recv::<u32>().await.unwrap(), Some(1), "what is open stays open");
+    renewed.connect(listening.address(), &bravo.as_partner(), Channel::Control).await.unwrap();
+    alpha.connect(listening.address(), &bravo.as_partner(), Channel::Control).await.unwrap();
+    for server in [&alpha, &renewed] {
+        let there = server.listen(Some(bravo.as_partner()));
+        bravo.connect(there.address(), &of_alpha, Channel::Control).await.unwrap();
+    }
+    of_alpha.certificate = of_alpha.next_certificate.take().unwrap();
+    listening.listener.set_partner(Some(of_alpha.clone()));
+    renewed.connect(listening.address(), &bravo.as_partner(), Channel::Control).await.unwrap();
+    let error = alpha
+        .connect(listening.address(), &bravo.as_partner(), Channel::Control)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::NotTrustedThere { .. }), "{error}");
+    let there = alpha.listen(Some(bravo.as_partner()));
+    let error = bravo.connect(there.address(), &of_alpha, Channel::Control).await.unwrap_err();
+    assert!(matches!(error, Error::OtherCertificate { .. }), "{error}");
 }

@@ -60,8 +60,8 @@ fn client(of: &Server, running: &Running, witness: &Server) -> WitnessClient {
 }
 
 fn question() -> WitnessQuestion {
-    let (epoch, hold) = (Epoch(4), Duration::from_secs(10));
-    WitnessQuestion::Grant { pair: "dispatch".into(), epoch, hold }
+    let (epoch, known, hold) = (Epoch(4), Epoch(3), Duration::from_secs(10));
+    WitnessQuestion::Grant { pair: "dispatch".into(), epoch, known, hold }
 }
 
 #[tokio::test]

@@ -43,6 +43,9 @@ pub(super) enum LifeVerb {
     /// Look at both servers and the link between them: round trip, bandwidth, certificates, clocks,
     /// licenses, replication, services; exit 0, or 7
     Check,
+    /// The certificate of this server
+    #[command(subcommand)]
+    Certificate(CertificateVerb),
     /// Start, stop and look at the services of this server
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -52,6 +55,13 @@ pub(super) enum LifeVerb {
         #[arg(long)]
         mermaid: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub(super) enum CertificateVerb {
+    /// Make a new key and certificate for this server, valid for three years, while everything goes on:
+    /// the partner knows both until the new one is used
+    Renew,
 }
 
 #[derive(Subcommand)]
@@ -114,6 +124,7 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
         LifeVerb::Service(verb) => return service(verb, cli),
         LifeVerb::Check => return check(cli),
         LifeVerb::Drill { stay } => return drill(*stay, cli),
+        LifeVerb::Certificate(CertificateVerb::Renew) => return renew(cli),
         LifeVerb::States { mermaid } => {
             states(*mermaid);
             return Ok(ExitCode::SUCCESS);
@@ -157,6 +168,19 @@ fn drill(stay_seconds: u64, cli: &Cli) -> Result<ExitCode, Failure> {
         render::raw(&value);
     } else {
         render::drill(&value);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn renew(cli: &Cli) -> Result<ExitCode, Failure> {
+    confirm(cli.yes, "Make a new certificate for this server? Nothing stops for it.")?;
+    let config = Config::load(&cli.config)?;
+    let request = Request::Work(Work::CertificateRenew);
+    let value = client::ask(&config.file.server.socket, &request)?;
+    if cli.json {
+        render::raw(&value);
+    } else {
+        render::done(&value);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -316,7 +316,7 @@ impl Databases {
     /// that was killed in the middle of this. The workers stay, idle, so that nothing of a later
     /// configuration can overtake it.
     pub(crate) fn remove_all(&mut self) {
-        self.rank = None;
+        (self.rank, self.right) = (None, None);
         self.unknown.clear();
         self.partner = PartnerDatabases::default();
         let names: Vec<String> = self.all.keys().cloned().collect();
@@ -436,6 +436,13 @@ impl Databases {
     pub(crate) fn allow_writes(&mut self, until: Option<WallTime>) {
         self.right = Some(until);
         self.tell(|| Command::AllowWrites(until));
+    }
+
+    /// Another policy is in force.
+    pub(crate) fn lift_right(&mut self) {
+        if let Some(Some(_)) = self.right {
+            self.allow_writes(None);
+        }
     }
 
     pub(crate) fn set_link(&mut self, up: bool) {

@@ -66,6 +66,8 @@ pub(crate) enum Event {
     LimitsSet(DatabaseFile, oneshot::Sender<Answer>),
     /// New licenses were installed.
     LicensesChanged,
+    /// The certificate that was announced is to be used from now on.
+    Renew(oneshot::Sender<Result<(), Failure>>),
     /// The daemon is asked to end.
     Shutdown(Shutdown),
 }

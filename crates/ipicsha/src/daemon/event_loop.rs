@@ -10,7 +10,7 @@ use ipicsha_core::{
     message::Control,
     state::Role,
 };
-use ipicsha_link::Listener;
+use ipicsha_link::{Incoming, Listener};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -53,7 +53,9 @@ pub(crate) struct Daemon {
     pub(crate) config: Config,
     pub(crate) node: Node,
     pub(crate) store: Store,
-    pub(crate) listener: Listener,
+    /// None while the certificate is being changed.
+    pub(crate) listener: Option<Listener>,
+    pub(crate) incoming: mpsc::Sender<Incoming>,
     pub(crate) link_context: LinkContext,
     pub(crate) interval: watch::Sender<Duration>,
     pub(crate) data_queue: DataQueue,
@@ -80,6 +82,8 @@ pub(crate) struct Daemon {
     /// Why there is no connection to the partner, as last seen.
     pub(crate) link_error: Option<String>,
     pub(crate) witness: Witness,
+    /// Who waits for the certificate to be changed, which is done between two events.
+    pub(crate) renewing: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
 impl Daemon {
@@ -102,6 +106,9 @@ impl Daemon {
                         ends = ends.or(Some(Instant::now() + END_LIMIT));
                     }
                     self.apply(event);
+                    if let Some(done) = self.renewing.take() {
+                        let _ = done.send(self.renew().await); // the command line went away
+                    }
                 }
                 () = sleep_until(wake) => self.node.handle_timeout(clock::now()),
                 _ = ticks.tick() => self.measure(),
@@ -185,6 +192,7 @@ impl Daemon {
             Event::LicensesChanged => {
                 environment(&self.config).into_iter().for_each(|input| self.input(input));
             }
+            Event::Renew(done) => self.renewing = Some(done),
             Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
         }
     }
@@ -285,7 +293,9 @@ impl Daemon {
         self.databases.set_link(false);
         self.directories.set_link(false);
         let partner = self.node.persisted().partner.clone();
-        self.listener.set_partner(partner.clone());
+        if let Some(listener) = &self.listener {
+            listener.set_partner(partner.clone());
+        }
         if let Some(partner) = partner {
             self.link = Some(Link::spawn(
                 &self.link_context,

@@ -23,8 +23,11 @@ impl Daemon {
                     tracing::error!(%error, "the state cannot be written; the daemon ends now");
                     std::process::abort();
                 }
-                let timing = state.ha.config.as_ref().map(|config| config.timing);
-                self.set_interval(timing);
+                let config = state.ha.config.as_ref();
+                self.set_interval(config.map(|config| config.timing));
+                if config.is_none_or(|config| config.policy != PartitionPolicy::Witness) {
+                    self.databases.lift_right();
+                }
             }
             Output::Send(control) => self.send(control),
             Output::Reply(request, reply) => {
@@ -32,16 +35,19 @@ impl Daemon {
                     let _ = waiter.send(reply); // the command line went away
                 }
             }
-            Output::TrustChanged => self.connect(),
+            Output::TrustChanged | Output::PinsChanged => self.connect(),
             Output::Capture(true) => self.capture(),
             Output::Capture(false) => {
                 self.databases.remove_all();
                 self.directories.remove_all();
             }
-            Output::AskWitness { number, epoch, hold } => {
-                self.witness.ask(number, self.pair(), epoch, hold);
+            Output::AskWitness { number, epoch, known, hold } => {
+                self.witness.ask(number, self.pair(), (epoch, known), hold);
             }
-            Output::LeaveWitness => self.witness.leave(self.pair()),
+            Output::PingWitness { number } => {
+                self.witness.ping(number, self.pair(), *self.interval.borrow());
+            }
+            Output::LeaveWitness { number } => self.witness.leave(self.pair(), number),
             Output::AllowWrites { until } => self.databases.allow_writes(Some(until)),
             Output::Activate { drained } => {
                 self.change_role(RoleChange::Activate {

@@ -4,6 +4,7 @@
 mod addresses;
 mod alarms;
 mod barrier;
+mod certificate;
 mod clock;
 mod compared;
 mod data_link;
@@ -124,11 +125,9 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let server = &config.file.server;
     let (store, state) = persist::Store::open(&server.state_directory)?;
     let now = clock::now();
-    let identity =
-        Identity::load_or_create(&server.state_directory, &server.name, now.wall.0 / 1000)
-            .map_err(|error| trust::failure(&error))?;
-    let identity = Arc::new(identity);
-    let (listener, incoming) = listen(&config, &identity, state.partner.clone())?;
+    let identity = identity(&config, now.wall)?;
+    let (incoming_sender, incoming) = mpsc::channel(64);
+    let listener = listen(&config, &identity, state.partner.clone(), incoming_sender.clone())?;
     let seed = persist::random().map_err(anyhow::Error::from)?;
     let node = Node::new(node_config(&config, store.server(), &identity), state, seed, now);
     let interval = watch::Sender::new(std::time::Duration::from_secs(1));
@@ -152,7 +151,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             inboxes: Inboxes { databases: databases.inbox(), directories: directories.inbox() },
             events: events.clone(),
             context: link_context.clone(),
-            advertised: advertised(&config, &listener),
+            advertised: advertised(&config, Some(&listener)),
             transfers: transfers.clone(),
         },
     ));
@@ -164,7 +163,8 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         config,
         node,
         store,
-        listener,
+        listener: Some(listener),
+        incoming: incoming_sender,
         link_context,
         interval,
         data_queue,
@@ -186,9 +186,17 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         transfers,
         link_error: None,
         witness,
+        renewing: None,
     };
     daemon.connect();
     Ok(daemon)
+}
+
+fn identity(config: &Config, now: WallTime) -> Result<Arc<Identity>, Failure> {
+    let server = &config.file.server;
+    Identity::load_or_create(&server.state_directory, &server.name, now.0 / 1000)
+        .map(Arc::new)
+        .map_err(|error| trust::failure(&error))
 }
 
 /// Orders of role changes, and how the services are.
@@ -211,6 +219,7 @@ fn node_config(config: &Config, server: ServerId, identity: &Identity) -> NodeCo
         version: VERSION.into(),
         initialization_timeout: config.initialization_timeout,
         automatic: config.automatic,
+        certificate: identity.certificate_der().to_vec(),
         certificate_end: Some(WallTime(identity.not_after().saturating_mul(1000))),
     }
 }
@@ -277,24 +286,22 @@ fn listen(
     config: &Config,
     identity: &Arc<Identity>,
     partner: Option<Partner>,
-) -> Result<(Listener, mpsc::Receiver<Incoming>), Failure> {
+    incoming: mpsc::Sender<Incoming>,
+) -> Result<Listener, Failure> {
     let server = &config.file.server;
-    let (sender, incoming) = mpsc::channel(64);
     let mut listening = ListenerConfig::new(
         Arc::clone(identity),
         server.name.clone(),
         server.state_directory.clone(),
-        sender,
+        incoming,
     );
     listening.partner = partner;
-    let listener =
-        Listener::bind(config.listen, listening).map_err(|error| trust::failure(&error))?;
-    Ok((listener, incoming))
+    Listener::bind(config.listen, listening).map_err(|error| trust::failure(&error))
 }
 
 /// Where the partner shall connect to; `None` when only the partner can see it.
-fn advertised(config: &Config, listener: &Listener) -> Option<String> {
-    let address = config.advertise.unwrap_or_else(|| listener.local_address());
+fn advertised(config: &Config, listener: Option<&Listener>) -> Option<String> {
+    let address = config.advertise.or_else(|| listener.map(Listener::local_address))?;
     (!address.ip().is_unspecified()).then(|| address.to_string())
 }
 

@@ -137,6 +137,7 @@ impl Task {
             | Work::Life(_)
             | Work::Service(_)
             | Work::Site
+            | Work::CertificateRenew
             | Work::Repair { dry_run: true, .. }
             | Work::TrustPassword { .. }
             | Work::TrustSet { .. }

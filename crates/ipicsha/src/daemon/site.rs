@@ -54,7 +54,7 @@ fn certificates(task: &Task) -> Vec<Check> {
 
 fn certificate(whose: &str, end: Option<i64>, now: i64) -> Check {
     let days = end.map(|end| (end - now).div_euclid(DAY));
-    let fix = "replace it in time: the steps are in README.md under \"Certificates\"".to_owned();
+    let fix = "`ipicsha certificate renew` on that server: nothing stops for it".to_owned();
     let finding = days.map_or_else(
         || format!("the certificate of {whose} has no end"),
         |days| format!("the certificate of {whose} is valid for {days} days"),

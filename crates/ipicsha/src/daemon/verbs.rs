@@ -1,6 +1,11 @@
 //! Requests from the socket: what the core decides goes to the core; the rest is done here.
 
-use ipicsha_core::{admin::AdminCommand, id::RequestId, license::licensed_role};
+use ipicsha_core::{
+    admin::AdminCommand,
+    config::{PairName, PartitionPolicy},
+    id::RequestId,
+    license::licensed_role,
+};
 use ipicsha_link::Fingerprint;
 use ipicsha_records::{Command, Inspection};
 use serde::{Deserialize, Serialize};
@@ -19,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{Answer, Look, Request, Status, TrustRow, Work},
-    config::{Config, DatabaseFile},
+    config::{Config, DatabaseFile, WitnessAt},
     exit::{Failure, Kind},
 };
 
@@ -160,7 +165,7 @@ impl Daemon {
             events: self.events.clone(),
             config: self.config.clone(),
             context: self.link_context.clone(),
-            advertised: super::advertised(&self.config, &self.listener),
+            advertised: super::advertised(&self.config, self.listener.as_ref()),
             partner: self.node.persisted().partner.clone(),
             timing: self.node.persisted().ha.config.as_ref().map(|config| config.timing),
             databases: self
@@ -174,11 +179,19 @@ impl Daemon {
             active: self.node.role() != Some(ipicsha_core::state::Role::Standby),
             hooks: self.hooks.clone(),
             told: self.told(),
+            witness: self.witness_in_force(),
         };
         tokio::spawn(async move {
             let result = Box::pin(task.run(work)).await;
             let _ = answer.send(result); // the command line went away
         });
+    }
+
+    /// Where the witness is, while the pair has one.
+    fn witness_in_force(&self) -> Option<(WitnessAt, PairName)> {
+        let config = self.node.persisted().ha.config.as_ref()?;
+        let at = self.config.witness.filter(|_| config.policy == PartitionPolicy::Witness)?;
+        Some((at, config.pair.clone()))
     }
 
     pub(crate) fn ask(&mut self, command: AdminCommand, waiter: Waiter) {
@@ -211,7 +224,7 @@ impl Daemon {
         let own = &self.link_context.identity;
         let mut rows = vec![TrustRow {
             name: self.config.file.server.name.clone(),
-            address: super::advertised(&self.config, &self.listener),
+            address: super::advertised(&self.config, self.listener.as_ref()),
             fingerprint: own.fingerprint().to_string(),
             expires_unix: Some(own.not_after()),
         }];

@@ -47,9 +47,24 @@ impl Witness {
     }
 
     /// Asks for the role; the core hears of the answer, whatever it is.
-    pub(crate) fn ask(&self, number: u64, pair: &PairName, epoch: Epoch, hold: Duration) {
-        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, hold };
-        let limit = (hold / PART).clamp(LIMITS.0, LIMITS.1);
+    pub(crate) fn ask(
+        &self,
+        number: u64,
+        pair: &PairName,
+        (epoch, known): (Epoch, Epoch),
+        hold: Duration,
+    ) {
+        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, known, hold };
+        self.say(number, question, (hold / PART).clamp(LIMITS.0, LIMITS.1));
+    }
+
+    /// Asks whether it is there; the core hears of the answer.
+    pub(crate) fn ping(&self, number: u64, pair: &PairName, interval: Duration) {
+        let limit = interval.clamp(LIMITS.0, LIMITS.1);
+        self.say(number, WitnessQuestion::Ping { pair: pair.to_string() }, limit);
+    }
+
+    fn say(&self, number: u64, question: WitnessQuestion, limit: Duration) {
         let word = Word { number: Some(number), question, limit };
         let problem = match &self.words {
             None => Some("no witness is in the configuration file here"),
@@ -65,9 +80,12 @@ impl Witness {
         }
     }
 
-    /// The role is free.
-    pub(crate) fn leave(&self, pair: &PairName) {
+    /// The role is free; the core hears of the answer if it asks by a number.
+    pub(crate) fn leave(&self, pair: &PairName, number: Option<u64>) {
         let question = WitnessQuestion::Leave { pair: pair.to_string() };
+        if let Some(number) = number {
+            return self.say(number, question, LIMITS.1);
+        }
         if let Some(words) = &self.words {
             // Without it the role is free when its time is over.
             let _ = words.try_send(Word { number: None, question, limit: LIMITS.1 });
@@ -92,7 +110,7 @@ async fn talk(
             Ok(WitnessReply::Granted) => WitnessAnswer::Granted,
             Ok(WitnessReply::Refused { epoch, left }) => WitnessAnswer::Refused { epoch, left },
             Ok(WitnessReply::Failed(cause)) => WitnessAnswer::Failed(cause),
-            Ok(WitnessReply::Noted) => WitnessAnswer::Failed("it answers something else".into()),
+            Ok(WitnessReply::Noted) => WitnessAnswer::Noted,
             Err(error) => WitnessAnswer::Failed(said(&error)),
         };
         if events.send(Event::Node(Input::Witness(number, answer))).await.is_err() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipicsha_core::{
     admin::{AdminCommand, AdminReply},
-    config::{HaConfig, Timing},
+    config::{HaConfig, PairName, Timing},
     license::licensed_role,
     message::RepairRequest,
     trust::Partner,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{Answer, Conflicts, LifeWork, ServiceOrder, Work, reply_value},
-    config::{Config, seconds},
+    config::{Config, WitnessAt, seconds},
     exit::{Failure, Kind},
 };
 
@@ -52,6 +52,7 @@ pub(crate) struct Task {
     pub(crate) roles: tokio::sync::mpsc::Sender<super::roles::RoleChange>,
     pub(crate) hooks: super::hooks::Hooks,
     pub(crate) told: super::hooks::Told,
+    pub(crate) witness: Option<(WitnessAt, PairName)>,
 }
 
 fn life(work: LifeWork) -> AdminCommand {
@@ -103,6 +104,7 @@ impl Task {
             Work::GoStandby => self.core(AdminCommand::GoStandby).await,
             Work::Life(work) => self.core(life(work)).await,
             Work::Drill { stay_seconds } => super::drill::run(&self, stay_seconds).await,
+            Work::CertificateRenew => self.renew_certificate().await,
             Work::Site => super::site::check(&self).await,
             Work::Service(order) => self.service(order).await,
             Work::Repair { dry_run, database } => self.repair(dry_run, database).await,

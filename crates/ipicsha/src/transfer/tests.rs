@@ -42,6 +42,7 @@ fn connection(runtime: &tokio::runtime::Runtime, folder: &Path) -> (Duplex, Dupl
         name: name.into(),
         address: "127.0.0.1:3444".into(),
         certificate: identity.certificate_der().to_vec(),
+        next_certificate: None,
     };
     let (sender, mut incoming) = mpsc::channel(1);
     let mut ends = runtime.block_on(async {

@@ -15,6 +15,9 @@ use crate::exit::{Failure, Kind};
 /// Where a witness looks when no `--config` is given.
 pub(crate) const DEFAULT_PATH: &str = "/etc/ipicsha/witness.toml";
 
+/// Both servers of a pair, and both renew theirs.
+const CERTIFICATES_MAX: usize = 4;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -30,7 +33,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct PairFile {
     name: PairName,
-    certificates: [String; 2],
+    certificates: Vec<String>,
 }
 
 fn listen() -> String {
@@ -53,8 +56,8 @@ pub(super) struct WitnessConfig {
 #[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub(super) name: String,
-    /// Of its two servers.
-    pub(super) certificates: [Fingerprint; 2],
+    /// Of its two servers: more while one of them is renewed.
+    pub(super) certificates: Vec<Fingerprint>,
 }
 
 impl WitnessConfig {
@@ -81,10 +84,14 @@ impl WitnessConfig {
             if !names.insert(name.clone()) {
                 return Err(format!("pair {name}: there are two of this name"));
             }
-            let parsed = pair.certificates.map(|text| text.parse::<Fingerprint>());
-            let [a, b] = parsed;
-            let wrong = |error: ipicsha_link::FingerprintError| format!("pair {name}: {error}");
-            let certificates = [a.map_err(wrong)?, b.map_err(wrong)?];
+            let parsed = pair.certificates.iter().map(|text| text.parse::<Fingerprint>());
+            let certificates: Result<Vec<_>, _> = parsed.collect();
+            let certificates = certificates.map_err(|error| format!("pair {name}: {error}"))?;
+            if !(2..=CERTIFICATES_MAX).contains(&certificates.len()) {
+                return Err(format!(
+                    "pair {name}: one certificate of each server, and one more while it is renewed"
+                ));
+            }
             if !certificates.iter().all(|certificate| seen.insert(*certificate)) {
                 return Err(format!("pair {name}: a certificate is there twice"));
             }
@@ -122,6 +129,10 @@ mod tests {
             (pair("a", '1', '2') + &pair("b", '2', '4'), "twice"),
             (pair("a", '1', '1'), "twice"),
             (pair("a", 'x', '1'), "no fingerprint"),
+            (
+                format!("[[pair]]\nname = \"a\"\ncertificates = [\"{}\"]", fingerprint('1')),
+                "of each",
+            ),
             (pair("../a", '1', '2'), "letters"),
             ("listen = \"nowhere\"".into(), "no address"),
             ("lisen = 1".into(), "lisen"),

@@ -8,8 +8,8 @@ mod config;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 
 use ipicsha_core::{
@@ -38,113 +38,129 @@ use crate::{
 /// Name in the certificate of a witness.
 const NAME: &str = "witness";
 
-/// What a witness works with.
+/// What a witness works with. A disk that hangs holds up only the pair whose grant is written.
 struct Book {
     path: PathBuf,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    config: WitnessConfig,
-    /// When the file was last changed, as far as it was read.
-    changed: Option<SystemTime>,
+    config: RwLock<Loaded>,
     /// What was granted before this was granted by another process, at the latest then.
     started: MonoTime,
     /// By name of the pair.
-    leases: BTreeMap<String, Lease>,
+    leases: Mutex<BTreeMap<String, Arc<Mutex<Option<Held>>>>>,
+}
+
+struct Loaded {
+    config: WitnessConfig,
+    /// When the file was last changed, as far as it was read.
+    changed: Option<SystemTime>,
+}
+
+struct Held {
+    lease: Lease,
+    /// What is on the disk is not known: it could not be written.
+    unwritten: bool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Book {
     fn open(path: &Path) -> Result<Self, Failure> {
         let changed = modified(path);
         let config = WitnessConfig::load(path)?;
-        let inner = Inner { config, changed, started: monotonic(), leases: BTreeMap::new() };
-        Ok(Self { path: path.into(), inner: Mutex::new(inner) })
+        let loaded = RwLock::new(Loaded { config, changed });
+        let leases = Mutex::default();
+        Ok(Self { path: path.into(), config: loaded, started: monotonic(), leases })
     }
 
-    /// The book, with the configuration as it is on the disk now.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The configuration as it is on the disk now.
+    fn config(&self) -> WitnessConfig {
         let changed = modified(&self.path);
-        if changed.is_some() && changed != inner.changed {
-            inner.changed = changed;
-            match WitnessConfig::load(&self.path) {
-                Ok(config) => {
-                    tracing::info!(pairs = config.pairs.len(), "the configuration was read anew");
-                    inner.config = config;
-                }
-                Err(failure) => {
-                    tracing::error!(%failure, "the configuration is wrong; the old one stays in force");
-                }
+        let loaded = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        if changed.is_none() || changed == loaded.changed {
+            return loaded.config.clone();
+        }
+        drop(loaded);
+        let mut loaded = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.changed = changed;
+        match WitnessConfig::load(&self.path) {
+            Ok(config) => {
+                tracing::info!(pairs = config.pairs.len(), "the configuration was read anew");
+                loaded.config = config;
+            }
+            Err(failure) => {
+                tracing::error!(%failure, "the configuration is wrong; the old one stays in force");
             }
         }
-        inner
+        loaded.config.clone()
     }
 
     fn known(&self) -> BTreeSet<Fingerprint> {
-        self.lock().config.pairs.iter().flat_map(|pair| pair.certificates).collect()
+        self.config().pairs.iter().flat_map(|pair| pair.certificates.clone()).collect()
     }
 
     fn answer(&self, who: Fingerprint, question: WitnessQuestion) -> WitnessReply {
-        let mut inner = self.lock();
-        let (WitnessQuestion::Grant { pair: named, .. } | WitnessQuestion::Leave { pair: named }) =
-            &question;
-        let pair = inner.config.pairs.iter().find(|pair| pair.certificates.contains(&who));
+        let config = self.config();
+        let (WitnessQuestion::Grant { pair: named, .. }
+        | WitnessQuestion::Ping { pair: named }
+        | WitnessQuestion::Leave { pair: named }) = &question;
+        let pair = config.pairs.iter().find(|pair| pair.certificates.contains(&who));
         let Some(pair) = pair.filter(|pair| pair.name == *named) else {
             return WitnessReply::Failed(format!(
                 "it knows this server in no pair called {named}: `pair.name` and the witness's configuration must agree"
             ));
         };
-        let name = pair.name.clone();
-        match question {
-            WitnessQuestion::Leave { .. } => match inner.lease(&name) {
-                Ok(lease) => {
-                    lease.leave(monotonic(), id_of(who));
-                    WitnessReply::Noted
+        let path = config.lease_path(&pair.name);
+        let held = Arc::clone(locked(&self.leases).entry(pair.name.clone()).or_default());
+        let mut held = locked(&held);
+        if held.is_none() {
+            match read_grant(&path) {
+                Ok(grant) => {
+                    let lease = Lease::resume(grant, self.started);
+                    *held = Some(Held { lease, unwritten: false });
                 }
-                Err(failure) => WitnessReply::Failed(failure.message),
-            },
-            WitnessQuestion::Grant { epoch, hold, .. } => inner.grant(&name, who, epoch, hold),
+                Err(failure) => return WitnessReply::Failed(failure.message),
+            }
+        }
+        let Some(held) = held.as_mut() else { return WitnessReply::Noted };
+        match question {
+            WitnessQuestion::Ping { .. } => WitnessReply::Noted,
+            WitnessQuestion::Leave { .. } => {
+                held.lease.leave(monotonic(), id_of(who));
+                WitnessReply::Noted
+            }
+            WitnessQuestion::Grant { epoch, known, hold, .. } => {
+                held.grant(&path, who, (epoch, known), hold)
+            }
         }
     }
 }
 
-impl Inner {
-    fn lease(&mut self, pair: &str) -> Result<&mut Lease, Failure> {
-        if !self.leases.contains_key(pair) {
-            let grant = read_grant(&self.config.lease_path(pair))?;
-            self.leases.insert(pair.to_owned(), Lease::resume(grant, self.started));
-        }
-        Ok(self.leases.entry(pair.to_owned()).or_default())
-    }
-
+impl Held {
     /// Nobody hears of a grant that is not on the disk.
     fn grant(
         &mut self,
-        pair: &str,
+        path: &Path,
         who: Fingerprint,
-        epoch: Epoch,
-        hold: std::time::Duration,
+        epochs: (Epoch, Epoch),
+        hold: Duration,
     ) -> WitnessReply {
-        let path = self.config.lease_path(pair);
-        let lease = match self.lease(pair) {
-            Ok(lease) => lease,
-            Err(failure) => return WitnessReply::Failed(failure.message),
-        };
-        let before = lease.clone();
-        match lease.ask(monotonic(), id_of(who), epoch, hold) {
+        let before = self.lease.clone();
+        match self.lease.ask(monotonic(), id_of(who), epochs, hold) {
             WitnessAnswer::Granted => {
-                let changed = lease.grant() != before.grant();
-                if changed && let Err(error) = write_grant(&path, lease.grant()) {
-                    *lease = before;
+                let changed = self.unwritten || self.lease.grant() != before.grant();
+                if changed && let Err(error) = write_grant(path, self.lease.grant()) {
+                    (self.lease, self.unwritten) = (before, true);
                     tracing::error!(%error, path = %path.display(), "a grant cannot be written");
                     return WitnessReply::Failed(format!("its disk cannot be written: {error}"));
                 }
+                self.unwritten = false;
                 if changed {
-                    tracing::info!(pair, certificate = %who, %epoch, "granted");
+                    tracing::info!(path = %path.display(), certificate = %who, epoch = %epochs.0, "granted");
                 }
                 WitnessReply::Granted
             }
+            WitnessAnswer::Noted => WitnessReply::Noted,
             WitnessAnswer::Refused { epoch, left } => WitnessReply::Refused { epoch, left },
             WitnessAnswer::Failed(cause) => WitnessReply::Failed(cause),
         }
@@ -201,7 +217,7 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
 }
 
 async fn serve(book: Arc<Book>) -> Result<(), Failure> {
-    let config = book.lock().config.clone();
+    let config = book.config();
     let identity = Arc::new(identity(&config)?);
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(Kind::Failed, format!("cannot listen on {}: {error}", config.listen))

@@ -15,7 +15,8 @@ use super::{Happening, World};
 
 /// What travels to the witness and back.
 pub(super) enum Word {
-    Ask { from: usize, boot: u64, number: u64, epoch: Epoch, hold: Duration },
+    Ask { from: usize, boot: u64, number: u64, epochs: (Epoch, Epoch), hold: Duration },
+    Ping { from: usize, boot: u64, number: u64 },
     Leave { from: usize },
 }
 
@@ -38,10 +39,24 @@ impl World {
         !self.witness.down && !self.witness.cut[from]
     }
 
-    pub(super) fn ask_witness(&mut self, from: usize, number: u64, epoch: Epoch, hold: Duration) {
+    pub(super) fn ask_witness(
+        &mut self,
+        from: usize,
+        number: u64,
+        epochs: (Epoch, Epoch),
+        hold: Duration,
+    ) {
         let boot = self.servers[from].boot;
+        self.say(from, number, Word::Ask { from, boot, number, epochs, hold });
+    }
+
+    pub(super) fn ping_witness(&mut self, from: usize, number: u64) {
+        let boot = self.servers[from].boot;
+        self.say(from, number, Word::Ping { from, boot, number });
+    }
+
+    fn say(&mut self, from: usize, number: u64, word: Word) {
         if self.reaches_witness(from) {
-            let word = Word::Ask { from, boot, number, epoch, hold };
             self.later(WAY_US, Happening::AtWitness(word));
         } else {
             let failed = WitnessAnswer::Failed("no route to host".into());
@@ -49,9 +64,12 @@ impl World {
         }
     }
 
-    pub(super) fn leave_witness(&mut self, from: usize) {
+    pub(super) fn leave_witness(&mut self, from: usize, number: Option<u64>) {
         if self.reaches_witness(from) {
             self.later(WAY_US, Happening::AtWitness(Word::Leave { from }));
+        }
+        if let Some(number) = number {
+            self.ping_witness(from, number);
         }
     }
 
@@ -60,16 +78,22 @@ impl World {
         match word {
             _ if self.witness.down => {}
             Word::Leave { from } => self.witness.lease.leave(now, server(from)),
-            Word::Ask { from, boot, number, epoch, hold } => {
+            Word::Ask { from, boot, number, epochs, hold } => {
                 let lie = self.witness.lie.clone();
-                let truth = || self.witness.lease.ask(now, server(from), epoch, hold);
+                let truth = || self.witness.lease.ask(now, server(from), epochs, hold);
                 let answer = lie.unwrap_or_else(truth);
-                self.note(from, &format!("witness: epoch {epoch}: {answer:?}"));
-                if self.reaches_witness(from) {
-                    let input = Input::Witness(number, answer);
-                    self.later(WAY_US, Happening::Done { at: from, boot, input });
-                }
+                self.note(from, &format!("witness: epoch {}: {answer:?}", epochs.0));
+                self.answer(from, boot, Input::Witness(number, answer));
             }
+            Word::Ping { from, boot, number } => {
+                self.answer(from, boot, Input::Witness(number, WitnessAnswer::Noted));
+            }
+        }
+    }
+
+    fn answer(&mut self, to: usize, boot: u64, input: Input) {
+        if self.reaches_witness(to) {
+            self.later(WAY_US, Happening::Done { at: to, boot, input });
         }
     }
 

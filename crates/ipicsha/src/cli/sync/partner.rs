@@ -217,6 +217,7 @@ mod tests {
             name: "bravo".into(),
             address: "192.0.2.1:3444".into(),
             certificate: Vec::new(),
+            next_certificate: None,
         };
         let refused = unknown("charlie", "alpha", Some(&partner));
         assert_eq!(refused.exit, Exit::Start);
