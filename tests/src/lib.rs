@@ -8,6 +8,7 @@ pub mod application;
 pub mod binary;
 pub mod compare;
 pub mod dice;
+pub mod disk;
 pub mod faults;
 pub mod fixture;
 pub mod isso;

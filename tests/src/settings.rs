@@ -53,6 +53,13 @@ impl Settings {
         Self { profile: "standard", interval_seconds: 5.0, ..Self::fast() }
     }
 
+    /// Another missed count.
+    #[must_use]
+    pub fn missed_count(mut self, count: u32) -> Self {
+        self.missed_count = count;
+        self
+    }
+
     /// D.
     pub fn takeover_after_ms(&self) -> i64 {
         (self.interval_seconds * f64::from(self.missed_count) * 1000.0).round() as i64

@@ -4,6 +4,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
@@ -43,6 +44,8 @@ pub struct Waits {
     sorted: Vec<Duration>,
     /// Attempts that SQLite refused with BUSY.
     pub busy: u64,
+    /// SQLite's extended codes of these, and how often each came.
+    pub codes: BTreeMap<i32, u64>,
     /// Attempts that could not wait: reads, and transactions that had read before they wrote. SQLite
     /// asks nobody to wait for those.
     pub impatient: u64,
@@ -142,6 +145,8 @@ fn watch(path: &Path, habit: Habit, stop: &AtomicBool) -> Result<Waits> {
             Ok(()) => {}
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
                 waits.busy += 1;
+                let code = error.sqlite_extended_error_code().unwrap_or_default();
+                *waits.codes.entry(code).or_default() += 1;
             }
             Err(error) if error.to_string().contains(FENCE) => waits.fenced += 1,
             Err(error) => return Err(error.into()),

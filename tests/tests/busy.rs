@@ -42,7 +42,13 @@ fn not_kept_waiting(what: &str, waits: &Waits) -> Result<()> {
 /// BUSY at once.
 fn no_read_is_busy(reads: &Waits) -> Result<()> {
     ensure!(reads.impatient > 100, "only {} reads", reads.impatient);
-    ensure!(reads.busy == 0, "{} of {} reads were BUSY", reads.busy, reads.impatient);
+    ensure!(
+        reads.busy == 0,
+        "{} of {} reads were BUSY: {:?}",
+        reads.busy,
+        reads.impatient,
+        reads.codes
+    );
     Ok(())
 }
 

@@ -31,6 +31,7 @@ use crate::{
     reader::open_reader,
     right::{self, Right},
     rollback::Journaling,
+    room,
     schema::{self, Schema, SkippedTable},
     seed, sequence,
     wal_index::{self, Header},
@@ -151,6 +152,7 @@ impl Database {
         };
         database.take(seen);
         database.check_inode()?;
+        room::keep(path);
         Ok(database)
     }
 
@@ -416,6 +418,9 @@ impl Database {
         }
         let known = self.meta.applied.is_some();
         let version = self.transaction(patience, |db| {
+            if closed {
+                room::give(&db.path);
+            }
             if closed && !db.is_seen()? {
                 return Err(Error::Unseen { path: db.path.clone() });
             }
@@ -425,6 +430,9 @@ impl Database {
             db.change_fence(closed)
         })?;
         self.after_fence(closed, version);
+        if !closed {
+            room::keep(&self.path);
+        }
         Ok(())
     }
 
@@ -541,6 +549,7 @@ fn user_version(db: &Connection) -> rusqlite::Result<i64> {
 /// Removes every object of ours, in pieces short enough for the application.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     check_file(path)?;
+    room::release(path);
     let db = open_connection(path)?;
     db.busy_timeout(Duration::ZERO).at(path)?;
     if !retry(path, PATIENT, || capture::any_object(&db).at(path))? {

@@ -41,6 +41,7 @@ mod report;
 mod resume;
 mod right;
 mod rollback;
+mod room;
 mod runs;
 mod scan;
 mod schema;

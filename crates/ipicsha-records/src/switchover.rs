@@ -11,7 +11,7 @@ use crate::{
     database::{self, PATIENT, rollback},
     engine::{Engine, Session},
     error::{AtPath as _, Error},
-    log,
+    log, room,
     worker::{Done, Prepared, Writes},
 };
 
@@ -70,6 +70,7 @@ impl Engine {
         }
         let patience = deadline.saturating_duration_since(Instant::now());
         database.begin(patience)?;
+        room::give(&database.path);
         let last = || {
             if !database.is_seen()? {
                 return Err(Error::Unseen { path: database.path.clone() });

@@ -14,7 +14,7 @@ use crate::exit::{Failure, Kind};
 pub(crate) const DATABASES_MAX: usize = 100;
 
 /// Files that SQLite, or this program, keeps beside a database.
-const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", ".ipicsha-new"];
+const COMPANIONS: [&str; 5] = ["-wal", "-shm", "-journal", ".ipicsha-new", ".ipicsha-room"];
 
 /// As the shell does it: `*` and `?` match neither `/` nor a leading dot.
 const OPTIONS: MatchOptions = MatchOptions {

@@ -13,7 +13,7 @@ while not os.path.exists(stop_path):
     try:
         db.execute('INSERT INTO calls(id, what) VALUES(?, ?)', (name, 'call ' + name))
     except sqlite3.Error as error:
-        if 'IPICSHA: ' not in str(error) and 'locked' not in str(error):
+        if not any(word in str(error) for word in ('IPICSHA: ', 'locked', 'full')):
             raise
         fenced += 1
         time.sleep(0.005)

@@ -28,7 +28,7 @@ use crate::{
 /// What every SQLite database begins with.
 const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
 /// Files beside a database that belong to it.
-const SQLITE_COMPANIONS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
+const SQLITE_COMPANIONS: [&[u8]; 4] = [b"-wal", b"-shm", b"-journal", b".ipicsha-room"];
 /// Up to this size files are read at once; larger ones by a thread of their own.
 pub(super) const SMALL_BYTES_MAX: u64 = 256 * 1024;
 /// Clocks of file systems tick so slowly at most that a second change may look like the first.

@@ -39,6 +39,9 @@ pub(super) fn kind(check: &Check) -> ServiceKind {
     }
 }
 
+/// With less room on its disk a database cannot be written for long.
+const ROOM_BYTES_MIN: u64 = 1 << 20;
+
 /// Makes one check until its task is ended.
 pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut mender: Mender) {
     let (interval, limit) = (check.interval, check.limit);
@@ -167,11 +170,22 @@ async fn exec(command: &[String]) -> Result<(), String> {
     }
 }
 
+/// A disk that is nearly full: the application's next commits fail, one sooner and one later.
+fn room(path: &Path) -> Result<(), String> {
+    let disk = rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if left >= ROOM_BYTES_MIN {
+        return Ok(());
+    }
+    Err(format!("{}: its disk is full, {} KiB are left", path.display(), left / 1024))
+}
+
 /// Integrity, and whether a write could begin; nothing is written. That somebody else writes is well.
 fn sqlite(path: &Path, limit: Duration) -> Result<(), String> {
     use rusqlite::{Connection, ErrorCode, OpenFlags};
     let failed = |error: rusqlite::Error| format!("{}: {error}", path.display());
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    room(path)?;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     let interrupt = connection.get_interrupt_handle();
     let (_ended, end) = channel::<()>();
