@@ -22,6 +22,11 @@ struct StateFile {
     state: PersistedState,
 }
 
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 /// The state file of one server.
 pub(crate) struct Store {
     path: PathBuf,
@@ -100,12 +105,22 @@ fn parse(bytes: &[u8], path: &Path) -> Result<StateFile, Failure> {
              anew (the databases keep their data)",
         )
     };
-    let file: StateFile =
+    // Of a newer version only the format is understood for sure.
+    let format: Format =
         serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    if file.format != FORMAT {
-        return Err(damaged(format!("format {} is not known to this version", file.format)));
+    if format.format > FORMAT {
+        let text = format!(
+            "the state file {} is of a newer version of ipicsha (format {}, known is {FORMAT})",
+            path.display(),
+            format.format
+        );
+        return Err(Failure::new(Kind::Config, text)
+            .hinted("install that version again, the same on both servers"));
     }
-    Ok(file)
+    if format.format < FORMAT {
+        return Err(damaged(format!("there was never a format {}", format.format)));
+    }
+    serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))
 }
 
 /// Replaces `path` as a whole or not at all.
@@ -149,5 +164,21 @@ mod tests {
             assert!(failure.message.contains("state.json") && failure.next_step.is_some());
             assert_eq!(fs::read(&path).unwrap(), &whole[..length], "it was touched");
         }
+    }
+
+    #[test]
+    fn a_state_file_from_the_future_is_named_and_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        Store::open(directory.path()).unwrap();
+        let text = r#"{ "format": 2, "what": "nobody here knows" }"#;
+        fs::write(&path, text).unwrap();
+        let Err(failure) = Store::open(directory.path()) else { panic!("it was accepted") };
+        assert!(failure.message.contains("newer version"), "{failure}");
+        assert!(failure.next_step.as_ref().is_some_and(|next| next.contains("install")));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        fs::write(&path, r#"{ "format": 0 }"#).unwrap();
+        let Err(failure) = Store::open(directory.path()) else { panic!("it was accepted") };
+        assert!(failure.message.contains("damaged"), "{failure}");
     }
 }
