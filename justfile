@@ -15,7 +15,7 @@ test *ARGS:
 sim SEED:
     IPICSHA_SIM_SEED={{ SEED }} cargo nextest run -p ipicsha-core --test pair --no-capture one_seed
 
-# 100,000 random histories instead of 2,000: about 20 minutes of processor time.
+# 100,000 random histories instead of 3,000: about 20 minutes of processor time.
 sim-long SEEDS="100000":
     IPICSHA_SIM_SEEDS={{ SEEDS }} cargo test -p ipicsha-core --test pair random_histories -- --nocapture
 
@@ -37,6 +37,11 @@ bench-records *ARGS:
 bench-files *ARGS:
     cargo build --locked --release -p ipicsha -p ipicsha-bench
     target/release/ipicsha-bench files {{ ARGS }}
+
+# Time from `kill -9` until a client can write again, beside keepalived and Patroni; kept under benches/results.
+bench-takeover *ARGS:
+    cargo build --locked --release -p ipicsha
+    python3 benches/takeover/takeover.py {{ ARGS }}
 
 # A pair on this machine that stays.
 pair:
