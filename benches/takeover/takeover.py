@@ -78,7 +78,7 @@ def arguments():
     parser.add_argument("--ipicsha", default=ROOT / "target/release/ipicsha", help="the binary to measure")
     parser.add_argument("--rounds", type=int, help="kills per row (default: 5, Patroni 3 and 1)")
     parser.add_argument("--quick", action="store_true", help="one kill per row")
-    parser.add_argument("--only", metavar="NAME", help=f"rows whose name begins so: {names}")
+    parser.add_argument("--only", metavar="NAME,...", help=f"rows whose name begins so, or so: {names}")
     parser.add_argument("--output", type=pathlib.Path, help="default: benches/results/<today>-takeover.md")
     chosen = parser.parse_args()
     if chosen.quick:
@@ -194,7 +194,8 @@ def main():
     where, versions, good = machine(), {}, True
     lab = systems.Lab()
     try:
-        rows = [row for row in settings(lab, binary) if row.key.startswith(chosen.only or "")]
+        wanted = tuple((chosen.only or "").split(","))
+        rows = [row for row in settings(lab, binary) if row.key.startswith(wanted)]
         if not rows:
             sys.exit(f"error: no row is named {chosen.only}\nnext: --help lists them")
         for row in rows:

@@ -82,9 +82,10 @@ fn rsync_between(pair: &Pair, fixture: Fixture, words: &str, way: Way) -> Result
     let (at, trees) = (folder.path(), folder.path().join("trees"));
     let script = at.join("shell");
     fs::write(&script, "#!/bin/sh\nshift\nexec sh -c \"$*\"\n")?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    // Read by a shell, not executed: a child of another thread may still have it open for writing.
+    let shell = format!("sh {}", script.display());
     let mut command = Command::new("rsync");
-    command.arg("-e").arg(&script).args(with_server(words, way, "bravo", &trees));
+    command.arg("-e").arg(shell).args(with_server(words, way, "bravo", &trees));
     command.current_dir(&trees).env("LC_ALL", "C").env("TZ", "UTC").env("HOME", at);
     command.env_remove("CVSIGNORE");
     tried(run(&mut command, LIMIT).context("install the Debian package `rsync`")?, at)
