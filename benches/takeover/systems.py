@@ -483,7 +483,10 @@ class Patroni:
         as_user = ["setpriv", "--reuid", self.USER, "--regid", self.USER, "--init-groups", "--"]
         found = None
         for python in [sys.executable, "/usr/bin/python3"]:
-            tried = subprocess.run([*as_user, python, "-c", "import ensurepip"], capture_output=True, cwd="/")
+            # By way of a shell, as Patroni starts its Python once more by itself: one in a folder of root's passes
+            # without the shell, and Patroni then waits for PostgreSQL forever.
+            command = [*as_user, "sh", "-c", 'exec "$0" -c "import ensurepip"', python]
+            tried = subprocess.run(command, capture_output=True, cwd="/")
             if tried.returncode == 0:
                 found = found or python
         if not found:
