@@ -1,7 +1,7 @@
 //! A third machine beside the pair, with a way of its own to each server, and the witness on it.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -155,9 +155,7 @@ impl Witness {
         let text = text.split("\n[witness]").next().unwrap_or_default();
         let address = format!("{}:3445", Network::witness_host(side));
         let block = format!("\n[witness]\naddress = {address:?}\ncertificate = {certificate:?}\n");
-        use std::io::Write;
-        let mut file = File::create(&path)?;
-        Ok(file.write_all(format!("{text}{block}").as_bytes())?)
+        Ok(fs::write(&path, format!("{text}{block}"))?)
     }
 
     fn make_ready(&mut self, pair: &mut Pair) -> Result<()> {

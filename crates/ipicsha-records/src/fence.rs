@@ -7,7 +7,7 @@
 use rusqlite::Connection;
 
 use crate::{
-    capture::{Captured, render},
+    capture::{Captured, MS, render},
     schema::Table,
     value::quote,
 };
@@ -15,31 +15,45 @@ use crate::{
 /// What the application's program is told.
 pub const REFUSAL: &str = "IPICSHA: this server is standby";
 
+/// What the names of the fence's triggers begin with.
+const PREFIX: &str = "_ipicsha_f";
+
 /// The fence of one table.
 pub(crate) fn triggers(t: u32, table: &Table) -> Vec<(String, String)> {
+    before_writes(PREFIX, include_str!("sql/fence.sql"), t, table)
+}
+
+/// Triggers of one table, one before each kind of write; `prefix` is that of the template's names.
+pub(crate) fn before_writes(
+    prefix: &str,
+    template: &str,
+    t: u32,
+    table: &Table,
+) -> Vec<(String, String)> {
     let (number, quoted) = (t.to_string(), quote(&table.name));
     [("i", "INSERT"), ("u", "UPDATE"), ("d", "DELETE")]
         .into_iter()
         .map(|(name, event)| {
-            let values =
-                [("t", number.as_str()), ("table", &quoted), ("name", name), ("event", event)];
-            (format!("_ipicsha_f{t}{name}"), render(include_str!("sql/fence.sql"), &values))
+            let values = [
+                ("t", number.as_str()),
+                ("table", &quoted),
+                ("name", name),
+                ("event", event),
+                ("ms", MS),
+            ];
+            (format!("{prefix}{t}{name}"), render(template, &values))
         })
         .collect()
 }
 
 /// Whether any part of the fence stands.
 pub(crate) fn is_closed(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row(
-        "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='trigger' AND substr(name,1,10)='_ipicsha_f')",
-        [],
-        |row| row.get(0),
-    )
+    Ok(!names(db, PREFIX)?.is_empty())
 }
 
 /// Puts the whole fence up, inside the caller's transaction.
 pub(crate) fn close(db: &Connection, tables: &[Captured]) -> rusqlite::Result<()> {
-    let existing = names(db)?;
+    let existing = names(db, PREFIX)?;
     for (name, sql) in tables.iter().flat_map(|captured| triggers(captured.t, &captured.table)) {
         if !existing.contains(&name) {
             db.execute_batch(&sql)?;
@@ -50,16 +64,22 @@ pub(crate) fn close(db: &Connection, tables: &[Captured]) -> rusqlite::Result<()
 
 /// Takes it down, inside the caller's transaction.
 pub(crate) fn open(db: &Connection) -> rusqlite::Result<()> {
-    for name in names(db)? {
+    drop_all(db, PREFIX)
+}
+
+/// Drops the triggers whose names begin so.
+pub(crate) fn drop_all(db: &Connection, prefix: &str) -> rusqlite::Result<()> {
+    for name in names(db, prefix)? {
         db.execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?;
     }
     Ok(())
 }
 
-fn names(db: &Connection) -> rusqlite::Result<Vec<String>> {
+/// The triggers whose names begin so.
+pub(crate) fn names(db: &Connection, prefix: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = db.prepare(
-        "SELECT name FROM sqlite_schema WHERE type='trigger' AND substr(name,1,10)='_ipicsha_f'",
+        "SELECT name FROM sqlite_schema WHERE type='trigger' AND substr(name,1,length(?1))=?1",
     )?;
-    let rows = statement.query_map([], |row| row.get(0))?;
+    let rows = statement.query_map([prefix], |row| row.get(0))?;
     rows.collect()
 }

@@ -12,12 +12,12 @@ use ipicsha_core::time::WallTime;
 use rusqlite::Connection;
 
 use crate::{
-    capture::{Captured, MS, render},
+    capture::Captured,
     database::{Database, PATIENT},
     engine::Engine,
     error::{AtPath as _, Error},
+    fence,
     schema::Table,
-    value::quote,
 };
 
 /// What the application's program is told when the right is over.
@@ -68,29 +68,12 @@ impl Renewal {
 
 /// The triggers of one table.
 pub(crate) fn triggers(t: u32, table: &Table) -> Vec<(String, String)> {
-    let (number, quoted) = (t.to_string(), quote(&table.name));
-    [("i", "INSERT"), ("u", "UPDATE"), ("d", "DELETE")]
-        .into_iter()
-        .map(|(name, event)| {
-            let values = [
-                ("t", number.as_str()),
-                ("table", &quoted),
-                ("name", name),
-                ("event", event),
-                ("ms", MS),
-            ];
-            (format!("{PREFIX}{t}{name}"), render(include_str!("sql/right.sql"), &values))
-        })
-        .collect()
+    fence::before_writes(PREFIX, include_str!("sql/right.sql"), t, table)
 }
 
 /// Whether writes end by themselves here.
 pub(crate) fn is_limited(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row(
-        "SELECT EXISTS(SELECT 1 FROM sqlite_schema WHERE type='trigger' AND substr(name,1,10)=?1)",
-        [PREFIX],
-        |row| row.get(0),
-    )
+    Ok(!fence::names(db, PREFIX)?.is_empty())
 }
 
 /// Writes end by themselves from now on, inside the caller's transaction.
@@ -110,13 +93,7 @@ pub(crate) fn limit(db: &Connection, tables: &[Captured], right: Right) -> rusql
 
 /// They do not any more, inside the caller's transaction.
 pub(crate) fn unlimit(db: &Connection) -> rusqlite::Result<()> {
-    let mut statement =
-        db.prepare("SELECT name FROM sqlite_schema WHERE type='trigger' AND substr(name,1,10)=?1")?;
-    let names = statement.query_map([PREFIX], |row| row.get::<_, String>(0))?;
-    let names: Vec<String> = names.collect::<Result<_, _>>()?;
-    for name in names {
-        db.execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?;
-    }
+    fence::drop_all(db, PREFIX)?;
     db.execute_batch("DROP TABLE IF EXISTS _ipicsha_right")
 }
 
