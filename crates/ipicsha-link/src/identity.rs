@@ -140,6 +140,27 @@ impl Identity {
         }
     }
 
+    /// The identity that is to replace the one `in_use`: what lies in `next` from a replacement that was not
+    /// made, or a new one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::load_or_create`]; half an identity and the one in use are made anew.
+    pub fn prepare(
+        next: &Path,
+        in_use: Fingerprint,
+        server_name: &str,
+        now_unix_seconds: i64,
+    ) -> Result<Self, Error> {
+        let make = || Self::load_or_create(next, server_name, now_unix_seconds);
+        match make() {
+            Ok(identity) if identity.fingerprint == in_use => {}
+            Err(Error::HalfMissing { .. }) => {}
+            other => return other,
+        }
+        stored::remove_directory(next)?;
+        make()
+    }
+
     /// Puts the identity in `next` in the place of the one in `directory`, durably: a crash leaves the old
     /// one or the new one.
     ///

@@ -28,6 +28,11 @@ pub(crate) fn private_directory(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes `directory` and all in it.
+pub(crate) fn remove_directory(directory: &Path) -> Result<(), Error> {
+    fs::remove_dir_all(directory).map_err(|source| file_error("remove", directory, source))
+}
+
 /// Writes `bytes` to `path` with mode 0600, all or nothing, and durably.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let staged = stage(path, bytes)?;

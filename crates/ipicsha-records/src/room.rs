@@ -35,12 +35,14 @@ fn left(database: &Path) -> Option<u64> {
 /// Keeps room, if it is not there and the disk has plenty. Without it everything else works.
 pub(crate) fn keep(database: &Path) {
     let path = room(database);
-    if path.exists() || left(database).is_none_or(|left| left < BYTES * PART) {
+    let whole = fs::metadata(&path).is_ok_and(|meta| meta.len() >= BYTES);
+    if whole || left(database).is_none_or(|left| left < BYTES * PART) {
         return;
     }
     let made = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(false) // an end in the middle leaves an empty one
         .open(&path)
         .and_then(|file| Ok(fallocate(file.as_fd(), FallocateFlags::empty(), 0, BYTES)?));
     if let Err(error) = made {
@@ -75,6 +77,9 @@ mod tests {
         let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).ok();
         assert_eq!(length(&room(&database)), Some(BYTES));
         keep(&database);
+        fs::write(room(&database), "").unwrap();
+        keep(&database);
+        assert_eq!(length(&room(&database)), Some(BYTES), "as after a crash");
         give(&database);
         assert_eq!(length(&room(&database)), Some(BYTES), "this disk is not full");
         assert!(release(&database) && !release(&database));

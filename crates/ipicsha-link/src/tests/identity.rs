@@ -170,3 +170,20 @@ fn an_identity_is_replaced_as_a_whole_also_by_a_crash() {
     assert!(Identity::replace(&directory, &next).is_err(), "there is nothing to put in place");
     assert_eq!(load(&directory).unwrap().fingerprint(), new.fingerprint());
 }
+
+#[test]
+fn what_is_left_of_a_replacement_does_not_come_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let next = parent.path().join("next");
+    let old = load(&parent.path().join("state")).unwrap().fingerprint();
+    let prepare = |in_use| Identity::prepare(&next, in_use, "alpha", NOW).unwrap().fingerprint();
+    let first = prepare(old);
+    assert_eq!(prepare(old), first, "one that was not put in place is used by the next try");
+    let second = prepare(first);
+    assert!(second != first && second != old, "it is in use already");
+    for left in ["key.pem", "certificate.pem"] {
+        let before = prepare(old);
+        fs::remove_file(next.join(left)).unwrap();
+        assert_ne!(prepare(old), before, "{left} was removed");
+    }
+}

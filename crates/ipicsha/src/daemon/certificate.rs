@@ -60,9 +60,15 @@ impl Task {
     }
 
     fn next_identity(&self) -> Result<Identity, Failure> {
-        let name = &self.config.file.server.name;
-        Identity::load_or_create(&self.next_folder(), name, clock::wall_seconds())
-            .map_err(|error| trust::failure(&error))
+        let server = &self.config.file.server;
+        let failure = |error| trust::failure(&error);
+        let in_use = Identity::load(&server.state_directory).map_err(failure)?;
+        let in_use = in_use.ok_or_else(|| {
+            Failure::new(Kind::Failed, "this server's certificate is not in its state directory")
+        })?;
+        let now = clock::wall_seconds();
+        Identity::prepare(&self.next_folder(), in_use.fingerprint(), &server.name, now)
+            .map_err(failure)
     }
 }
 
