@@ -194,3 +194,54 @@ fn a_witness_that_cannot_be_asked_is_named_with_the_next_step() -> Result<()> {
         pair.wait_ready()
     })
 }
+
+#[test]
+fn what_the_witness_keeps_after_unconfigure_ends_for_good_when_the_partner_has_heard_of_it()
+-> Result<()> {
+    if !can_cut("unconfigure under policy witness")? {
+        return Ok(());
+    }
+    witness_pair(Settings::fast(), |pair, witness| {
+        let keeps = |witness: &Witness| -> Result<bool> {
+            Ok(witness.cli(&["witness", "show"])?.ok()?.contains("without end"))
+        };
+        pair.network.cut()?;
+        wait_for("the partner is missed", SOON, || {
+            pair.alpha.status().is_ok_and(|status| status.has_alarm("partner_down")).then_some(())
+        })?;
+        pair.alpha.ask(&["unconfigure"])?;
+        ensure!(keeps(witness)?, "the partner would take over");
+        pair.bravo
+            .cli(&["--yes", "failover", "--accept-data-loss"])?
+            .refused(3, "it keeps the role for the other server")?;
+        ensure!(has_role(pair, Side::Bravo, "standby"), "it took over");
+        pair.alpha.application(BOARD)?.add_call("alone", "smoke")?;
+        pair.network.heal()?;
+        pair.bravo.wait("it hears of it", |status| status.state() == "Not Configured")?;
+        wait_for("it is given back", SOON, || (!keeps(witness).ok()?).then_some(()))?;
+        witness.kill()?;
+        witness.start()?;
+        pair.alpha.ask(&["configure"])?;
+        pair.wait_ready()?;
+        pair.wait_equal()?;
+        pair.alpha.kill();
+        wait_active(pair)
+    })
+}
+
+#[test]
+fn unconfigure_needs_the_partner_or_the_witness_or_an_administrator_who_knows() -> Result<()> {
+    if !can_cut("unconfigure without anybody")? {
+        return Ok(());
+    }
+    witness_pair(Settings::fast(), |pair, witness| {
+        witness.kill()?;
+        pair.alpha.kill();
+        pair.bravo.wait("the partner is missed", |status| status.has_alarm("partner_down"))?;
+        pair.bravo.cli(&["--yes", "unconfigure"])?.refused(3, "ipicsha unconfigure --force")?;
+        ensure!(has_role(pair, Side::Bravo, "standby"), "it ended");
+        pair.bravo.application(BOARD)?.must_be_fenced()?;
+        pair.bravo.ask(&["unconfigure", "--force"])?;
+        pair.bravo.application(BOARD)?.add_call("alone", "smoke")
+    })
+}

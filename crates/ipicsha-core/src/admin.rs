@@ -29,7 +29,10 @@ pub enum AdminCommand {
     /// Change the heartbeat while configured (spec A8).
     Update(Timing),
     /// Unconfigure HA on both servers (spec A10).
-    Unconfigure,
+    Unconfigure {
+        /// Under policy `witness` also where nobody says that the other server does not go on.
+        force: bool,
+    },
     /// Planned switchover (spec B5), or forced takeover with `accept_data_loss`.
     Failover {
         /// Only show what would happen.
@@ -213,9 +216,19 @@ pub enum Refusal {
     /// The partner did not say that it knows the new certificate; the old one stays in use.
     #[error("the partner did not confirm that it knows the new certificate")]
     NotNoted,
+    /// What the witness keeps for this server would be lost with its certificate.
+    #[error(
+        "the witness keeps the role for the certificate in use, and was not told yet that it need not"
+    )]
+    KeptByWitness,
     /// Policy `witness`: nobody but the witness can give the role.
     #[error("the witness did not grant the role: {0}")]
     NoRight(String),
+    /// Policy `witness`: the partner was asked to end HA first, and may have done so.
+    #[error(
+        "{0} was asked to end HA first and has not answered: HA ends here as well if it did, once it is heard"
+    )]
+    EndUnconfirmed(String),
     /// A service cannot run.
     #[error("the service {name} cannot run: {cause}")]
     ServiceDown {
@@ -286,15 +299,15 @@ impl Refusal {
                 "repair the active server or the link; or accept the loss: `ipicsha failover --accept-data-loss`".into()
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
-            Self::NotReady(_) => "see `ipicsha ha-status` on both servers, then try again".into(),
+            Self::NotReady(_) | Self::KeptByWitness => "see `ipicsha ha-status` on both servers, then try again".into(),
             Self::FailedAgain(_) => {
                 "remove the cause and run `ipicsha recover` again; else reboot this server".into()
             }
             Self::NotFailed | Self::NotPaused => "nothing to do; see `ipicsha ha-status`".into(),
             Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
             Self::NotNoted => "the old one stays in use; see `ipicsha ha-status` and try again".into(),
-            Self::NoRight(_) => {
-                "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure` opens the databases here".into()
+            Self::NoRight(_) | Self::EndUnconfirmed(_) => {
+                "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure --force` opens the databases here".into()
             }
             Self::ServiceDown { .. } => {
                 "remove the cause, then run `ipicsha service start` again; else reboot this server".into()

@@ -63,6 +63,8 @@ pub enum WitnessAnswer {
         epoch: Epoch,
         /// For how long the other server has the role still.
         left: Duration,
+        /// It has it without end: HA ended there alone.
+        kept: bool,
     },
     /// It cannot be asked; why, for people.
     Failed(String),
@@ -181,6 +183,8 @@ pub enum Output {
         known: Epoch,
         /// For how long, from when the witness hears of it.
         hold: Duration,
+        /// Without end besides, until this server asks for a limited time again, or leaves.
+        keep: bool,
     },
     /// Ask the witness whether it is there, and knows this server; answered by [`Input::Witness`].
     PingWitness {

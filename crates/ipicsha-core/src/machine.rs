@@ -55,6 +55,11 @@ pub const CHANGES: &[Changes] = &[
         to: &[S::TakingOver, S::Normal, S::FailedOver, S::Suspect],
         cause: "HA is configured",
     },
+    Changes {
+        from: &[S::NotConfigured],
+        to: &[S::RunningInFailedMode, S::FailedOverServicesNotRunning],
+        cause: "HA is configured while services do not run",
+    },
     Changes { from: &[S::Initializing], to: FOLLOWING, cause: "the partner is active" },
     Changes {
         from: &[S::Initializing],

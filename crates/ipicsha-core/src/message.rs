@@ -199,6 +199,9 @@ pub struct Report {
     pub pause: PauseSetting,
     /// The automatic takeovers of the pair that it knows of: the epoch, and how long ago.
     pub takeovers: Vec<(Epoch, Duration)>,
+    /// It is active and wants HA to end: the receiver is to end it first.
+    #[serde(default)]
+    pub parting: bool,
 }
 
 /// All databases of one server in a few numbers; the bytes never pass through the core.
@@ -264,6 +267,7 @@ mod tests {
                 pause: Some(Pause { reason: "r".into(), until: WallTime(9) }),
             },
             takeovers: vec![(Epoch(2), Duration::from_millis(10))],
+            parting: false,
         };
         let beat = Beat {
             boot: 1,

@@ -9,6 +9,7 @@ mod fallback;
 mod flap;
 mod handover;
 mod next;
+mod parting;
 mod pause;
 mod recover;
 mod renewal;
@@ -343,7 +344,7 @@ impl Node {
         self.expire_requests(now);
         self.consider_boot(now);
         self.consider_takeover(now);
-        self.consider_parted(now);
+        self.consider_kept(now);
         self.consider_right(now);
         self.consider_auto_heal(now);
         self.consider_retry(now);

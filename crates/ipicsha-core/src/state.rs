@@ -260,9 +260,9 @@ pub struct PersistedState {
     /// It was the active one, and closed its writes because its right to the role ended.
     #[serde(default)]
     pub fenced: bool,
-    /// HA ended here while the partner was away: the witness keeps the role for this server.
-    #[serde(default)]
-    pub parted: bool,
+    /// The witness was asked to keep the role for this server without end, and may do so still.
+    #[serde(default, alias = "parted")]
+    pub kept: bool,
     /// A certificate (DER) the partner was told of and that is not known to be used.
     #[serde(default)]
     pub announced: Option<Vec<u8>>,
@@ -289,7 +289,7 @@ impl Default for PersistedState {
             services_down: None,
             pause: PauseSetting::default(),
             fenced: false,
-            parted: false,
+            kept: false,
             announced: None,
             renewed: None,
         }

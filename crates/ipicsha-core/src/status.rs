@@ -177,9 +177,7 @@ impl Alarm {
                 "this server closed its writes: neither the partner nor the witness answers".into()
             }
             Self::WitnessDown { cause } => {
-                format!(
-                    "the witness does not answer: {cause}; no role changes because of that alone"
-                )
+                format!("the witness is of no use: {cause}; no role changes because of that alone")
             }
             Self::Paused { reason, seconds } => {
                 format!(

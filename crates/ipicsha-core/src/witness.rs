@@ -17,8 +17,11 @@ pub struct Grant {
     pub server: ServerId,
     /// Under which epoch.
     pub epoch: Epoch,
-    /// For how long from the question on.
+    /// For how long from the question on; zero once it was given back.
     pub hold: Duration,
+    /// Without end, until the server asks for a limited time again or gives it back.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// The role of one pair.
@@ -41,15 +44,15 @@ impl Lease {
         self.grant.as_ref()
     }
 
-    /// A server asks for the role under an epoch, for `hold` from now on; `known` is the newest epoch it
-    /// knows of. One that does not know of the last grant to the other server has missed what was written
+    /// A server asks for the role under an epoch, for `hold` from now on and, with `keep`, without end;
+    /// `known` is the newest epoch it knows of. One that does not know of the last grant to the other server has missed what was written
     /// under it.
     pub fn ask(
         &mut self,
         now: MonoTime,
         server: ServerId,
         (epoch, known): (Epoch, Epoch),
-        hold: Duration,
+        (hold, keep): (Duration, bool),
     ) -> WitnessAnswer {
         if let Some(grant) = &self.grant {
             let same = grant.server == server;
@@ -59,21 +62,30 @@ impl Lease {
             } else {
                 epoch > grant.epoch && known >= grant.epoch
             };
-            if !newer || !left.is_zero() {
-                return WitnessAnswer::Refused { epoch: grant.epoch, left };
+            let kept = grant.kept && !same;
+            if !newer || kept || !left.is_zero() {
+                return WitnessAnswer::Refused { epoch: grant.epoch, left, kept };
             }
         }
         // A shorter time must not end one that was granted before.
         let until = now + hold;
         self.until = self.until.max(until);
         let left = self.until.since(now);
-        self.grant = Some(Grant { server, epoch, hold: left.max(hold) });
+        self.grant = Some(Grant { server, epoch, hold: left.max(hold), kept: keep });
         WitnessAnswer::Granted
+    }
+
+    /// What was kept without end for a server that the pair does not have any more is free.
+    pub fn forget_strangers(&mut self, is_known: impl Fn(ServerId) -> bool) {
+        if let Some(grant) = self.grant.as_mut().filter(|grant| !is_known(grant.server)) {
+            grant.kept = false;
+        }
     }
 
     /// The server does not use the role any more.
     pub fn leave(&mut self, now: MonoTime, server: ServerId) {
-        if self.grant.as_ref().is_some_and(|grant| grant.server == server) {
+        if let Some(grant) = self.grant.as_mut().filter(|grant| grant.server == server) {
+            (grant.hold, grant.kept) = (Duration::ZERO, false);
             self.until = now;
         }
     }
@@ -85,7 +97,9 @@ mod tests {
 
     const A: ServerId = ServerId(1);
     const B: ServerId = ServerId(2);
-    const D: Duration = Duration::from_secs(10);
+    /// The time that both ask for, and nothing without end.
+    const D: (Duration, bool) = (Duration::from_secs(10), false);
+    const KEEP: (Duration, bool) = (D.0, true);
 
     fn at(seconds: u64) -> MonoTime {
         MonoTime(seconds * 1_000_000)
@@ -97,7 +111,7 @@ mod tests {
     }
 
     fn refused(epoch: u64, left: u64) -> WitnessAnswer {
-        WitnessAnswer::Refused { epoch: Epoch(epoch), left: Duration::from_secs(left) }
+        WitnessAnswer::Refused { epoch: Epoch(epoch), left: Duration::from_secs(left), kept: false }
     }
 
     #[test]
@@ -135,7 +149,10 @@ mod tests {
     fn a_shorter_time_does_not_end_a_longer_one() {
         let mut lease = Lease::default();
         assert_eq!(lease.ask(at(0), A, with(2), D), WitnessAnswer::Granted);
-        assert_eq!(lease.ask(at(1), A, with(2), Duration::from_secs(1)), WitnessAnswer::Granted);
+        assert_eq!(
+            lease.ask(at(1), A, with(2), (Duration::from_secs(1), false)),
+            WitnessAnswer::Granted
+        );
         assert_eq!(lease.ask(at(9), B, with(3), D), refused(2, 1));
     }
 
@@ -146,5 +163,38 @@ mod tests {
         assert_eq!(lease.ask(at(20), B, with(3), D), WitnessAnswer::Granted);
         assert_eq!(lease.ask(at(60), A, (Epoch(4), Epoch(2)), D), refused(3, 0));
         assert_eq!(lease.ask(at(60), A, (Epoch(4), Epoch(3)), D), WitnessAnswer::Granted);
+    }
+
+    #[test]
+    fn what_is_kept_without_end_lasts_until_it_is_given_back_or_asked_for_a_limited_time() {
+        let kept = |left| {
+            let left = Duration::from_secs(left);
+            WitnessAnswer::Refused { epoch: Epoch(2), left, kept: true }
+        };
+        for limited in [false, true] {
+            let mut lease = Lease::default();
+            assert_eq!(lease.ask(at(0), A, with(2), KEEP), WitnessAnswer::Granted);
+            assert_eq!(lease.ask(at(5), B, with(3), D), kept(5));
+            lease.leave(at(6), B);
+            let mut lease = Lease::resume(lease.grant().cloned(), at(100));
+            assert_eq!(lease.ask(at(1000), B, with(3), D), kept(0));
+            if limited {
+                assert_eq!(lease.ask(at(1000), A, with(2), D), WitnessAnswer::Granted);
+            } else {
+                lease.leave(at(1010), A);
+            }
+            let mut lease = Lease::resume(lease.grant().cloned(), at(1010));
+            let limit = if limited { 1020 } else { 1010 };
+            assert_eq!(lease.ask(at(limit), B, with(3), D), WitnessAnswer::Granted);
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_server_that_the_pair_does_not_have_any_more() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(at(0), A, with(2), KEEP), WitnessAnswer::Granted);
+        lease.forget_strangers(|server| server == B);
+        assert_eq!(lease.ask(at(5), B, with(3), D), refused(2, 5), "its time lasts");
+        assert_eq!(lease.ask(at(10), B, with(3), D), WitnessAnswer::Granted);
     }
 }

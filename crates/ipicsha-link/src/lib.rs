@@ -45,7 +45,7 @@ pub use listen::{
 pub use message::{Channel, Hello, HelloAnswer, Introduction, PORT_DEFAULT, PROTOCOL, TrustAction};
 pub use password::{ADMIN_USER, AdminPassword, PASSWORD_CHARACTERS_MIN};
 pub use witness::{
-    WITNESS_PORT_DEFAULT, WitnessClient, WitnessQuestion, WitnessReply, WitnessService,
+    Asker, WITNESS_PORT_DEFAULT, WitnessClient, WitnessQuestion, WitnessReply, WitnessService,
     serve_witness,
 };
 

@@ -45,6 +45,8 @@ pub enum WitnessQuestion {
         known: Epoch,
         /// For how long.
         hold: Duration,
+        /// Without end besides.
+        keep: bool,
     },
     /// Is the witness there, and does it know this server?
     Ping {
@@ -69,6 +71,8 @@ pub enum WitnessReply {
         epoch: Epoch,
         /// For how long the other one has it still.
         left: Duration,
+        /// The other one has it without end.
+        kept: bool,
     },
     /// It is there, and it is noted if the role is free.
     Noted,
@@ -141,20 +145,30 @@ impl WitnessClient {
     }
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The certificate it showed.
+    pub certificate: Fingerprint,
+    /// Of the connection; a later one has a higher number.
+    pub connection: u64,
+}
+
 /// What a witness does with connections.
 pub struct WitnessService {
     /// Who it is.
     pub identity: Arc<Identity>,
     /// Whose certificates are known now.
     pub known: Box<dyn Fn() -> BTreeSet<Fingerprint> + Send + Sync>,
-    /// The answer to a question of the server with this certificate. It may wait for the disk.
-    pub answer: Box<dyn Fn(Fingerprint, WitnessQuestion) -> WitnessReply + Send + Sync>,
+    /// The answer to a question. It may wait for the disk.
+    pub answer: Box<dyn Fn(Asker, WitnessQuestion) -> WitnessReply + Send + Sync>,
 }
 
 /// Answers until it is dropped.
 pub async fn serve_witness(listener: TcpListener, service: Arc<WitnessService>) {
     let unproven = Arc::new(Semaphore::new(CONNECTIONS_UNPROVEN_MAX));
     let proven = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connection = 0;
     loop {
         match listener.accept().await {
             Ok((tcp, from)) => {
@@ -162,6 +176,7 @@ pub async fn serve_witness(listener: TcpListener, service: Arc<WitnessService>) 
                     tracing::debug!(%from, "too many connections have not said who they are");
                     continue;
                 };
+                connection += 1;
                 let (service, proven) = (Arc::clone(&service), Arc::clone(&proven));
                 tokio::spawn(async move {
                     let shaken = within(
@@ -174,7 +189,9 @@ pub async fn serve_witness(listener: TcpListener, service: Arc<WitnessService>) 
                     drop(permit);
                     let result = match (shaken, proven.try_acquire()) {
                         (Ok(_), Err(_)) => Err(Error::GivenUp { address: from }),
-                        (Ok((reader, who)), Ok(_place)) => talk(&service, reader, who, from).await,
+                        (Ok((reader, certificate)), Ok(_place)) => {
+                            talk(&service, reader, Asker { certificate, connection }, from).await
+                        }
                         (Err(error), _) => Err(error),
                     };
                     if let Err(error) = result {
@@ -220,7 +237,7 @@ async fn shake(
 async fn talk(
     service: &Arc<WitnessService>,
     mut reader: FrameReader<ServerStream>,
-    who: Fingerprint,
+    who: Asker,
     from: SocketAddr,
 ) -> Result<(), Error> {
     let failed = |error| Error::frame(from, error);
@@ -230,7 +247,7 @@ async fn talk(
             return Ok(());
         };
         // Who was struck off the list meanwhile is not answered any more.
-        if !(service.known)().contains(&who) {
+        if !(service.known)().contains(&who.certificate) {
             return Err(Error::TrustChanged { address: from });
         }
         let answering = Arc::clone(service);

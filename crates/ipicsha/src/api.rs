@@ -137,7 +137,9 @@ pub(crate) enum Work {
         interval_seconds: Option<f64>,
         missed_count: Option<u32>,
     },
-    Unconfigure,
+    Unconfigure {
+        force: bool,
+    },
     Failover {
         dry_run: bool,
         accept_data_loss: bool,

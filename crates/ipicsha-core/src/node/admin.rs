@@ -30,8 +30,8 @@ impl Node {
                 self.update_timing(now, request, timing);
                 None
             }),
-            AdminCommand::Unconfigure => self.may_unconfigure(now).map(|()| {
-                if self.may_part(now, Some(request)) {
+            AdminCommand::Unconfigure { force } => self.may_unconfigure(now).map(|()| {
+                if force || self.may_part(now, Some(request)) {
                     self.change_setting(now, request, None);
                 }
                 None
@@ -130,7 +130,8 @@ impl Node {
         let waiting = self.pending_handover.is_some()
             || self.pending_setting.is_some()
             || self.pending_close.is_some()
-            || self.right.is_forced();
+            || self.right.is_forced()
+            || self.is_parting();
         match self.phase {
             Phase::Activating | Phase::HandingOver { .. } => Err(Refusal::Busy),
             Phase::Unconfigured | Phase::Booting { .. } | Phase::Standby | Phase::Active => {

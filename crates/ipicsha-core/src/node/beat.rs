@@ -99,6 +99,7 @@ impl Node {
         self.adopt_pause(now, &beat.report);
         self.adopt_takeovers(now, &beat.report);
         self.adopt_setting(now, &beat.report);
+        self.follow_parting(now, &beat.report);
         self.note_partner_failed(&beat.report);
         self.note_acknowledged(&beat);
         self.partner.report = Some(beat.report);
@@ -147,6 +148,7 @@ impl Node {
             hears_you: self.partner.heard.map(|heard| now.mono.since(heard)),
             pause: self.state.pause.clone(),
             takeovers: self.known_takeovers(now.mono),
+            parting: self.asks_to_part(),
         }
     }
 
@@ -157,7 +159,7 @@ impl Node {
     }
 
     /// Silence counts from the last sign of life, the start, or the end of a pause.
-    fn silence_starts(&self) -> MonoTime {
+    pub(super) fn silence_starts(&self) -> MonoTime {
         self.partner.heard.unwrap_or_default().max(self.count_from)
     }
 

@@ -43,6 +43,9 @@ impl Node {
         if self.announced.is_some() {
             return Err(Refusal::Busy);
         }
+        if self.state.kept {
+            return Err(Refusal::KeptByWitness);
+        }
         self.state.announced = Some(certificate.clone());
         self.persist();
         let limit = now.mono + CONFIRMATION.max(self.interval() + Duration::from_secs(5));

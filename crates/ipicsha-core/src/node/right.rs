@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
-use super::{Node, Phase};
+use super::{Node, Phase, parting::Parting};
 use crate::{
+    admin::{AdminReply, Refusal},
     config::{PartitionPolicy, Profile},
     epoch::Epoch,
     id::RequestId,
@@ -26,17 +27,32 @@ const EPOCHS_AHEAD_MAX: u64 = 1_000_000;
 
 /// What is said of a witness before it was asked.
 pub(super) const NOT_ASKED: &str = "it was not asked yet";
+/// What is said of a witness that keeps the role for the other server.
+const KEPT: &str = "it keeps the role for the other server, where HA ended while this one could not be reached; \
+    that server has to be reachable, or its certificate is removed from the witness's configuration";
 /// The epoch that a question for nothing has; no server is ever active under it.
-const PING: Epoch = Epoch(0);
-/// Until the partner knows: no pair is cut for so long.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const PING: Epoch = Epoch(0);
 /// A wall clock that moves by more was set.
 const CLOCK_SET_MS: u64 = 300;
 
+/// What the witness is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// The role for D.
+    Role,
+    /// The role for D, and to be kept without end.
+    Keep,
+    /// Whether it is there.
+    Presence,
+    /// To forget what it keeps.
+    Leaving,
+}
+
 /// A question to the witness.
 #[derive(Clone, Copy, Debug)]
-struct Question {
+pub(super) struct Question {
     number: u64,
+    pub(super) about: About,
     epoch: Epoch,
     asked: MonoTime,
     hold: Duration,
@@ -50,25 +66,23 @@ pub(super) struct Right {
     /// What the partner last said of itself: it is not active.
     partner_waits: bool,
     /// The witness's grant: the epoch, and until when.
-    lease: Option<(Epoch, MonoTime)>,
-    question: Option<Question>,
+    pub(super) lease: Option<(Epoch, MonoTime)>,
+    pub(super) question: Option<Question>,
     questions: u64,
     /// The witness is not asked before.
     ask_at: Option<MonoTime>,
     /// The newest epoch the witness knows of.
     known_there: Epoch,
     /// Why the witness does not answer.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
     /// It has answered, whatever it said.
     answered: bool,
     /// What the shell was last told, and by how much the clocks were apart then, in milliseconds.
     told: Option<(MonoTime, i64)>,
     /// An administrator waits for the witness's grant.
     forced: Option<RequestId>,
-    /// HA is to end here as soon as the witness keeps the role for this server without end; and who waits.
-    parting: Option<Option<RequestId>>,
-    /// The question under way is that one.
-    asks_for_ever: bool,
+    /// HA is to end here.
+    pub(super) parting: Option<Parting>,
 }
 
 impl Right {
@@ -182,17 +196,15 @@ impl Node {
         granted
     }
 
-    fn ask_witness(&mut self, now: MonoTime, epoch: Epoch) {
-        if self.state.parted {
-            return; // first it is to forget what it keeps
-        }
-        if let Some(number) = self.next_question(now, epoch) {
-            let hold = self.takeover_after();
-            let for_ever = self.right.parting.is_some();
-            self.right.asks_for_ever = for_ever;
-            let hold = if for_ever { FOR_EVER } else { hold };
-            let known = self.epoch_known();
-            self.outputs.push_back(Output::AskWitness { number, epoch, known, hold });
+    pub(super) fn ask_witness(&mut self, now: MonoTime, epoch: Epoch) {
+        let keep = self.wants_keeping(now);
+        let about = if keep { About::Keep } else { About::Role };
+        if let Some(number) = self.next_question(now, about, epoch) {
+            if keep {
+                self.note_kept();
+            }
+            let (hold, known) = (self.takeover_after(), self.epoch_known());
+            self.outputs.push_back(Output::AskWitness { number, epoch, known, hold, keep });
         }
     }
 
@@ -203,21 +215,26 @@ impl Node {
         if alone { self.state.epoch } else { self.state.epoch.max(self.right.known_there) }
     }
 
-    fn next_question(&mut self, now: MonoTime, epoch: Epoch) -> Option<u64> {
+    pub(super) fn next_question(
+        &mut self,
+        now: MonoTime,
+        about: About,
+        epoch: Epoch,
+    ) -> Option<u64> {
         let waits = self.right.ask_at.is_some_and(|at| now < at);
         if waits || self.right.question.is_some_and(|question| question.epoch == epoch) {
             return None;
         }
         self.right.questions += 1;
         let (number, hold) = (self.right.questions, self.takeover_after());
-        self.right.question = Some(Question { number, epoch, asked: now, hold });
+        self.right.question = Some(Question { number, about, epoch, asked: now, hold });
         self.right.ask_at = Some(now + self.interval());
         Some(number)
     }
 
     /// A standby that does not want the role asks whether the witness is there: it will be needed.
     fn ping_witness(&mut self, now: MonoTime) {
-        if let Some(number) = self.next_question(now, PING) {
+        if let Some(number) = self.next_question(now, About::Presence, PING) {
             self.outputs.push_back(Output::PingWitness { number });
         }
     }
@@ -236,38 +253,42 @@ impl Node {
                 self.refuse_forced(&cause);
                 self.right.problem = Some(cause);
             }
-            WitnessAnswer::Noted => {
-                if std::mem::take(&mut self.state.parted) {
-                    self.persist();
-                }
-            }
-            WitnessAnswer::Granted if self.right.asks_for_ever && self.right.parting.is_some() => {
-                self.part(now);
-            }
+            WitnessAnswer::Noted if question.about == About::Leaving => self.note_not_kept(),
+            WitnessAnswer::Noted => {}
             WitnessAnswer::Granted => {
                 let until = self.until(question.asked, question.hold);
                 self.right.lease = Some((question.epoch, until));
+                match question.about {
+                    About::Keep => self.part(now),
+                    About::Role => self.note_not_kept(),
+                    About::Presence | About::Leaving => {}
+                }
             }
             WitnessAnswer::Refused { .. } if question.epoch == PING => {}
-            WitnessAnswer::Refused { epoch, left } => {
+            WitnessAnswer::Refused { epoch, left, kept } => {
+                if kept {
+                    self.right.problem = Some(KEPT.to_owned());
+                }
                 self.right.known_there = self.right.known_there.max(epoch);
                 self.right.ask_at =
                     Some(now.mono + left.clamp(Duration::from_millis(50), self.interval()));
-                if !left.is_zero() {
+                if kept {
+                    self.refuse_forced(KEPT);
+                } else if !left.is_zero() {
                     self.refuse_forced("the witness has granted the role to the other server");
                 }
             }
             WitnessAnswer::Failed(cause) => {
                 self.refuse_forced(&cause);
+                self.note_unanswered(question.about);
                 self.right.problem = Some(cause);
             }
         }
     }
 
     fn refuse_forced(&mut self, cause: &str) {
-        let parting = self.right.parting.take_if(|parting| parting.is_some()).flatten();
-        for request in self.right.forced.take().into_iter().chain(parting) {
-            let refusal = crate::admin::Refusal::NoRight(cause.to_owned());
+        if let Some(request) = self.right.forced.take() {
+            let refusal = Refusal::NoRight(cause.to_owned());
             self.outputs.push_back(Output::Reply(request, Err(refusal)));
         }
     }
@@ -285,7 +306,7 @@ impl Node {
         }
         if self.role() == Some(Role::Active) {
             let request = self.right.forced.take();
-            let reply = Ok(crate::admin::AdminReply::TookOver);
+            let reply = Ok(AdminReply::TookOver);
             return self.outputs.extend(request.map(|request| Output::Reply(request, reply)));
         }
         let is_silent = self.silent_at().is_none_or(|at| now.mono >= at);
@@ -295,7 +316,7 @@ impl Node {
         if self.is_granted(now) {
             let request = self.right.forced.take();
             if self.activate_next(now, Reason::OnAdminRequest) {
-                let reply = Ok(crate::admin::AdminReply::TookOver);
+                let reply = Ok(AdminReply::TookOver);
                 self.outputs.extend(request.map(|request| Output::Reply(request, reply)));
             }
         }
@@ -308,14 +329,12 @@ impl Node {
         }
         // An answer that does not come is none.
         let late = |question: &mut Question| now.mono >= question.asked + question.hold;
-        if self.right.question.take_if(late).is_some() {
+        if let Some(question) = self.right.question.take_if(late) {
+            self.note_unanswered(question.about);
             self.right.problem = Some("it does not answer".to_owned());
         }
         self.consider_forced(now);
-        let silent = self.right.problem.is_some() && self.connected(now.mono);
-        if let Some(request) = self.right.parting.take_if(|_| silent) {
-            return self.end_pair(now, request);
-        }
+        self.consider_parting(now);
         match self.role() {
             Some(Role::Active) if !self.has_right(now.mono) => self.fence(now),
             Some(Role::Active) => {
@@ -323,6 +342,7 @@ impl Node {
                 self.ask_witness(now.mono, self.state.epoch);
                 self.tell_right(now);
             }
+            Some(Role::Standby) if self.is_parting() => self.ask_to_part(now.mono),
             Some(Role::Standby) => self.leave_witness(now),
             None => {}
         }
@@ -343,11 +363,15 @@ impl Node {
         }
     }
 
+    pub(super) fn wants_role(&self, now: MonoTime) -> bool {
+        self.takeover_due().is_some_and(|due| now >= due)
+            || self.boot_due().is_some_and(|due| now >= due)
+            || self.right.forced.is_some()
+    }
+
     /// A grant that is not used any more is given back, so that the partner need not wait for its end.
     fn leave_witness(&mut self, now: Now) {
-        let wanted = self.takeover_due().is_some_and(|due| now.mono >= due)
-            || self.boot_due().is_some_and(|due| now.mono >= due)
-            || self.right.forced.is_some();
+        let wanted = self.wants_role(now.mono);
         if !wanted {
             self.ping_witness(now.mono);
         }
@@ -384,69 +408,21 @@ impl Node {
     }
 
     /// HA ends here.
-    pub(super) fn end_right(&mut self) {
+    pub(super) fn end_right(&mut self, now: Now) {
         let questions = self.right.questions;
+        self.end_parting(now);
         self.refuse_forced("HA is not configured any more");
         let right = std::mem::replace(&mut self.right, Right { questions, ..Right::default() });
         // While the partner does not know that HA has ended, the witness keeps the role for this server.
-        if right.lease.is_some() && !self.state.parted {
+        if right.lease.is_some() && !self.state.kept {
             self.outputs.push_back(Output::LeaveWitness { number: None });
-        }
-    }
-
-    /// Whether HA may end here at once. An active server first has the witness keep the role for it without
-    /// end, until the partner knows: it would take over. Without the witness the partner has to be there.
-    pub(super) fn may_part(&mut self, now: Now, request: Option<RequestId>) -> bool {
-        if !self.needs_right() {
-            return true;
-        }
-        let connected = self.connected(now.mono);
-        if self.role() != Some(Role::Active) {
-            // By itself a server that must not be written does not open.
-            return connected || request.is_some();
-        }
-        // A connection that still seems to stand may be cut: the witness is asked first all the same.
-        if connected && self.right.problem.is_some() {
-            return true;
-        }
-        if self.right.parting.is_none() {
-            self.right.parting = Some(request);
-            (self.right.question, self.right.ask_at) = (None, None);
-        }
-        false
-    }
-
-    fn part(&mut self, now: Now) {
-        if let Some(request) = self.right.parting.take() {
-            self.state.parted = true;
-            self.end_pair(now, request);
-        }
-    }
-
-    fn end_pair(&mut self, now: Now, request: Option<RequestId>) {
-        match request {
-            Some(request) => self.change_setting(now, request, None),
-            None => self.end_by_log(now),
-        }
-    }
-
-    /// The partner knows that HA has ended, or HA begins anew: the witness need not keep the role.
-    pub(super) fn consider_parted(&mut self, now: Now) {
-        let knows = self.partner.report.as_ref().is_some_and(|report| {
-            report.role.is_none() && report.ha.version >= self.state.ha.version
-        });
-        if self.state.parted
-            && (knows || self.state.ha.config.is_some())
-            && let Some(number) = self.next_question(now.mono, PING)
-        {
-            self.outputs.push_back(Output::LeaveWitness { number: Some(number) });
         }
     }
 
     /// Neither the partner nor the witness answers: nothing may be written here any more.
     fn fence(&mut self, now: Now) {
         if let Phase::HandingOver { request: Some(request), .. } = self.phase {
-            let refusal = crate::admin::Refusal::RolledBack("the right to be active ended".into());
+            let refusal = Refusal::RolledBack("the right to be active ended".into());
             self.outputs.push_back(Output::Reply(request, Err(refusal)));
         }
         self.state.fenced = true;
@@ -455,7 +431,7 @@ impl Node {
         self.next_beat = now.mono;
     }
 
-    /// Why a server that was fenced may not become active again by itself.
+    /// Whether a server that was fenced may not become active again by itself.
     pub(super) fn was_outrun(&self) -> bool {
         self.was_active() && self.right.known_there > self.state.epoch
     }
@@ -468,6 +444,6 @@ impl Node {
         let late = self.right.question.map(|question| question.asked + question.hold);
         let ask =
             self.right.ask_at.filter(|at| self.right.question.is_none() && *at > self.last_tick);
-        [self.right_ends(), late, ask].into_iter().flatten().min()
+        [self.right_ends(), late, ask, self.parting_due()].into_iter().flatten().min()
     }
 }

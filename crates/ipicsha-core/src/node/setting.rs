@@ -24,16 +24,23 @@ impl Node {
         let full = self.data.measured && self.data.log_used_percent >= LOG_FULL_PERCENT;
         // What was overwritten cannot be shipped any more: it must not be compared in silence.
         let overflowed = self.data.log.overflowed;
-        if (full || overflowed) && self.state.ha.config.is_some() && self.may_part(now, None) {
+        if !full && !overflowed {
+            self.log_has_room();
+        } else if self.state.ha.config.is_some() && self.may_part(now, None) {
             self.end_by_log(now);
         }
     }
 
     pub(super) fn end_by_log(&mut self, now: Now) {
+        self.note_log_full(now);
+        self.put_setting(now, None);
+    }
+
+    /// What is shown of it after HA has ended.
+    pub(super) fn note_log_full(&mut self, now: Now) {
         self.state.log_full = Some(now.wall);
         let (database, overflowed) = (self.data.log.database.clone(), self.data.log.overflowed);
         self.state.log_full_cause = LogFullCause { database, overflowed };
-        self.put_setting(now, None);
     }
 
     /// Everything that must hold before HA is configured.
@@ -106,7 +113,7 @@ impl Node {
         }
     }
 
-    fn put_setting(&mut self, now: Now, config: Option<HaConfig>) {
+    pub(super) fn put_setting(&mut self, now: Now, config: Option<HaConfig>) {
         let known = self.partner.report.as_ref().map_or(0, |report| report.ha.version);
         let was = self.state.ha.config.take();
         self.state.ha.version = self.state.ha.version.max(known) + 1;
@@ -138,7 +145,7 @@ impl Node {
         let is_configured = self.state.ha.config.is_some();
         match (was_configured, is_configured) {
             (false, true) => self.enter_pair(now),
-            (true, false) => self.leave_pair(),
+            (true, false) => self.leave_pair(now),
             (true, true) => {
                 self.count_from = now.mono; // silence under the old D says nothing about the new one
                 self.shorten_right(now.mono);
@@ -176,7 +183,7 @@ impl Node {
     }
 
     /// Both end unconfigured; the application of the active one just goes on (spec A10).
-    fn leave_pair(&mut self) {
+    fn leave_pair(&mut self, now: Now) {
         self.state.role = Role::Standby;
         self.state.configured_as = None;
         self.state.split_brain = None;
@@ -194,7 +201,7 @@ impl Node {
             self.outputs.push_back(Output::Reply(request, Err(Refusal::NotConfigured)));
         }
         self.phase = Phase::Unconfigured;
-        self.end_right();
+        self.end_right(now);
         self.fail_pending_handover();
         self.answer_asked(Err(Refusal::NotConfigured));
         self.persist();

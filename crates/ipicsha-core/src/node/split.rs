@@ -70,6 +70,7 @@ impl Node {
         self.persist();
         self.phase = Phase::Standby;
         self.pending_close = request;
+        self.data.measured = false; // what was measured says nothing about what is closed now
         self.outputs.push_back(Output::Deactivate);
     }
 

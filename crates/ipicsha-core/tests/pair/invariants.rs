@@ -149,9 +149,10 @@ impl Invariants {
         }
     }
 
-    /// Writes open only on a server whose active role is durable, or whose right has ended meanwhile.
+    /// Writes open only on a server whose active role is durable, or whose right or HA has ended meanwhile.
     pub(crate) fn opened(world: &mut World, at: usize) {
-        if world.is_under_witness(at) && !world.is_writable(at) {
+        let ended = world.servers[at].disk.ha.config.is_none();
+        if ended || world.is_under_witness(at) && !world.is_writable(at) {
             return;
         }
         assert_eq!(world.servers[at].disk.role, Role::Active, "opened the writes of a standby");
@@ -171,8 +172,9 @@ impl Invariants {
             let ended = world.servers[at].disk.ha.config.is_none();
             ended && world.is_under_witness(1 - at) && version(at) > version(1 - at)
         };
-        let writable =
-            |at: &usize| (world.is_under_witness(*at) || left(*at)) && world.is_writable(*at);
+        let counts =
+            |at: usize| left(at) || world.is_under_witness(at) && !world.servers[at].joining;
+        let writable = |at: &usize| counts(*at) && world.is_writable(*at);
         let both = [0, 1].iter().all(writable);
         assert!(!both, "both servers can be written to under policy `witness`");
     }

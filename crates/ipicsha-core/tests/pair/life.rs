@@ -253,7 +253,7 @@ fn spec_b12_changes_wait_while_the_role_moves() {
     let timing = Timing::new(Profile::Fast, Duration::from_millis(400), 4).unwrap();
     for command in [
         AdminCommand::Update(timing),
-        AdminCommand::Unconfigure,
+        AdminCommand::Unconfigure { force: false },
         FAILOVER,
         FALLBACK,
         AdminCommand::ServicesMended,

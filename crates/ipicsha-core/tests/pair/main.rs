@@ -5,6 +5,7 @@ mod data;
 mod invariants;
 mod life;
 mod node_states;
+mod parting;
 mod random;
 mod stories;
 mod witness;

@@ -17,6 +17,9 @@ const STEPS: u64 = 400;
 /// One thing that can happen to a pair.
 fn disturb(world: &mut World) {
     let at = world.rng.below(2) as usize;
+    if world.servers[at].disk.ha.config.is_none() && world.rng.chance(300) {
+        return configure(world, at);
+    }
     if world.is_under_witness(at) && world.rng.chance(80) {
         return disturb_witness(world, at);
     }
@@ -75,10 +78,23 @@ fn disturb(world: &mut World) {
     }
 }
 
+/// HA begins anew; refused where the partner is not there.
+fn configure(world: &mut World, at: usize) {
+    world.servers[at].capacity = 1_000_000;
+    if world.awake(at) {
+        let config = world.agreed(PartitionPolicy::Witness, false);
+        world.ask(at, AdminCommand::Configure(config));
+    }
+}
+
 fn disturb_witness(world: &mut World, at: usize) {
-    match world.rng.below(4) {
-        0 => world.witness.down = true,
-        1 => world.restart_witness(),
+    match world.rng.below(40) {
+        0..10 => world.witness.down = true,
+        10..20 => world.restart_witness(),
+        20 if world.awake(at) => {
+            world.ask(at, AdminCommand::Unconfigure { force: false });
+        }
+        21 => world.servers[at].capacity = [5, 1_000_000][world.rng.below(2) as usize],
         _ => world.witness.cut[at] = world.rng.chance(400),
     }
 }
@@ -129,6 +145,7 @@ fn recover(world: &mut World) {
         world.servers[at].wall_offset_ms = 0;
         world.servers[at].stuck = false;
         world.servers[at].broken = None;
+        world.servers[at].capacity = 1_000_000;
     }
     world.run(15_000_000); // an orderly stop that was asked for ends first
     for at in [0, 1] {
@@ -137,6 +154,10 @@ fn recover(world: &mut World) {
         }
     }
     world.run(130_000_000);
+    if world.role(PRIMARY).is_none() {
+        configure(world, PRIMARY);
+        world.run(20_000_000);
+    }
     if [0, 1].iter().all(|at| world.state(*at) == Some(NodeState::SplitBrain)) {
         let request = world.ask(SECONDARY, AdminCommand::GoStandby);
         world.run(20_000_000);

@@ -385,7 +385,7 @@ fn refusals_change_nothing_and_say_what_to_do() {
         (SECONDARY, failover()),
         (PRIMARY, AdminCommand::GoStandby),
         (SECONDARY, AdminCommand::GoStandby),
-        (SECONDARY, AdminCommand::Unconfigure),
+        (SECONDARY, AdminCommand::Unconfigure { force: false }),
         (PRIMARY, AdminCommand::DeleteTrust),
     ] {
         let before = world.servers[at].disk.clone();
@@ -447,7 +447,7 @@ fn unconfigure_without_the_partner_is_done_and_reaches_it_later() {
     let mut world = pair();
     world.crash(SECONDARY);
     world.run(2 * SECOND);
-    let request = world.ask(PRIMARY, AdminCommand::Unconfigure);
+    let request = world.ask(PRIMARY, AdminCommand::Unconfigure { force: false });
     assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::Unconfirmed));
     world.start(SECONDARY);
     world.run(3 * SECOND);
@@ -462,7 +462,7 @@ fn spec_a8_a10_update_and_unconfigure_reach_both() {
     world.run(2 * SECOND);
     let theirs = world.servers[SECONDARY].disk.ha.config.clone().unwrap();
     assert_eq!(theirs.timing, timing);
-    let request = world.ask(PRIMARY, AdminCommand::Unconfigure);
+    let request = world.ask(PRIMARY, AdminCommand::Unconfigure { force: false });
     world.run(2 * SECOND);
     assert_eq!(world.servers[PRIMARY].replies[&request], Ok(AdminReply::Done));
     for at in [PRIMARY, SECONDARY] {

@@ -1,7 +1,11 @@
 //! The simulated world: time, servers, links, disks, and the order in which things happen.
 
+mod parts;
 mod store;
 mod witness;
+
+pub(crate) use parts::pair_name;
+use parts::{license, partner};
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +13,7 @@ use ipicsha_core::{
     ActivationFailed, Event, Gate, Input, Node, Output, ServiceKind, ServicesReport, Shutdown,
     Stage,
     admin::{AdminCommand, AdminReply, Refusal},
-    config::{Automatic, HaConfig, NodeConfig, PairName, PartitionPolicy, Profile, Timing},
+    config::{Automatic, NodeConfig, PartitionPolicy, Profile, Timing},
     id::{RequestId, ServerId},
     license::{Feature, License},
     machine,
@@ -17,7 +21,6 @@ use ipicsha_core::{
     state::{NodeState, NotReady, PersistedState, Reason, Role},
     status::{Alarm, LogForecast, PairStatus},
     time::{MonoTime, Now, WallTime},
-    trust::Partner,
 };
 
 use crate::{data::Store, invariants::Invariants};
@@ -75,6 +78,12 @@ pub(crate) struct Server {
     pub(crate) fenced: bool,
     /// Until when its databases let themselves be written to, by its own clock.
     pub(crate) allowed_until: Option<MonoTime>,
+    /// Its databases were compared with the partner's since HA was configured.
+    synced: bool,
+    /// Its databases have the pair's triggers.
+    captured: bool,
+    /// HA has just been configured, and its databases are still open from before.
+    pub(crate) joining: bool,
     pub(crate) serving: bool,
     pub(crate) gate: Gate,
     licenses: Vec<License>,
@@ -122,20 +131,6 @@ pub(crate) struct World {
 pub(crate) const PRIMARY: usize = 0;
 pub(crate) const SECONDARY: usize = 1;
 
-fn license(feature: Feature) -> License {
-    License { feature, issued_to: "sim".into(), serial: "1".into(), expires: None }
-}
-
-fn partner(index: usize) -> Partner {
-    Partner {
-        server: ServerId(index as u64 + 1),
-        name: ["alpha", "bravo"][index].into(),
-        address: "sim".into(),
-        certificate: vec![],
-        next_certificate: None,
-    }
-}
-
 impl World {
     pub(crate) fn new(seed: u64, timing: Timing) -> Self {
         Self::new_with(seed, timing, Automatic::default())
@@ -162,6 +157,9 @@ impl World {
             store: Store::default(),
             fenced: false,
             allowed_until: None,
+            synced: false,
+            captured: false,
+            joining: false,
             serving: false,
             gate: Gate::Closed,
             licenses: match index {
@@ -221,8 +219,7 @@ impl World {
     ) -> Self {
         let mut world = Self::new_with(seed, timing, automatic);
         world.run(3_000_000);
-        let config =
-            HaConfig { pair: pair_name(), timing, policy, auto_heal: seed.is_multiple_of(2) };
+        let config = world.agreed(policy, seed.is_multiple_of(2));
         let reply = world.ask(PRIMARY, AdminCommand::Configure(config));
         world.run(2_000_000 + 4 * micros(timing.interval()));
         assert_eq!(world.servers[PRIMARY].replies.get(&reply), Some(&Ok(AdminReply::Done)));
@@ -402,8 +399,8 @@ impl World {
                 Invariants::closing(self, at);
                 self.close_writes(at, limit);
             }
-            Output::AskWitness { number, epoch, known, hold } => {
-                self.ask_witness(at, number, (epoch, known), hold);
+            Output::AskWitness { number, epoch, known, hold, keep } => {
+                self.ask_witness(at, number, (epoch, known), (hold, keep));
             }
             Output::PingWitness { number } => self.ping_witness(at, number),
             Output::LeaveWitness { number } => self.leave_witness(at, number),
@@ -420,10 +417,8 @@ impl World {
                     self.servers[at].raised.push(alarm);
                 }
             }
-            Output::Capture(_)
-            | Output::TrustChanged
-            | Output::PinsChanged
-            | Output::Compare(_) => {}
+            Output::Capture(on) => self.capture(at, on),
+            Output::TrustChanged | Output::PinsChanged | Output::Compare(_) => {}
             Output::Exit => {
                 self.note(at, "exits");
                 let node = self.servers[at].node.as_mut();
@@ -543,11 +538,13 @@ impl World {
         match &input {
             Input::Activated(Ok(()) | Err(ActivationFailed { stage: Stage::Services, .. })) => {
                 self.servers[at].fenced = false;
+                self.servers[at].joining = false;
                 self.servers[at].serving = true;
                 Invariants::opened(self, at);
             }
             Input::Deactivated(Ok(())) => {
                 self.servers[at].fenced = true;
+                self.servers[at].joining = false;
                 self.servers[at].serving = false;
             }
             Input::WritesClosed(Ok(())) if self.data_flows() => {
@@ -581,10 +578,6 @@ impl World {
         let name = ["alpha", "bravo"][at];
         self.trace.push(format!("{:>12} {name} {what}", self.now));
     }
-}
-
-pub(crate) fn pair_name() -> PairName {
-    PairName::try_from("sim".to_owned()).expect("a valid name")
 }
 
 pub(crate) fn micros(duration: Duration) -> u64 {

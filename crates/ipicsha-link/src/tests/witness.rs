@@ -46,7 +46,7 @@ async fn run(witness: &Server, at: SocketAddr, known: &[&Server]) -> Running {
         identity: Arc::clone(&witness.identity),
         known: Box::new(move || of_known.lock().unwrap().clone()),
         answer: Box::new(move |who, question| {
-            of_asked.lock().unwrap().push((who, question));
+            of_asked.lock().unwrap().push((who.certificate, question));
             WitnessReply::Granted
         }),
     };
@@ -61,7 +61,7 @@ fn client(of: &Server, running: &Running, witness: &Server) -> WitnessClient {
 
 fn question() -> WitnessQuestion {
     let (epoch, known, hold) = (Epoch(4), Epoch(3), Duration::from_secs(10));
-    WitnessQuestion::Grant { pair: "dispatch".into(), epoch, known, hold }
+    WitnessQuestion::Grant { pair: "dispatch".into(), epoch, known, hold, keep: false }
 }
 
 #[tokio::test]

@@ -60,7 +60,12 @@ enum Verb {
     /// Change the heartbeat while HA is configured
     Update(HeartbeatArgs),
     /// Unconfigure high availability on both servers
-    Unconfigure,
+    Unconfigure {
+        /// Under policy `witness`: also where neither the partner nor the witness confirms it; the other
+        /// server has to be switched off
+        #[arg(long)]
+        force: bool,
+    },
     /// Protect a database or a directory: replicate its records or files
     #[command(subcommand)]
     Protect(ProtectVerb),
@@ -396,7 +401,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         | Verb::License(_)
         | Verb::Configure(_)
         | Verb::Update(_)
-        | Verb::Unconfigure
+        | Verb::Unconfigure { .. }
         | Verb::Protect(_)
         | Verb::Unprotect(_)
         | Verb::Barrier { .. }

@@ -108,7 +108,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::License(_)
         | Verb::Configure(_)
         | Verb::Update(_)
-        | Verb::Unconfigure
+        | Verb::Unconfigure { .. }
         | Verb::Unprotect(_)
         | Verb::GoStandby
         | Verb::Repair { .. }
@@ -151,7 +151,7 @@ fn request(verb: &Verb, yes: bool) -> Result<Option<Request>, Failure> {
             interval_seconds: heartbeat.interval,
             missed_count: heartbeat.count,
         }),
-        Verb::Unconfigure => Request::Work(Work::Unconfigure),
+        Verb::Unconfigure { force } => Request::Work(Work::Unconfigure { force: *force }),
         Verb::Protect(verb) => protect(verb),
         Verb::Barrier { db, timeout } => {
             Request::Barrier { database: db.clone(), timeout_seconds: *timeout }
@@ -223,7 +223,11 @@ fn question(verb: &Verb) -> Option<(&'static str, bool)> {
             "Configure HA? The standby's application is stopped and its databases become read-only.",
             true,
         )),
-        Verb::Unconfigure => {
+        Verb::Unconfigure { force: true } => Some((
+            "Unconfigure HA and open the databases here? Is the other server switched off for sure?",
+            true,
+        )),
+        Verb::Unconfigure { force: false } => {
             Some(("Unconfigure HA on both servers? The active's application goes on alone.", true))
         }
         Verb::Failover { cancel: true, .. } => None,

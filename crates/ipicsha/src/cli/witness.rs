@@ -34,9 +34,13 @@ pub(super) fn run(
             println!("Certificate {}", shown.certificate);
             for pair in shown.pairs {
                 match pair.granted {
-                    Some((who, epoch)) => {
-                        println!("Pair {}: epoch {epoch} granted to {who}", pair.name)
-                    }
+                    Some(granted) => println!(
+                        "Pair {}: epoch {} granted to {}{}",
+                        pair.name,
+                        granted.epoch,
+                        granted.certificate,
+                        if granted.kept { ", without end: HA ended there alone" } else { "" }
+                    ),
                     None => println!("Pair {}: nothing granted yet", pair.name),
                 }
             }

@@ -41,8 +41,8 @@ impl Daemon {
                 self.databases.remove_all();
                 self.directories.remove_all();
             }
-            Output::AskWitness { number, epoch, known, hold } => {
-                self.witness.ask(number, self.pair(), (epoch, known), hold);
+            Output::AskWitness { number, epoch, known, hold, keep } => {
+                self.witness.ask(number, self.pair(), (epoch, known), (hold, keep));
             }
             Output::PingWitness { number } => {
                 self.witness.ping(number, self.pair(), *self.interval.borrow());

@@ -145,7 +145,7 @@ impl Task {
             | Work::LicenseInstall { .. }
             | Work::Configure { .. }
             | Work::Update { .. }
-            | Work::Unconfigure
+            | Work::Unconfigure { .. }
             | Work::RepairUndo { .. }
             | Work::RepairList { .. }
             | Work::Conflicts(_) => return Ok(()),

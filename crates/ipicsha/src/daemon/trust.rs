@@ -38,7 +38,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let kind = match refusal {
         Refusal::NotTrusted => Kind::NotPermitted,
         Refusal::PartnerUnreachable(_) => Kind::Unreachable,
-        Refusal::Unconfirmed | Refusal::NotNoted => Kind::TimedOut,
+        Refusal::Unconfirmed | Refusal::NotNoted | Refusal::EndUnconfirmed(_) => Kind::TimedOut,
         Refusal::RolledBack(_)
         | Refusal::NotClosed(_)
         | Refusal::PartnerFailed(_)
@@ -68,6 +68,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::NotReady(_)
         | Refusal::NotPaused
         | Refusal::NoRight(_)
+        | Refusal::KeptByWitness
         | Refusal::ServiceDown { .. } => Kind::Refused,
     };
     Failure::new(kind, refusal.to_string()).hinted(&refusal.next_step())

@@ -52,9 +52,9 @@ impl Witness {
         number: u64,
         pair: &PairName,
         (epoch, known): (Epoch, Epoch),
-        hold: Duration,
+        (hold, keep): (Duration, bool),
     ) {
-        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, known, hold };
+        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, known, hold, keep };
         self.say(number, question, (hold / PART).clamp(LIMITS.0, LIMITS.1));
     }
 
@@ -108,7 +108,9 @@ async fn talk(
         };
         let answer = match result {
             Ok(WitnessReply::Granted) => WitnessAnswer::Granted,
-            Ok(WitnessReply::Refused { epoch, left }) => WitnessAnswer::Refused { epoch, left },
+            Ok(WitnessReply::Refused { epoch, left, kept }) => {
+                WitnessAnswer::Refused { epoch, left, kept }
+            }
             Ok(WitnessReply::Failed(cause)) => WitnessAnswer::Failed(cause),
             Ok(WitnessReply::Noted) => WitnessAnswer::Noted,
             Err(error) => WitnessAnswer::Failed(said(&error)),

@@ -97,7 +97,7 @@ impl Task {
                 let timing = self.timing(base, interval_seconds, missed_count)?;
                 self.core(AdminCommand::Update(timing)).await
             }
-            Work::Unconfigure => self.core(AdminCommand::Unconfigure).await,
+            Work::Unconfigure { force } => self.core(AdminCommand::Unconfigure { force }).await,
             Work::Failover { dry_run, accept_data_loss } => {
                 self.core(AdminCommand::Failover { dry_run, accept_data_loss }).await
             }

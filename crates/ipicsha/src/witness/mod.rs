@@ -1,26 +1,21 @@
 //! `ipicsha witness`: a third machine that decides for any number of pairs who may be active.
 //!
-//! Decides nothing itself: [`Lease`] does. Here it is remembered durably, and its configuration is read
-//! anew when it changes. Must not know anything of the pairs but their certificates.
+//! Decides which pair a question belongs to; its configuration is read anew when it changes. Must not know
+//! anything of the pairs but their certificates.
 
 mod config;
+mod grants;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use ipicsha_core::{
-    WitnessAnswer,
-    epoch::Epoch,
-    id::ServerId,
-    time::MonoTime,
-    witness::{Grant, Lease},
-};
+use ipicsha_core::time::MonoTime;
 use ipicsha_link::{
-    Fingerprint, Identity, WitnessQuestion, WitnessReply, WitnessService, serve_witness,
+    Asker, Fingerprint, Identity, WitnessQuestion, WitnessReply, WitnessService, serve_witness,
 };
 use tokio::{
     net::TcpListener,
@@ -29,9 +24,10 @@ use tokio::{
 
 pub(crate) use config::DEFAULT_PATH;
 use config::WitnessConfig;
+use grants::{Held, id_of};
 
 use crate::{
-    daemon::{monotonic, wall_seconds, write_durably},
+    daemon::{monotonic, wall_seconds},
     exit::{Failure, Kind},
 };
 
@@ -52,12 +48,6 @@ struct Loaded {
     config: WitnessConfig,
     /// When the file was last changed, as far as it was read.
     changed: Option<SystemTime>,
-}
-
-struct Held {
-    lease: Lease,
-    /// What is on the disk is not known: it could not be written.
-    unwritten: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,104 +89,32 @@ impl Book {
         self.config().pairs.iter().flat_map(|pair| pair.certificates.clone()).collect()
     }
 
-    fn answer(&self, who: Fingerprint, question: WitnessQuestion) -> WitnessReply {
+    fn answer(&self, who: Asker, question: WitnessQuestion) -> WitnessReply {
         let config = self.config();
         let (WitnessQuestion::Grant { pair: named, .. }
         | WitnessQuestion::Ping { pair: named }
         | WitnessQuestion::Leave { pair: named }) = &question;
-        let pair = config.pairs.iter().find(|pair| pair.certificates.contains(&who));
+        let pair = config.pairs.iter().find(|pair| pair.certificates.contains(&who.certificate));
         let Some(pair) = pair.filter(|pair| pair.name == *named) else {
             return WitnessReply::Failed(format!(
                 "it knows this server in no pair called {named}: `pair.name` and the witness's configuration must agree"
             ));
         };
-        let path = config.lease_path(&pair.name);
         let held = Arc::clone(locked(&self.leases).entry(pair.name.clone()).or_default());
         let mut held = locked(&held);
         if held.is_none() {
-            match read_grant(&path) {
-                Ok(grant) => {
-                    let lease = Lease::resume(grant, self.started);
-                    *held = Some(Held { lease, unwritten: false });
-                }
+            match Held::read(config.lease_path(&pair.name), self.started) {
+                Ok(read) => *held = Some(read),
                 Err(failure) => return WitnessReply::Failed(failure.message),
             }
         }
         let Some(held) = held.as_mut() else { return WitnessReply::Noted };
-        match question {
-            WitnessQuestion::Ping { .. } => WitnessReply::Noted,
-            WitnessQuestion::Leave { .. } => {
-                held.lease.leave(monotonic(), id_of(who));
-                WitnessReply::Noted
-            }
-            WitnessQuestion::Grant { epoch, known, hold, .. } => {
-                held.grant(&path, who, (epoch, known), hold)
-            }
-        }
+        held.answer(who, &pair.certificates, question)
     }
-}
-
-impl Held {
-    /// Nobody hears of a grant that is not on the disk.
-    fn grant(
-        &mut self,
-        path: &Path,
-        who: Fingerprint,
-        epochs: (Epoch, Epoch),
-        hold: Duration,
-    ) -> WitnessReply {
-        let before = self.lease.clone();
-        match self.lease.ask(monotonic(), id_of(who), epochs, hold) {
-            WitnessAnswer::Granted => {
-                let changed = self.unwritten || self.lease.grant() != before.grant();
-                if changed && let Err(error) = write_grant(path, self.lease.grant()) {
-                    (self.lease, self.unwritten) = (before, true);
-                    tracing::error!(%error, path = %path.display(), "a grant cannot be written");
-                    return WitnessReply::Failed(format!("its disk cannot be written: {error}"));
-                }
-                self.unwritten = false;
-                if changed {
-                    tracing::info!(path = %path.display(), certificate = %who, epoch = %epochs.0, "granted");
-                }
-                WitnessReply::Granted
-            }
-            WitnessAnswer::Noted => WitnessReply::Noted,
-            WitnessAnswer::Refused { epoch, left } => WitnessReply::Refused { epoch, left },
-            WitnessAnswer::Failed(cause) => WitnessReply::Failed(cause),
-        }
-    }
-}
-
-/// A server is known by its certificate, whatever it says of itself.
-fn id_of(certificate: Fingerprint) -> ServerId {
-    let mut id = [0; 8];
-    id.copy_from_slice(&certificate.as_bytes()[..8]);
-    ServerId(u64::from_le_bytes(id))
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
-}
-
-fn read_grant(path: &Path) -> Result<Option<Grant>, Failure> {
-    let damaged = |why: String| {
-        Failure::new(Kind::Failed, format!("{} of the witness is damaged: {why}", path.display()))
-            .hinted("remove it when both servers of the pair are reachable and well")
-    };
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(damaged(error.to_string())),
-    }
-}
-
-fn write_grant(path: &Path, grant: Option<&Grant>) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    write_durably(path, &serde_json::to_vec_pretty(&grant)?)
 }
 
 fn identity(config: &WitnessConfig) -> Result<Identity, Failure> {
@@ -257,8 +175,18 @@ pub(crate) struct Shown {
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct ShownPair {
     pub(crate) name: String,
-    /// Certificate of the server that was granted the role last, and the epoch.
-    pub(crate) granted: Option<(String, u64)>,
+    /// Who was granted the role last.
+    pub(crate) granted: Option<ShownGrant>,
+}
+
+/// The last grant to it.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct ShownGrant {
+    /// Of the server.
+    pub(crate) certificate: String,
+    pub(crate) epoch: u64,
+    /// Without end: HA ended there while the other server could not be reached.
+    pub(crate) kept: bool,
 }
 
 /// Certificate and last grants, as they are on the disk; makes the certificate where there is none.
@@ -266,10 +194,14 @@ pub(crate) fn show(path: &Path) -> Result<Shown, Failure> {
     let config = WitnessConfig::load(path)?;
     let identity = identity(&config)?;
     let pairs = config.pairs.iter().map(|pair| {
-        let grant = read_grant(&config.lease_path(&pair.name))?;
+        let grant = grants::read(&config.lease_path(&pair.name))?;
         let granted = grant.and_then(|grant| {
             let who = pair.certificates.iter().find(|who| id_of(**who) == grant.server)?;
-            Some((who.to_string(), grant.epoch.0))
+            Some(ShownGrant {
+                certificate: who.to_string(),
+                epoch: grant.epoch.0,
+                kept: grant.kept,
+            })
         });
         Ok(ShownPair { name: pair.name.clone(), granted })
     });

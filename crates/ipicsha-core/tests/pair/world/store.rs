@@ -44,7 +44,11 @@ impl World {
     }
 
     pub(super) fn ship(&mut self) {
-        if self.servers.iter().all(|s| s.store.is_shipped()) || !self.data_flows() {
+        if !self.data_flows() {
+            return;
+        }
+        self.servers.iter_mut().for_each(|server| server.synced = true);
+        if self.servers.iter().all(|s| s.store.is_shipped()) {
             return;
         }
         Invariants::shipping(self);
@@ -64,7 +68,7 @@ impl World {
             measured: true,
             writes_open: u32::from(!self.servers[at].fenced),
             writes_closed: u32::from(self.servers[at].fenced),
-            synced: true,
+            synced: self.servers[at].synced,
             attached: true,
             unacknowledged: queued,
             log_used_percent: (queued * 100 / self.servers[at].capacity).min(255) as u8,

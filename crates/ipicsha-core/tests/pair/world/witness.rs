@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use ipicsha_core::{
     Input, WitnessAnswer,
-    config::PartitionPolicy,
+    config::{HaConfig, PartitionPolicy},
     epoch::Epoch,
     id::ServerId,
     time::{MonoTime, WallTime},
     witness::Lease,
 };
 
-use super::{Happening, World};
+use super::{Happening, World, pair_name};
 
 /// What travels to the witness and back.
 pub(super) enum Word {
-    Ask { from: usize, boot: u64, number: u64, epochs: (Epoch, Epoch), hold: Duration },
+    Ask { from: usize, boot: u64, number: u64, epochs: (Epoch, Epoch), hold: (Duration, bool) },
     Ping { from: usize, boot: u64, number: u64 },
-    Leave { from: usize },
+    Leave { from: usize, boot: u64, number: Option<u64> },
 }
 
 /// A third machine.
@@ -34,7 +34,27 @@ pub(crate) struct Witness {
 /// One way to the witness.
 const WAY_US: u64 = 500;
 
+impl Witness {
+    /// The role is kept without end for somebody.
+    pub(crate) fn keeps(&self) -> bool {
+        self.lease.grant().is_some_and(|grant| grant.kept)
+    }
+}
+
 impl World {
+    /// What the two are to agree on.
+    pub(crate) fn agreed(&self, policy: PartitionPolicy, auto_heal: bool) -> HaConfig {
+        HaConfig { pair: pair_name(), timing: self.timing, policy, auto_heal }
+    }
+
+    /// The pair's triggers come into the databases, or go.
+    pub(super) fn capture(&mut self, at: usize, on: bool) {
+        let server = &mut self.servers[at];
+        server.joining = on && (server.joining || !server.captured);
+        server.synced &= server.captured && on;
+        server.captured = on;
+    }
+
     fn reaches_witness(&self, from: usize) -> bool {
         !self.witness.down && !self.witness.cut[from]
     }
@@ -44,7 +64,7 @@ impl World {
         from: usize,
         number: u64,
         epochs: (Epoch, Epoch),
-        hold: Duration,
+        hold: (Duration, bool),
     ) {
         let boot = self.servers[from].boot;
         self.say(from, number, Word::Ask { from, boot, number, epochs, hold });
@@ -65,11 +85,12 @@ impl World {
     }
 
     pub(super) fn leave_witness(&mut self, from: usize, number: Option<u64>) {
-        if self.reaches_witness(from) {
-            self.later(WAY_US, Happening::AtWitness(Word::Leave { from }));
-        }
-        if let Some(number) = number {
-            self.ping_witness(from, number);
+        let boot = self.servers[from].boot;
+        let word = Word::Leave { from, boot, number };
+        match number {
+            Some(number) => self.say(from, number, word),
+            None if self.reaches_witness(from) => self.later(WAY_US, Happening::AtWitness(word)),
+            None => {}
         }
     }
 
@@ -77,7 +98,12 @@ impl World {
         let now = MonoTime(self.now);
         match word {
             _ if self.witness.down => {}
-            Word::Leave { from } => self.witness.lease.leave(now, server(from)),
+            Word::Leave { from, boot, number } => {
+                self.witness.lease.leave(now, server(from));
+                if let Some(number) = number {
+                    self.answer(from, boot, Input::Witness(number, WitnessAnswer::Noted));
+                }
+            }
             Word::Ask { from, boot, number, epochs, hold } => {
                 let lie = self.witness.lie.clone();
                 let truth = || self.witness.lease.ask(now, server(from), epochs, hold);
