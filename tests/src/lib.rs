@@ -7,8 +7,10 @@
 pub mod application;
 pub mod binary;
 pub mod compare;
+pub mod debian;
 pub mod dice;
 pub mod disk;
+pub mod etcd;
 pub mod faults;
 pub mod fixture;
 pub mod isso;

@@ -1,19 +1,13 @@
 //! Mumble's server, a voice chat server on SQLite that nobody here wrote: unpacked unmodified from
 //! the package of Debian 12, run as a service of the pair, used over its own protocol.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::{
-    binary,
+    debian::unpacked,
     net::Network,
     process::{Ran, own_certificate, run},
     server::Server,
@@ -26,21 +20,11 @@ pub const DATABASE: &str = "mumble";
 const PASSWORD: &str = "loud and clear";
 const PACKAGE: &str = "mumble-server";
 const CLIENT: &str = include_str!("python/mumble.py");
-/// A slow mirror is no failure.
-const FETCH_LIMIT: Duration = Duration::from_secs(240);
 
-/// The server's command line without arguments; fetched on first use, once for all tests and runs.
-/// Nothing is installed: the package and the libraries this machine lacks lie under the target folder.
+/// The server's command line without arguments.
 fn program() -> Result<Vec<String>> {
-    let home = binary::target_directory()?.join("e2e-mumble");
-    let lock = File::create(home.with_extension("lock"))?;
-    flock(&lock, FlockOperation::LockExclusive).context("the lock of e2e-mumble")?;
-    let command = command_line(&home)?;
-    if !starts(&command) {
-        fetch(&home).context("Mumble's server from Debian's archive")?;
-        ensure!(starts(&command), "{command:?} does not start; delete {}", home.display());
-    }
-    Ok(command)
+    let home = unpacked(PACKAGE, "e2e-mumble", |home| Ok(starts(&command_line(home)?)))?;
+    command_line(&home)
 }
 
 fn starts(command: &[String]) -> bool {
@@ -59,36 +43,6 @@ fn command_line(home: &Path) -> Result<Vec<String>> {
         format!("QT_PLUGIN_PATH={}", text(&libraries.join("qt5/plugins"))?),
         text(&root.join("usr/sbin/murmurd"))?,
     ])
-}
-
-/// Downloads the package with what this machine lacks for it, and unpacks all of that.
-fn fetch(home: &Path) -> Result<()> {
-    if home.exists() {
-        fs::remove_dir_all(home)?;
-    }
-    let archives = home.join("archives");
-    fs::create_dir_all(archives.join("partial"))?;
-    if download(&archives).is_err() {
-        // The lists of packages are missing, as in a fresh container, or too old.
-        run(Command::new("apt-get").args(["--quiet", "update"]), FETCH_LIMIT)?.ok()?;
-        download(&archives)?;
-    }
-    for entry in fs::read_dir(&archives)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            let mut unpack = Command::new("dpkg-deb");
-            run(unpack.arg("--extract").arg(&path).arg(home.join("root")), SOON)?.ok()?;
-        }
-    }
-    Ok(())
-}
-
-fn download(archives: &Path) -> Result<()> {
-    let mut command = Command::new("apt-get");
-    command.args(["--quiet", "--yes", "--download-only", "--no-install-recommends", "--reinstall"]);
-    command.args(["-o", "Debug::NoLocking=1", "-o"]);
-    command.arg(format!("Dir::Cache::archives={}", archives.display()));
-    run(command.args(["install", PACKAGE]), FETCH_LIMIT)?.ok().map(|_| ())
 }
 
 /// The `[[service]]` block that runs Mumble under the pair.

@@ -7,12 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
     binary,
+    faults::Noticed,
     net::{Network, Side},
     pair::{Pair, fresh_pair},
     process::{self, Ran},
@@ -150,12 +151,9 @@ impl Witness {
     /// # Errors
     /// The file cannot be written.
     pub fn tell(&self, pair: &Pair, side: Side, certificate: &str) -> Result<()> {
-        let path = pair.server(side).config_path();
-        let text = fs::read_to_string(&path)?;
-        let text = text.split("\n[witness]").next().unwrap_or_default();
         let address = format!("{}:3445", Network::witness_host(side));
-        let block = format!("\n[witness]\naddress = {address:?}\ncertificate = {certificate:?}\n");
-        Ok(fs::write(&path, format!("{text}{block}"))?)
+        let block = format!("address = {address:?}\ncertificate = {certificate:?}\n");
+        write_block(pair, side, &block)
     }
 
     fn make_ready(&mut self, pair: &mut Pair) -> Result<()> {
@@ -183,6 +181,14 @@ impl Witness {
     }
 }
 
+/// Writes what follows `[witness]`, in the place of what was there.
+pub(crate) fn write_block(pair: &Pair, side: Side, block: &str) -> Result<()> {
+    let path = pair.server(side).config_path();
+    let text = fs::read_to_string(&path)?;
+    let text = text.split("\n[witness]").next().unwrap_or_default();
+    Ok(fs::write(&path, format!("{text}\n[witness]\n{block}"))?)
+}
+
 /// What the certificate of a server is known by.
 ///
 /// # Errors
@@ -190,6 +196,43 @@ impl Witness {
 pub fn own_certificate(pair: &Pair, side: Side) -> Result<String> {
     let rows = pair.server(side).ask(&["trust", "show"])?;
     Ok(rows[0]["fingerprint"].as_str().context("a fingerprint")?.to_owned())
+}
+
+/// The primary serves again, and both are equal.
+///
+/// # Errors
+/// It does not come to that.
+pub fn as_before(pair: &mut Pair) -> Result<()> {
+    pair.network.heal()?;
+    if pair.bravo.status()?.role() == "active" {
+        pair.bravo.wait("the standby is ready", |status| status.standby_status() == "Ready")?;
+        pair.bravo.ask(&["failover"])?;
+    }
+    pair.wait_roles(Side::Alpha)?;
+    pair.wait_ready()
+}
+
+/// Only one was written at a time.
+///
+/// # Errors
+/// Both were.
+pub fn never_two(noticed: &Noticed) -> Result<()> {
+    ensure!(noticed.twice_active == 0, "both were written: {noticed:?}");
+    Ok(())
+}
+
+/// What a server says of its role.
+pub fn has_role(pair: &Pair, side: Side, role: &str) -> bool {
+    pair.server(side).status().is_ok_and(|status| status.role() == role)
+}
+
+/// The secondary takes over.
+///
+/// # Errors
+/// It does not.
+pub fn wait_active(pair: &Pair) -> Result<()> {
+    pair.bravo.wait("it takes over", |status| status.role() == "active")?;
+    Ok(())
 }
 
 impl Drop for Witness {

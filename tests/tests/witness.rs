@@ -4,42 +4,19 @@
 use anyhow::{Result, ensure};
 use ipicsha_e2e::{
     Pair, Settings, Side,
-    faults::{Noticed, suffer},
+    faults::suffer,
     fresh_pair, holds_for,
     net::can_cut,
     process::signal,
     settings::BOARD,
     wait::SOON,
     wait_for,
-    witness::{Witness, own_certificate, witness_pair},
+    witness::{
+        Witness, as_before, has_role, never_two, own_certificate, wait_active, witness_pair,
+    },
 };
 use rustix::process::Signal;
 use std::time::Duration;
-
-/// The primary serves again, and both are equal.
-fn as_before(pair: &mut Pair) -> Result<()> {
-    pair.network.heal()?;
-    if pair.bravo.status()?.role() == "active" {
-        pair.bravo.wait("the standby is ready", |status| status.standby_status() == "Ready")?;
-        pair.bravo.ask(&["failover"])?;
-    }
-    pair.wait_roles(Side::Alpha)?;
-    pair.wait_ready()
-}
-
-fn never_two(noticed: &Noticed) -> Result<()> {
-    ensure!(noticed.twice_active == 0, "both were written: {noticed:?}");
-    Ok(())
-}
-
-fn has_role(pair: &Pair, side: Side, role: &str) -> bool {
-    pair.server(side).status().is_ok_and(|status| status.role() == role)
-}
-
-fn wait_active(pair: &Pair) -> Result<()> {
-    pair.bravo.wait("it takes over", |status| status.role() == "active")?;
-    Ok(())
-}
 
 #[test]
 fn a_cut_between_the_servers_leaves_the_active_active() -> Result<()> {

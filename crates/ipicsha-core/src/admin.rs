@@ -224,11 +224,6 @@ pub enum Refusal {
     /// Policy `witness`: nobody but the witness can give the role.
     #[error("the witness did not grant the role: {0}")]
     NoRight(String),
-    /// Policy `witness`: the partner was asked to end HA first, and may have done so.
-    #[error(
-        "{0} was asked to end HA first and has not answered: HA ends here as well if it did, once it is heard"
-    )]
-    EndUnconfirmed(String),
     /// A service cannot run.
     #[error("the service {name} cannot run: {cause}")]
     ServiceDown {
@@ -306,7 +301,7 @@ impl Refusal {
             Self::NotFailed | Self::NotPaused => "nothing to do; see `ipicsha ha-status`".into(),
             Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
             Self::NotNoted => "the old one stays in use; see `ipicsha ha-status` and try again".into(),
-            Self::NoRight(_) | Self::EndUnconfirmed(_) => {
+            Self::NoRight(_) => {
                 "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure --force` opens the databases here".into()
             }
             Self::ServiceDown { .. } => {

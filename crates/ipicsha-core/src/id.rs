@@ -33,3 +33,12 @@ impl fmt::Display for DatabaseName {
         f.write_str(&self.0)
     }
 }
+
+/// An attempt of one server to end HA: of which run of its daemon, and which one in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartingId {
+    /// The run.
+    pub boot: u64,
+    /// The attempt.
+    pub number: u64,
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::HaSetting,
     epoch::Epoch,
-    id::{DatabaseName, ServerId},
+    id::{DatabaseName, PartingId, ServerId},
     license::LicensedRole,
     state::{NodeState, NotReady, PauseSetting, Reason, Role},
     status::LogForecast,
@@ -199,9 +199,12 @@ pub struct Report {
     pub pause: PauseSetting,
     /// The automatic takeovers of the pair that it knows of: the epoch, and how long ago.
     pub takeovers: Vec<(Epoch, Duration)>,
-    /// It is active and wants HA to end: the receiver is to end it first.
+    /// It wants to end HA and go on alone.
     #[serde(default)]
-    pub parting: bool,
+    pub parting: Option<PartingId>,
+    /// It will not take over, durably, so that the receiver can do so.
+    #[serde(default)]
+    pub yields: Option<PartingId>,
 }
 
 /// All databases of one server in a few numbers; the bytes never pass through the core.
@@ -247,6 +250,7 @@ mod tests {
     /// The bytes of every message; a change here is a change of the protocol.
     #[test]
     fn wire_bytes_are_pinned() {
+        let pause = Pause { reason: "r".into(), until: WallTime(9) };
         let report = Report {
             server: ServerId(7),
             name: "alpha".into(),
@@ -262,12 +266,10 @@ mod tests {
             time_synced: true,
             data: DataReport { measured: true, writes_open: 1, ..Default::default() },
             hears_you: Some(Duration::from_millis(5)),
-            pause: PauseSetting {
-                number: 8,
-                pause: Some(Pause { reason: "r".into(), until: WallTime(9) }),
-            },
+            pause: PauseSetting { number: 8, pause: Some(pause) },
             takeovers: vec![(Epoch(2), Duration::from_millis(10))],
-            parting: false,
+            parting: None,
+            yields: None,
         };
         let beat = Beat {
             boot: 1,

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::HaSetting, epoch::Epoch, license::LicensedRole, time::WallTime, trust::Partner,
+    config::HaSetting, epoch::Epoch, id::PartingId, license::LicensedRole, time::WallTime,
+    trust::Partner,
 };
 
 /// What a server does now.
@@ -263,6 +264,9 @@ pub struct PersistedState {
     /// The witness was asked to keep the role for this server without end, and may do so still.
     #[serde(default, alias = "parted")]
     pub kept: bool,
+    /// It does not take over: the partner wants to end HA and go on alone, and may have done so.
+    #[serde(default)]
+    pub yields: Option<PartingId>,
     /// A certificate (DER) the partner was told of and that is not known to be used.
     #[serde(default)]
     pub announced: Option<Vec<u8>>,
@@ -290,6 +294,7 @@ impl Default for PersistedState {
             pause: PauseSetting::default(),
             fenced: false,
             kept: false,
+            yields: None,
             announced: None,
             renewed: None,
         }

@@ -36,6 +36,11 @@ impl Lease {
     /// whole time counts from now on.
     pub fn resume(grant: Option<Grant>, now: MonoTime) -> Self {
         let until = grant.as_ref().map_or(now, |grant| now + grant.hold);
+        Self::with(grant, until)
+    }
+
+    /// The last grant, and until when it lasts.
+    pub fn with(grant: Option<Grant>, until: MonoTime) -> Self {
         Self { grant, until }
     }
 
@@ -82,11 +87,18 @@ impl Lease {
         }
     }
 
-    /// The server does not use the role any more.
-    pub fn leave(&mut self, now: MonoTime, server: ServerId) {
-        if let Some(grant) = self.grant.as_mut().filter(|grant| grant.server == server) {
-            (grant.hold, grant.kept) = (Duration::ZERO, false);
-            self.until = now;
+    /// The server does not use the role any more. What is kept for another one stays.
+    pub fn leave(&mut self, now: MonoTime, server: ServerId) -> WitnessAnswer {
+        match &mut self.grant {
+            Some(grant) if grant.server == server => {
+                (grant.hold, grant.kept) = (Duration::ZERO, false);
+                self.until = now;
+                WitnessAnswer::Noted
+            }
+            Some(Grant { epoch, kept: true, .. }) => {
+                WitnessAnswer::Refused { epoch: *epoch, left: Duration::ZERO, kept: true }
+            }
+            Some(_) | None => WitnessAnswer::Noted,
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use self::{
     alarms::AlarmsFile,
     directories::{DirectoryFile, FilesFile, clash},
     services::{Check, ExecFile, Probe, ServiceFile},
-    witness::{WitnessAt, WitnessFile},
+    witness::{EtcdAt, WitnessAt, WitnessFile},
 };
 use crate::{
     exit::{Failure, Kind},

@@ -30,7 +30,7 @@ impl Node {
                 self.update_timing(now, request, timing);
                 None
             }),
-            AdminCommand::Unconfigure { force } => self.may_unconfigure(now).map(|()| {
+            AdminCommand::Unconfigure { force } => self.may_unconfigure(now, force).map(|()| {
                 if force || self.may_part(now, Some(request)) {
                     self.change_setting(now, request, None);
                 }
@@ -131,7 +131,7 @@ impl Node {
             || self.pending_setting.is_some()
             || self.pending_close.is_some()
             || self.right.is_forced()
-            || self.is_parting();
+            || self.is_asked_to_part();
         match self.phase {
             Phase::Activating | Phase::HandingOver { .. } => Err(Refusal::Busy),
             Phase::Unconfigured | Phase::Booting { .. } | Phase::Standby | Phase::Active => {
@@ -151,8 +151,11 @@ impl Node {
     }
 
     /// From the active server (spec A10); from any when the partner is lost.
-    fn may_unconfigure(&self, now: Now) -> Result<(), Refusal> {
+    fn may_unconfigure(&mut self, now: Now, force: bool) -> Result<(), Refusal> {
         self.require_configured()?;
+        if force {
+            self.give_up_parting("it is ended by force");
+        }
         self.require_idle()?;
         let partner_active =
             self.partner.report.as_ref().is_some_and(|report| report.role == Some(Role::Active));
@@ -189,6 +192,10 @@ impl Node {
         }
         if !self.lost(now.mono) {
             return Err(Refusal::NotLostYet(self.partner_name()));
+        }
+        if self.state.yields.is_some() {
+            let cause = format!("{} was ending HA, and may go on alone", self.partner_name());
+            return Err(Refusal::NoRight(cause));
         }
         if self.needs_right() && self.rank().is_some() {
             self.force_with_witness(now, request);

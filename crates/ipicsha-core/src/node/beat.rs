@@ -99,9 +99,10 @@ impl Node {
         self.adopt_pause(now, &beat.report);
         self.adopt_takeovers(now, &beat.report);
         self.adopt_setting(now, &beat.report);
-        self.follow_parting(now, &beat.report);
+        self.yield_to(now, &beat.report);
         self.note_partner_failed(&beat.report);
         self.note_acknowledged(&beat);
+        self.hear_yielding(now, &beat.report);
         self.partner.report = Some(beat.report);
         self.react_to_partner(now);
     }
@@ -149,6 +150,7 @@ impl Node {
             pause: self.state.pause.clone(),
             takeovers: self.known_takeovers(now.mono),
             parting: self.asks_to_part(),
+            yields: self.state.yields,
         }
     }
 

@@ -98,6 +98,7 @@ impl Node {
         self.state.epoch = epoch;
         self.state.gave_up = false;
         self.state.fenced = false;
+        self.state.yields = None;
         self.state.services_down = None;
         if self.partner.heard.is_some() {
             self.state.last_contact = self.partner.heard_wall;
@@ -208,7 +209,10 @@ impl Node {
             // The witness knows whether anybody else was active meanwhile.
             (true, None) => (self.interval() * 2).max(Duration::from_secs(1)),
         };
-        let able = self.was_active() && self.rank().is_some() && !self.was_outrun();
+        let able = self.was_active()
+            && self.rank().is_some()
+            && !self.was_outrun()
+            && self.state.yields.is_none();
         able.then(|| alone_since + waits)
     }
 
@@ -225,6 +229,9 @@ impl Node {
         }
         if self.policy() == PartitionPolicy::Manual {
             return Some("the partition policy is `manual`");
+        }
+        if self.state.yields.is_some() {
+            return Some("the partner was ending HA, and may go on alone");
         }
         if self.was_outrun() {
             return Some("the partner was active after this server, and is not heard");

@@ -1,9 +1,10 @@
 //! How HA ends under policy `witness`, on a server whose application goes on.
 //!
-//! Decides when its databases need no right any more: the partner, which would take over, has ended HA
-//! itself, or the witness keeps the role for this server without end. Must not know how the witness does
-//! so.
+//! Decides when its databases need no right any more: the partner has promised not to take over, or the
+//! witness keeps the role for this server without end. Must not know how the witness does so.
 //!
+//! - **Invariant**: a promise is durable before the partner hears of it, and lasts until the partner is
+//!   heard to have ended HA, or to want it no more.
 //! - **Invariant**: `kept` is durable before the witness is asked to keep the role, and until it is known
 //!   not to.
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::{AdminReply, Refusal},
-    id::RequestId,
+    id::{PartingId, RequestId},
     io::Output,
     message::Report,
     state::Role,
@@ -26,8 +27,7 @@ pub(super) struct Parting {
     /// Who waits; nobody when the log is full.
     request: Option<RequestId>,
     since: MonoTime,
-    /// The partner was there to hear of it.
-    told: bool,
+    number: u64,
     /// The witness was asked in vain.
     unanswered: bool,
 }
@@ -39,12 +39,13 @@ impl Node {
             return true;
         }
         if self.role() != Some(Role::Active) && request.is_none() {
-            // By itself a server that may be written still does not open for good.
-            return self.connected(now.mono) && self.is_closed();
+            return false; // the active one ends it
         }
-        if self.right.parting.is_none() {
-            let (since, told) = (now.mono, self.connected(now.mono));
-            self.right.parting = Some(Parting { request, since, told, unanswered: false });
+        if self.right.parting.is_none_or(|parting| parting.request.is_none() && request.is_some()) {
+            self.right.questions += 1;
+            let number = self.right.questions;
+            self.right.parting =
+                Some(Parting { request, since: now.mono, number, unanswered: false });
             self.next_beat = now.mono;
         }
         false
@@ -54,10 +55,22 @@ impl Node {
         self.right.parting.is_some()
     }
 
-    /// Whether the partner is to end HA: not in the middle of a change of roles.
-    pub(super) fn asks_to_part(&self) -> bool {
+    /// An administrator waits for it.
+    pub(super) fn is_asked_to_part(&self) -> bool {
+        self.right.parting.is_some_and(|parting| parting.request.is_some())
+    }
+
+    /// What the partner is to yield to. One that is not active may have given it its word to be.
+    pub(super) fn asks_to_part(&self) -> Option<PartingId> {
+        let parting = self.right.parting.filter(|_| self.phase == Phase::Active)?;
+        Some(PartingId { boot: self.boot, number: parting.number })
+    }
+
+    /// Not in the middle of a change of roles; and the services of a fenced server were stopped: first it
+    /// has to be active again.
+    fn can_part(&self) -> bool {
         let changes = matches!(self.phase, Phase::Activating | Phase::HandingOver { .. });
-        self.is_parting() && !changes
+        self.is_parting() && !changes && !self.state.fenced
     }
 
     /// Nothing is written here, whatever becomes of the right.
@@ -65,11 +78,24 @@ impl Node {
         self.phase == Phase::Standby && self.data.measured && self.data.writes_open == 0
     }
 
-    /// The partner wants HA to end: this server, which would take over, does so first.
-    pub(super) fn follow_parting(&mut self, now: Now, report: &Report) {
+    /// The partner wants to end HA: this server promises not to take over until it hears that the partner
+    /// has done so, or does not want it any more.
+    pub(super) fn yield_to(&mut self, now: Now, report: &Report) {
         let agreed = report.ha.version == self.state.ha.version && self.state.ha.config.is_some();
-        if report.parting && agreed && self.is_closed() {
-            self.put_setting(now, None);
+        let still = |id: &PartingId| self.state.yields == Some(*id) || self.is_closed();
+        let yields = report.parting.filter(|_| agreed).filter(still);
+        if yields != self.state.yields {
+            self.state.yields = yields;
+            self.persist();
+            self.next_beat = now.mono;
+        }
+    }
+
+    /// The partner does not take over any more: nothing is needed of the witness.
+    pub(super) fn hear_yielding(&mut self, now: Now, report: &Report) {
+        let agreed = report.ha.version == self.state.ha.version;
+        if agreed && report.yields.is_some() && report.yields == self.asks_to_part() {
+            self.part(now);
         }
     }
 
@@ -77,17 +103,18 @@ impl Node {
     /// the partner's right by the answers from here has to be over.
     pub(super) fn ask_to_part(&mut self, now: MonoTime) {
         if now >= self.alone_at()
+            && self.state.yields.is_none()
             && let Some(epoch) = self.next_epoch()
         {
             self.ask_witness(now, epoch);
         }
     }
 
-    /// A partner that is there ends HA within an interval; else the witness is asked.
+    /// A partner that is there yields within an interval; else the witness is asked.
     pub(super) fn wants_keeping(&self, now: MonoTime) -> bool {
         let late = |parting: &Parting| now >= parting.since + self.interval();
         let waited = |parting: &Parting| late(parting) || !self.connected(now);
-        self.asks_to_part() && self.right.parting.as_ref().is_some_and(waited)
+        self.can_part() && self.right.parting.as_ref().is_some_and(waited)
     }
 
     fn alone_at(&self) -> MonoTime {
@@ -115,10 +142,17 @@ impl Node {
         }
     }
 
-    /// The witness keeps the role.
-    pub(super) fn part(&mut self, now: Now) {
-        if !self.asks_to_part() {
-            return; // it is asked again
+    /// The witness keeps the role; to a server that is not active that means nothing once the partner was
+    /// heard again.
+    pub(super) fn part_with_witness(&mut self, now: Now) {
+        if self.role() == Some(Role::Active) || now.mono >= self.alone_at() {
+            self.part(now);
+        }
+    }
+
+    fn part(&mut self, now: Now) {
+        if !self.can_part() {
+            return;
         }
         match self.right.parting.take() {
             Some(Parting { request: Some(request), .. }) => self.change_setting(now, request, None),
@@ -127,14 +161,25 @@ impl Node {
         }
     }
 
-    /// HA ends here, whoever ended it.
-    pub(super) fn end_parting(&mut self, now: Now) {
-        match self.right.parting.take() {
-            Some(Parting { request: Some(request), .. }) => {
-                self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
-            }
-            Some(Parting { request: None, .. }) => self.note_log_full(now),
-            None => {}
+    /// HA ended here by the partner's hand while it was about to.
+    pub(super) fn note_log_of(&mut self, now: Now, parting: Option<Parting>) {
+        if parting.is_some_and(|parting| parting.request.is_none()) {
+            self.note_log_full(now);
+        }
+    }
+
+    /// To be called once that is durable.
+    pub(super) fn answer_parting(&mut self, parting: Option<Parting>) {
+        if let Some(request) = parting.and_then(|parting| parting.request) {
+            self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
+        }
+    }
+
+    /// Whoever waits for it is told why.
+    pub(super) fn give_up_parting(&mut self, cause: &str) {
+        if let Some(request) = self.right.parting.take().and_then(|parting| parting.request) {
+            let refusal = Refusal::NoRight(cause.to_owned());
+            self.outputs.push_back(Output::Reply(request, Err(refusal)));
         }
     }
 
@@ -147,16 +192,12 @@ impl Node {
     pub(super) fn consider_parting(&mut self, now: Now) {
         let Some(parting) = self.right.parting else { return };
         let late = self.parting_limit().is_some_and(|limit| now.mono >= limit);
-        let in_vain = late || parting.unanswered && !self.connected(now.mono);
+        let unanswered = parting.unanswered || self.state.fenced && self.right.problem.is_some();
+        let in_vain = late || unanswered && !self.connected(now.mono);
         match parting.request {
-            Some(request) if in_vain => {
-                let cause = self.right.problem.as_deref().unwrap_or("the other server has it");
-                let refusal = match parting.told {
-                    true => Refusal::EndUnconfirmed(self.partner_name()),
-                    false => Refusal::NoRight(cause.to_owned()),
-                };
-                self.outputs.push_back(Output::Reply(request, Err(refusal)));
-                self.right.parting = None;
+            Some(_) if in_vain => {
+                let cause = self.right.problem.clone();
+                self.give_up_parting(cause.as_deref().unwrap_or("the other server has it"));
             }
             // A full log goes on waiting where it would block the application.
             None if self.role() != Some(Role::Active) => self.right.parting = None,

@@ -40,7 +40,7 @@ impl Node {
             return Err(Refusal::NotTrusted);
         }
         self.require_partner(now)?;
-        if self.announced.is_some() {
+        if self.announced.is_some() || self.is_parting() {
             return Err(Refusal::Busy);
         }
         if self.state.kept {

@@ -30,6 +30,12 @@ pub(super) const NOT_ASKED: &str = "it was not asked yet";
 /// What is said of a witness that keeps the role for the other server.
 const KEPT: &str = "it keeps the role for the other server, where HA ended while this one could not be reached; \
     that server has to be reachable, or its certificate is removed from the witness's configuration";
+/// What is said of a witness that keeps it for nobody who is known here.
+const KEPT_OLD: &str = "it keeps the role for another certificate than those of this pair: take that one out of the \
+    witness's configuration";
+/// What is said where it could not be told that it need not keep the role.
+const MAY_KEEP: &str = "it was asked to keep the role for this server without end, and could not be told yet that it \
+    need not: the other server could not take over";
 /// The epoch that a question for nothing has; no server is ever active under it.
 pub(super) const PING: Epoch = Epoch(0);
 /// A wall clock that moves by more was set.
@@ -68,7 +74,7 @@ pub(super) struct Right {
     /// The witness's grant: the epoch, and until when.
     pub(super) lease: Option<(Epoch, MonoTime)>,
     pub(super) question: Option<Question>,
-    questions: u64,
+    pub(super) questions: u64,
     /// The witness is not asked before.
     ask_at: Option<MonoTime>,
     /// The newest epoch the witness knows of.
@@ -106,7 +112,9 @@ impl Node {
 
     /// The same as an alarm: only what was found.
     pub(super) fn witness_trouble(&self) -> Option<String> {
-        self.right.problem.clone().filter(|_| self.needs_right())
+        let may_keep = self.state.kept && !self.is_parting() && self.right.problem.is_some();
+        let problem = if may_keep { Some(MAY_KEEP.to_owned()) } else { self.right.problem.clone() };
+        problem.filter(|_| self.needs_right())
     }
 
     pub(super) fn known_by_witness(&self) -> Epoch {
@@ -259,10 +267,13 @@ impl Node {
                 let until = self.until(question.asked, question.hold);
                 self.right.lease = Some((question.epoch, until));
                 match question.about {
-                    About::Keep => self.part(now),
+                    About::Keep => self.part_with_witness(now),
                     About::Role => self.note_not_kept(),
                     About::Presence | About::Leaving => {}
                 }
+            }
+            WitnessAnswer::Refused { .. } if question.about == About::Leaving => {
+                self.right.problem = Some(KEPT_OLD.to_owned());
             }
             WitnessAnswer::Refused { .. } if question.epoch == PING => {}
             WitnessAnswer::Refused { epoch, left, kept } => {
@@ -324,14 +335,14 @@ impl Node {
 
     /// Renews the right, ends what it does not cover, and tells the shell how long it lasts.
     pub(super) fn consider_right(&mut self, now: Now) {
-        if !self.needs_right() {
-            return;
-        }
         // An answer that does not come is none.
         let late = |question: &mut Question| now.mono >= question.asked + question.hold;
         if let Some(question) = self.right.question.take_if(late) {
             self.note_unanswered(question.about);
             self.right.problem = Some("it does not answer".to_owned());
+        }
+        if !self.needs_right() {
+            return;
         }
         self.consider_forced(now);
         self.consider_parting(now);
@@ -408,15 +419,16 @@ impl Node {
     }
 
     /// HA ends here.
-    pub(super) fn end_right(&mut self, now: Now) {
+    pub(super) fn end_right(&mut self) -> Option<Parting> {
         let questions = self.right.questions;
-        self.end_parting(now);
+        let parting = self.right.parting.take();
         self.refuse_forced("HA is not configured any more");
         let right = std::mem::replace(&mut self.right, Right { questions, ..Right::default() });
         // While the partner does not know that HA has ended, the witness keeps the role for this server.
         if right.lease.is_some() && !self.state.kept {
             self.outputs.push_back(Output::LeaveWitness { number: None });
         }
+        parting
     }
 
     /// Neither the partner nor the witness answers: nothing may be written here any more.

@@ -21,10 +21,14 @@ impl Node {
     /// At 90 % of a transaction log, or when one has overflowed (while the daemon did not run, or by
     /// one large transaction), HA ends by itself: the application is never blocked (spec C4).
     pub(super) fn consider_log(&mut self, now: Now) {
-        let full = self.data.measured && self.data.log_used_percent >= LOG_FULL_PERCENT;
         // What was overwritten cannot be shipped any more: it must not be compared in silence.
-        let overflowed = self.data.log.overflowed;
-        if !full && !overflowed {
+        let is_full = |data: &DataReport| {
+            let full = data.measured && data.log_used_percent >= LOG_FULL_PERCENT;
+            full || data.log.overflowed
+        };
+        // Under policy `witness` a standby does not end HA: its databases would open.
+        let theirs = self.reachable_report(now.mono).filter(|_| self.needs_right());
+        if !is_full(&self.data) && !theirs.is_some_and(|report| is_full(&report.data)) {
             self.log_has_room();
         } else if self.state.ha.config.is_some() && self.may_part(now, None) {
             self.end_by_log(now);
@@ -164,6 +168,7 @@ impl Node {
         self.state.log_full = None;
         self.state.gave_up = false;
         self.state.fenced = false;
+        self.state.yields = None;
         self.state.services_down = None;
         self.data = DataReport::default(); // what was measured before does not count for the pair
         self.persist();
@@ -190,6 +195,7 @@ impl Node {
         self.state.repair_due = false;
         self.state.gave_up = false;
         self.state.fenced = false;
+        self.state.yields = None;
         self.state.services_down = None;
         self.state.pause.pause = None;
         self.pause_ends = None;
@@ -201,10 +207,12 @@ impl Node {
             self.outputs.push_back(Output::Reply(request, Err(Refusal::NotConfigured)));
         }
         self.phase = Phase::Unconfigured;
-        self.end_right(now);
+        let parting = self.end_right();
+        self.note_log_of(now, parting);
         self.fail_pending_handover();
         self.answer_asked(Err(Refusal::NotConfigured));
         self.persist();
+        self.answer_parting(parting);
         self.outputs.push_back(Output::Capture(false));
     }
 

@@ -179,6 +179,21 @@ fn recover(world: &mut World) {
     assert_eq!(world.status_line(active), "Ready");
 }
 
+/// Under policy `witness` nothing is kept without end for a pair that goes on: the standby takes over.
+fn check_witness(world: &mut World) {
+    if !world.is_under_witness(PRIMARY) {
+        return;
+    }
+    assert!(!world.witness.keeps(), "the witness keeps a role that nobody needs");
+    for server in &world.servers {
+        assert!(!server.disk.kept && server.disk.yields.is_none());
+    }
+    let active = usize::from(world.role(SECONDARY) == Some(Role::Active));
+    world.crash(active);
+    world.run(620_000_000); // takeovers may be held for so long
+    assert_eq!(world.role(1 - active), Some(Role::Active), "it does not take over");
+}
+
 /// Both sides hold the same, and no version is gone without a journal entry.
 fn check_data(world: &World) {
     let [a, b] = &world.servers;
@@ -223,6 +238,7 @@ fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
         }
         recover(&mut world);
         check_data(&world);
+        check_witness(&mut world);
     }));
     trace.append(&mut world.trace);
     if let Err(panic) = outcome {

@@ -37,7 +37,7 @@ impl Task {
         let next = self.next_identity()?;
         let certificate = next.certificate_der().to_vec();
         if let Some((at, pair)) = &self.witness {
-            known_to_witness(*at, pair, &next).await?;
+            known_to_witness(at, pair, &next).await?;
         }
         trust::ask(&self.events, AdminCommand::AnnounceCertificate(certificate)).await?;
         let (sender, receiver) = oneshot::channel();
@@ -61,20 +61,16 @@ impl Task {
 
     fn next_identity(&self) -> Result<Identity, Failure> {
         let server = &self.config.file.server;
-        let failure = |error| trust::failure(&error);
-        let in_use = Identity::load(&server.state_directory).map_err(failure)?;
-        let in_use = in_use.ok_or_else(|| {
-            Failure::new(Kind::Failed, "this server's certificate is not in its state directory")
-        })?;
-        let now = clock::wall_seconds();
-        Identity::prepare(&self.next_folder(), in_use.fingerprint(), &server.name, now)
-            .map_err(failure)
+        let (in_use, now) = (self.context.identity.fingerprint(), clock::wall_seconds());
+        Identity::prepare(&self.next_folder(), in_use, &server.name, now)
+            .map_err(|error| trust::failure(&error))
     }
 }
 
 /// A witness that does not know the new certificate would be lost with the old one.
-async fn known_to_witness(at: WitnessAt, pair: &PairName, next: &Identity) -> Result<(), Failure> {
-    let mut client = WitnessClient::new(at.address, at.fingerprint, Arc::new(next.clone()));
+async fn known_to_witness(at: &WitnessAt, pair: &PairName, next: &Identity) -> Result<(), Failure> {
+    let WitnessAt::Server { address, fingerprint } = at else { return Ok(()) };
+    let mut client = WitnessClient::new(*address, *fingerprint, Arc::new(next.clone()));
     let question = WitnessQuestion::Ping { pair: pair.to_string() };
     let why = match client.ask(&question, WITNESS_LIMIT).await {
         Ok(WitnessReply::Noted) => return Ok(()),
@@ -99,7 +95,8 @@ impl Daemon {
         let identity = Identity::replace(&directory, &directory.join(NEXT));
         let identity = Arc::new(identity.map_err(|error| trust::failure(&error))?);
         self.link_context.identity = Arc::clone(&identity);
-        self.witness = Witness::start(self.config.witness, &identity, &self.events);
+        let (at, server) = (self.config.witness.as_ref(), self.store.server());
+        self.witness = Witness::start(at, server, &self.link_context);
         let partner = self.node.persisted().partner.clone();
         // Its connections end with it: the partner dials anew, and meets the new identity.
         if let Some(old) = self.listener.take() {

@@ -138,7 +138,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         interval: interval.subscribe(),
         events: events.clone(),
     };
-    let witness = witness::Witness::start(config.witness, &link_context.identity, &events);
+    let witness = witness::Witness::start(config.witness.as_ref(), store.server(), &link_context);
     let data_queue = DataQueue::new();
     let databases = protected(&config, &data_queue, &events)?;
     let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));

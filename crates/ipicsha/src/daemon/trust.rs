@@ -38,7 +38,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let kind = match refusal {
         Refusal::NotTrusted => Kind::NotPermitted,
         Refusal::PartnerUnreachable(_) => Kind::Unreachable,
-        Refusal::Unconfirmed | Refusal::NotNoted | Refusal::EndUnconfirmed(_) => Kind::TimedOut,
+        Refusal::Unconfirmed | Refusal::NotNoted => Kind::TimedOut,
         Refusal::RolledBack(_)
         | Refusal::NotClosed(_)
         | Refusal::PartnerFailed(_)

@@ -190,7 +190,8 @@ impl Daemon {
     /// Where the witness is, while the pair has one.
     fn witness_in_force(&self) -> Option<(WitnessAt, PairName)> {
         let config = self.node.persisted().ha.config.as_ref()?;
-        let at = self.config.witness.filter(|_| config.policy == PartitionPolicy::Witness)?;
+        let at =
+            self.config.witness.clone().filter(|_| config.policy == PartitionPolicy::Witness)?;
         Some((at, config.pair.clone()))
     }
 

@@ -60,10 +60,7 @@ impl Held {
         let (now, server) = (monotonic(), id_of(who.certificate));
         let answer = match question {
             WitnessQuestion::Ping { .. } => WitnessAnswer::Noted,
-            WitnessQuestion::Leave { .. } => {
-                self.lease.leave(now, server);
-                WitnessAnswer::Noted
-            }
+            WitnessQuestion::Leave { .. } => self.lease.leave(now, server),
             WitnessQuestion::Grant { epoch, known, hold, keep, .. } => {
                 self.lease.ask(now, server, (epoch, known), (hold, keep))
             }

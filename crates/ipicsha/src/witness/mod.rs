@@ -195,13 +195,13 @@ pub(crate) fn show(path: &Path) -> Result<Shown, Failure> {
     let identity = identity(&config)?;
     let pairs = config.pairs.iter().map(|pair| {
         let grant = grants::read(&config.lease_path(&pair.name))?;
-        let granted = grant.and_then(|grant| {
-            let who = pair.certificates.iter().find(|who| id_of(**who) == grant.server)?;
-            Some(ShownGrant {
-                certificate: who.to_string(),
-                epoch: grant.epoch.0,
-                kept: grant.kept,
-            })
+        let granted = grant.map(|grant| {
+            let who = pair.certificates.iter().find(|who| id_of(**who) == grant.server);
+            let who = who.map_or_else(
+                || "a certificate that is not in the file".into(),
+                ToString::to_string,
+            );
+            ShownGrant { certificate: who, epoch: grant.epoch.0, kept: grant.kept }
         });
         Ok(ShownPair { name: pair.name.clone(), granted })
     });

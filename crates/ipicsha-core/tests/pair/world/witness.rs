@@ -53,6 +53,7 @@ impl World {
         server.joining = on && (server.joining || !server.captured);
         server.synced &= server.captured && on;
         server.captured = on;
+        server.fenced &= on; // nothing of ours is left in them
     }
 
     fn reaches_witness(&self, from: usize) -> bool {
@@ -99,9 +100,9 @@ impl World {
         match word {
             _ if self.witness.down => {}
             Word::Leave { from, boot, number } => {
-                self.witness.lease.leave(now, server(from));
+                let answer = self.witness.lease.leave(now, server(from));
                 if let Some(number) = number {
-                    self.answer(from, boot, Input::Witness(number, WitnessAnswer::Noted));
+                    self.answer(from, boot, Input::Witness(number, answer));
                 }
             }
             Word::Ask { from, boot, number, epochs, hold } => {

@@ -2,13 +2,18 @@
 //!
 //! Decides how long an answer is waited for. Must not decide what follows from it.
 
+mod etcd;
+mod gateway;
+
 use std::{sync::Arc, time::Duration};
 
-use ipicsha_core::{Input, WitnessAnswer, config::PairName, epoch::Epoch};
+use ipicsha_core::{Input, WitnessAnswer, config::PairName, epoch::Epoch, id::ServerId};
 use ipicsha_link::{Error, Identity, WitnessClient, WitnessQuestion, WitnessReply};
 use tokio::sync::mpsc;
 
-use super::event::Event;
+use etcd::Etcd;
+
+use super::{event::Event, link::LinkContext};
 use crate::config::WitnessAt;
 
 /// Questions that may wait; the core has one under way at a time.
@@ -33,14 +38,14 @@ pub(crate) struct Witness {
 
 impl Witness {
     pub(crate) fn start(
-        at: Option<WitnessAt>,
-        identity: &Arc<Identity>,
-        events: &mpsc::Sender<Event>,
+        at: Option<&WitnessAt>,
+        server: ServerId,
+        LinkContext { identity, events, .. }: &LinkContext,
     ) -> Self {
         let words = at.map(|at| {
-            let client = WitnessClient::new(at.address, at.fingerprint, Arc::clone(identity));
+            let way = Way::to(at, server, identity);
             let (sender, words) = mpsc::channel(QUEUE);
-            tokio::spawn(talk(client, words, events.clone()));
+            tokio::spawn(talk(way, words, events.clone()));
             sender
         });
         Self { words, events: events.clone() }
@@ -66,13 +71,18 @@ impl Witness {
 
     fn say(&self, number: u64, question: WitnessQuestion, limit: Duration) {
         let word = Word { number: Some(number), question, limit };
-        let problem = match &self.words {
-            None => Some("no witness is in the configuration file here"),
-            Some(words) if words.try_send(word).is_err() => Some("it is still being asked"),
+        let failed = |cause: &str| Some(WitnessAnswer::Failed(cause.into()));
+        let answer = match &self.words {
+            // What it kept it keeps for nobody.
+            None if matches!(word.question, WitnessQuestion::Leave { .. }) => {
+                Some(WitnessAnswer::Noted)
+            }
+            None => failed("no witness is in the configuration file here"),
+            Some(words) if words.try_send(word).is_err() => failed("it is still being asked"),
             Some(_) => None,
         };
-        if let Some(problem) = problem {
-            let input = Input::Witness(number, WitnessAnswer::Failed(problem.into()));
+        if let Some(answer) = answer {
+            let input = Input::Witness(number, answer);
             let events = self.events.clone();
             tokio::spawn(async move {
                 let _ = events.send(Event::Node(input)).await; // a closed channel: the daemon ends
@@ -93,13 +103,46 @@ impl Witness {
     }
 }
 
-async fn talk(
-    mut client: WitnessClient,
-    mut words: mpsc::Receiver<Word>,
-    events: mpsc::Sender<Event>,
-) {
+/// The witness that is asked.
+enum Way {
+    Server(Box<WitnessClient>),
+    Etcd(Arc<Etcd>),
+    /// It cannot be asked as it is configured.
+    None(String),
+}
+
+impl Way {
+    fn to(at: &WitnessAt, server: ServerId, identity: &Arc<Identity>) -> Self {
+        match at {
+            WitnessAt::Server { address, fingerprint } => {
+                let client = WitnessClient::new(*address, *fingerprint, Arc::clone(identity));
+                Self::Server(Box::new(client))
+            }
+            WitnessAt::Etcd(at) => match Etcd::new(at, server) {
+                Ok(etcd) => Self::Etcd(Arc::new(etcd)),
+                Err(cause) => Self::None(format!("{cause}; correct `[witness.etcd]` and restart")),
+            },
+        }
+    }
+
+    async fn ask(&mut self, word: &Word) -> Result<WitnessReply, String> {
+        match self {
+            Self::Server(client) => {
+                client.ask(&word.question, word.limit).await.map_err(|error| said(&error))
+            }
+            Self::Etcd(etcd) => {
+                let (etcd, question, limit) = (Arc::clone(etcd), word.question.clone(), word.limit);
+                let asked = tokio::task::spawn_blocking(move || etcd.ask(&question, limit)).await;
+                asked.unwrap_or_else(|error| Err(error.to_string()))
+            }
+            Self::None(cause) => Err(cause.clone()),
+        }
+    }
+}
+
+async fn talk(mut way: Way, mut words: mpsc::Receiver<Word>, events: mpsc::Sender<Event>) {
     while let Some(word) = words.recv().await {
-        let result = client.ask(&word.question, word.limit).await;
+        let result = way.ask(&word).await;
         let Some(number) = word.number else {
             if let Err(error) = result {
                 tracing::debug!(%error, "the witness was not told that the role is free");
@@ -113,7 +156,7 @@ async fn talk(
             }
             Ok(WitnessReply::Failed(cause)) => WitnessAnswer::Failed(cause),
             Ok(WitnessReply::Noted) => WitnessAnswer::Noted,
-            Err(error) => WitnessAnswer::Failed(said(&error)),
+            Err(cause) => WitnessAnswer::Failed(cause),
         };
         if events.send(Event::Node(Input::Witness(number, answer))).await.is_err() {
             return; // the daemon ends
