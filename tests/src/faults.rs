@@ -10,12 +10,14 @@ use crate::{
     net::Side,
     note::note,
     pair::Pair,
+    server::Server,
     settings::BOARD,
     wait::{SOON, wait_for},
     writers::Writers,
 };
 
 const SCRIPT: &str = include_str!("python/stamped.py");
+const BARRIERED: &str = include_str!("python/barriered.py");
 
 /// The clock the writers use too, in seconds.
 fn monotonic() -> f64 {
@@ -56,6 +58,8 @@ pub struct Noticed {
     pub lost: usize,
     /// Writes acknowledged by the old active after the new one had acknowledged its first.
     pub twice_active: usize,
+    /// Writes confirmed by a barrier, up to the takeover; and those of them that the new active lacks.
+    pub barriered: (usize, usize),
 }
 
 impl Noticed {
@@ -64,11 +68,13 @@ impl Noticed {
         let seconds =
             |span: Option<f64>| span.map_or_else(|| "-".into(), |span| format!("{span:.2} s"));
         format!(
-            "| {fault} | {} | {} | {} | {} | {} |",
+            "| {fault} | {} | {} | {} | {} | {} of {} | {} |",
             seconds(self.detected),
             seconds(self.taken_over),
             seconds(Some(self.gap)),
             self.lost,
+            self.barriered.1,
+            self.barriered.0,
             self.twice_active
         )
     }
@@ -88,7 +94,9 @@ pub fn suffer(
     let start =
         |side: Side| Writers::start_script(pair.server(side), BOARD, side.name(), 1, SCRIPT);
     let (on_alpha, on_bravo) = (start(Side::Alpha)?, start(Side::Bravo)?);
+    let barriered = barriered(&pair.alpha)?;
     on_alpha.wait_acked(50)?;
+    barriered.wait_acked(10)?;
     let (before, began, began_unix) = (on_alpha.acked() + on_bravo.acked(), monotonic(), unix_ms());
     fault(pair)?;
     // Somebody writes again, or still does.
@@ -97,6 +105,7 @@ pub fn suffer(
     })?;
     std::thread::sleep(Duration::from_secs(2));
     let after = monotonic();
+    let barriered = behind_barriers(pair, barriered, &on_bravo)?;
     heal(pair)?;
     let (alphas, bravos) = (writes(&on_alpha.stop()?.acked)?, writes(&on_bravo.stop()?.acked)?);
     pair.wait_equal()?;
@@ -118,11 +127,36 @@ pub fn suffer(
         taken_over: taken_over.map(|at| at - began),
         gap,
         lost,
+        barriered,
         twice_active: taken_over.map_or(0, |first| {
             alphas.iter().filter(|write| write.at > first && write.at < after).count()
         }),
     };
     note(&noticed.row(name));
     ensure!(noticed.lost == 0, "{name}: acknowledged writes are lost: {noticed:?}");
+    ensure!(noticed.barriered.1 == 0, "{name}: confirmed writes are lost: {noticed:?}");
     Ok(noticed)
+}
+
+/// An application that asks for a barrier after each of its writes.
+///
+/// # Errors
+/// Python cannot be started.
+pub fn barriered(server: &Server) -> Result<Writers> {
+    Writers::start_script(server, BOARD, "barriered", 1, BARRIERED)
+}
+
+/// Writes that a barrier confirmed before the other server took its first; and how many of them that one
+/// lacks, before the old active comes back.
+fn behind_barriers(pair: &Pair, confirmed: Writers, on_bravo: &Writers) -> Result<(usize, usize)> {
+    let first = writes(&on_bravo.so_far())?.first().map(|write| write.at);
+    let confirmed = writes(&confirmed.stop()?.acked)?;
+    let Some(first) = first else { return Ok((confirmed.len(), 0)) };
+    let there = pair.bravo.application(BOARD)?;
+    let (mut count, mut lost) = (0, 0);
+    for write in confirmed.iter().filter(|write| write.at < first) {
+        count += 1;
+        lost += usize::from(there.call(&write.id)?.is_none());
+    }
+    Ok((count, lost))
 }

@@ -99,6 +99,11 @@ impl Writers {
         .with_context(|| self.complaints())
     }
 
+    /// What was acknowledged so far.
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        self.writers.iter().flat_map(|writer| lines(&writer.acked)).collect()
+    }
+
     /// How many writes were acknowledged so far.
     pub fn acked(&self) -> usize {
         self.writers.iter().map(|writer| lines(&writer.acked).len()).sum()

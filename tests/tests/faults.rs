@@ -8,8 +8,18 @@ use std::{
 
 use anyhow::{Result, ensure};
 use ipicsha_e2e::{
-    Launch, Pair, Settings, Side, disk::SmallDisk, faults::suffer, fresh_pair, net::can_cut, note,
-    process::signal, ready_pair, settings::BOARD, wait::SOON, wait_for, writers::Writers,
+    Launch, Pair, Settings, Side,
+    disk::SmallDisk,
+    faults::{barriered, suffer},
+    fresh_pair,
+    net::can_cut,
+    note,
+    process::signal,
+    ready_pair,
+    settings::BOARD,
+    wait::SOON,
+    wait_for,
+    writers::Writers,
 };
 use rustix::process::Signal;
 
@@ -245,12 +255,15 @@ fn spec_b4_the_disk_of_the_active_is_full() -> Result<()> {
 fn everything_on_both_servers_is_killed_at_once() -> Result<()> {
     ready_pair(Settings::fast(), |pair| {
         let writers = Writers::start(&pair.alpha, BOARD, "before", 2)?;
+        let confirmed = barriered(&pair.alpha)?;
         writers.wait_acked(100)?;
+        confirmed.wait_acked(10)?;
         let began = Instant::now();
         for side in Side::BOTH {
             pair.server_mut(side).kill_everything()?;
         }
         let acked = writers.after_kill().acked;
+        let confirmed = confirmed.after_kill().acked;
         for side in Side::BOTH {
             pair.server_mut(side).spawn()?;
         }
@@ -263,9 +276,13 @@ fn everything_on_both_servers_is_killed_at_once() -> Result<()> {
         pair.wait_equal()?;
         let board = pair.bravo.application(BOARD)?;
         let lost = acked.iter().filter(|id| !matches!(board.call(id), Ok(Some(_)))).count();
+        let ids = confirmed.iter().filter_map(|line| line.split(' ').next());
+        let missing = ids.filter(|id| !matches!(board.call(id), Ok(Some(_)))).count();
         let name = "kill -9 of everything on both servers, started again at once";
-        note(&format!("| {name} | - | - | {gap:.2} s | {lost} | 0 |"));
+        let of = confirmed.len();
+        note(&format!("| {name} | - | - | {gap:.2} s | {lost} | {missing} of {of} | 0 |"));
         ensure!(lost == 0, "{lost} of {} acknowledged writes are lost", acked.len());
+        ensure!(missing == 0, "{missing} of {of} confirmed writes are lost");
         Ok(())
     })
 }

@@ -224,6 +224,11 @@ pub enum Refusal {
     /// Policy `witness`: nobody but the witness can give the role.
     #[error("the witness did not grant the role: {0}")]
     NoRight(String),
+    /// Policy `witness`: this server has promised not to take over.
+    #[error(
+        "{0} was ending HA when it was last heard, and may go on alone: this server promised not to take over"
+    )]
+    Yields(String),
     /// A service cannot run.
     #[error("the service {name} cannot run: {cause}")]
     ServiceDown {
@@ -301,7 +306,7 @@ impl Refusal {
             Self::NotFailed | Self::NotPaused => "nothing to do; see `ipicsha ha-status`".into(),
             Self::PauseLimit => "give a time within the limits, for example `--for 30m`".into(),
             Self::NotNoted => "the old one stays in use; see `ipicsha ha-status` and try again".into(),
-            Self::NoRight(_) => {
+            Self::NoRight(_) | Self::Yields(_) => {
                 "repair the witness or the link to it; or, if the other server is switched off for sure: `ipicsha unconfigure --force` opens the databases here".into()
             }
             Self::ServiceDown { .. } => {

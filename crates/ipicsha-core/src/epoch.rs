@@ -23,6 +23,11 @@ impl Epoch {
         let next = self.0.saturating_add(1);
         Self(if next % 2 == parity { next } else { next.saturating_add(1) })
     }
+
+    /// Whether `role` may use it.
+    pub fn is_of(self, role: LicensedRole) -> bool {
+        Self(self.0.saturating_sub(1)).next_for(role) == self
+    }
 }
 
 impl fmt::Display for Epoch {
@@ -43,6 +48,10 @@ mod tests {
             assert!(primary.0 > current && secondary.0 > current);
             assert!(primary.0 <= current + 2 && secondary.0 <= current + 2);
             assert_ne!(primary, secondary);
+            assert!(
+                primary.is_of(LicensedRole::Primary) && !primary.is_of(LicensedRole::Secondary)
+            );
+            assert!(secondary.is_of(LicensedRole::Secondary));
         }
     }
 }

@@ -146,6 +146,9 @@ impl Node {
 
     fn may_update(&self, now: Now) -> Result<(), Refusal> {
         self.require_configured()?;
+        if self.state.yields.is_some() {
+            return Err(Refusal::Busy); // HA may have ended already
+        }
         self.require_idle()?;
         self.require_partner(now)
     }
@@ -194,8 +197,7 @@ impl Node {
             return Err(Refusal::NotLostYet(self.partner_name()));
         }
         if self.state.yields.is_some() {
-            let cause = format!("{} was ending HA, and may go on alone", self.partner_name());
-            return Err(Refusal::NoRight(cause));
+            return Err(Refusal::Yields(self.partner_name()));
         }
         if self.needs_right() && self.rank().is_some() {
             self.force_with_witness(now, request);

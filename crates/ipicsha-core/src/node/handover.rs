@@ -109,6 +109,7 @@ impl Node {
         reason: Reason,
     ) {
         self.phase = Phase::HandingOver { request, exit, since: now.mono, reason };
+        self.renew_parting();
         self.retry_at = None;
         let limit = self.takeover_after().clamp(Duration::from_secs(2), Duration::from_secs(10));
         self.outputs.push_back(Output::CloseWrites { limit });

@@ -82,8 +82,8 @@ impl Node {
     /// has done so, or does not want it any more.
     pub(super) fn yield_to(&mut self, now: Now, report: &Report) {
         let agreed = report.ha.version == self.state.ha.version && self.state.ha.config.is_some();
-        let still = |id: &PartingId| self.state.yields == Some(*id) || self.is_closed();
-        let yields = report.parting.filter(|_| agreed).filter(still);
+        let still = |id: &PartingId| self.state.yields == Some(*id) || agreed && self.is_closed();
+        let yields = report.parting.filter(still);
         if yields != self.state.yields {
             self.state.yields = yields;
             self.persist();
@@ -172,6 +172,14 @@ impl Node {
     pub(super) fn answer_parting(&mut self, parting: Option<Parting>) {
         if let Some(request) = parting.and_then(|parting| parting.request) {
             self.outputs.push_back(Output::Reply(request, Ok(AdminReply::Done)));
+        }
+    }
+
+    /// The role is about to change: what the partner has promised until now does not count any more.
+    pub(super) fn renew_parting(&mut self) {
+        if let Some(parting) = &mut self.right.parting {
+            self.right.questions += 1;
+            parting.number = self.right.questions;
         }
     }
 

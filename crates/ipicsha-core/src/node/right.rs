@@ -272,12 +272,18 @@ impl Node {
                     About::Presence | About::Leaving => {}
                 }
             }
-            WitnessAnswer::Refused { .. } if question.about == About::Leaving => {
-                self.right.problem = Some(KEPT_OLD.to_owned());
+            WitnessAnswer::Refused { epoch, .. } if question.about == About::Leaving => {
+                // Kept for the partner it is not kept for this server; else for one that was replaced.
+                let theirs = self.rank().is_some_and(|rank| !epoch.is_of(rank));
+                if theirs {
+                    self.note_not_kept();
+                }
+                self.right.problem = Some(if theirs { KEPT } else { KEPT_OLD }.to_owned());
             }
             WitnessAnswer::Refused { .. } if question.epoch == PING => {}
             WitnessAnswer::Refused { epoch, left, kept } => {
                 if kept {
+                    self.note_not_kept();
                     self.right.problem = Some(KEPT.to_owned());
                 }
                 self.right.known_there = self.right.known_there.max(epoch);

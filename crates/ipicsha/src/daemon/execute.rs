@@ -7,7 +7,7 @@ use ipicsha_core::{
     message::Control,
 };
 
-use super::{event_loop::Daemon, roles::RoleChange};
+use super::{event_loop::Daemon, roles::RoleChange, witness::OfPair};
 
 impl Daemon {
     pub(crate) async fn execute_all(&mut self) {
@@ -42,12 +42,12 @@ impl Daemon {
                 self.directories.remove_all();
             }
             Output::AskWitness { number, epoch, known, hold, keep } => {
-                self.witness.ask(number, self.pair(), (epoch, known), (hold, keep));
+                self.witness.ask(number, &self.of_pair(), (epoch, known), (hold, keep));
             }
             Output::PingWitness { number } => {
-                self.witness.ping(number, self.pair(), *self.interval.borrow());
+                self.witness.ping(number, &self.of_pair(), *self.interval.borrow());
             }
-            Output::LeaveWitness { number } => self.witness.leave(self.pair(), number),
+            Output::LeaveWitness { number } => self.witness.leave(&self.of_pair(), number),
             Output::AllowWrites { until } => self.databases.allow_writes(Some(until)),
             Output::Activate { drained } => {
                 self.change_role(RoleChange::Activate {
@@ -100,6 +100,11 @@ impl Daemon {
     fn pair(&self) -> &PairName {
         let config = self.node.persisted().ha.config.as_ref();
         config.map_or(&self.config.pair, |config| &config.pair)
+    }
+
+    fn of_pair(&self) -> OfPair {
+        let partner = self.node.persisted().partner.as_ref().map(|partner| partner.server);
+        OfPair { name: self.pair().clone(), partner }
     }
 
     async fn change_role(&self, change: RoleChange) {

@@ -69,6 +69,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::NotPaused
         | Refusal::NoRight(_)
         | Refusal::KeptByWitness
+        | Refusal::Yields(_)
         | Refusal::ServiceDown { .. } => Kind::Refused,
     };
     Failure::new(kind, refusal.to_string()).hinted(&refusal.next_step())

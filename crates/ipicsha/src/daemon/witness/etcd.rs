@@ -54,18 +54,20 @@ impl Etcd {
     pub(super) fn ask(
         &self,
         question: &WitnessQuestion,
+        partner: Option<ServerId>,
         limit: Duration,
     ) -> Result<WitnessReply, String> {
         let until = Instant::now() + limit;
+        let partner = partner.ok_or("this server is not trusted with a partner")?;
         for _ in 0..TRIES {
             let reply = match question {
                 WitnessQuestion::Ping { pair } => {
-                    self.look(&self.keys(pair), until)?;
+                    self.look(&self.keys(pair, partner), until)?;
                     Some(WitnessReply::Noted)
                 }
-                WitnessQuestion::Leave { pair } => self.leave(&self.keys(pair), until)?,
+                WitnessQuestion::Leave { pair } => self.leave(&self.keys(pair, partner), until)?,
                 WitnessQuestion::Grant { pair, epoch, known, hold, keep } => {
-                    self.grant(&self.keys(pair), (*epoch, *known), (*hold, *keep), until)?
+                    self.grant(&self.keys(pair, partner), (*epoch, *known), (*hold, *keep), until)?
                 }
             };
             if let Some(reply) = reply {
@@ -75,8 +77,10 @@ impl Etcd {
         Err("the other server changes its keys all the time".into())
     }
 
-    fn keys(&self, pair: &str) -> Keys {
-        let key = |name| format!("{}/{pair}/{name}", self.prefix);
+    /// Pairs may have the same name, and a server that was replaced is another one.
+    fn keys(&self, pair: &str, partner: ServerId) -> Keys {
+        let (low, high) = (self.server.min(partner), self.server.max(partner));
+        let key = |name| format!("{}/{pair}/{:016x}-{:016x}/{name}", self.prefix, low.0, high.0);
         Keys { grant: key("grant"), role: key("role") }
     }
 

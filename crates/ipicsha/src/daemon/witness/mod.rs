@@ -27,7 +27,16 @@ struct Word {
     /// Of the core's question; none of what needs no answer.
     number: Option<u64>,
     question: WitnessQuestion,
+    partner: Option<ServerId>,
     limit: Duration,
+}
+
+/// Whose role it is.
+pub(crate) struct OfPair {
+    /// Agreed on, or to be.
+    pub(crate) name: PairName,
+    /// While there is trust.
+    pub(crate) partner: Option<ServerId>,
 }
 
 /// The witness of this server, if it has one.
@@ -55,22 +64,29 @@ impl Witness {
     pub(crate) fn ask(
         &self,
         number: u64,
-        pair: &PairName,
+        of: &OfPair,
         (epoch, known): (Epoch, Epoch),
         (hold, keep): (Duration, bool),
     ) {
-        let question = WitnessQuestion::Grant { pair: pair.to_string(), epoch, known, hold, keep };
-        self.say(number, question, (hold / PART).clamp(LIMITS.0, LIMITS.1));
+        let question =
+            WitnessQuestion::Grant { pair: of.name.to_string(), epoch, known, hold, keep };
+        self.say(number, (question, of.partner), (hold / PART).clamp(LIMITS.0, LIMITS.1));
     }
 
     /// Asks whether it is there; the core hears of the answer.
-    pub(crate) fn ping(&self, number: u64, pair: &PairName, interval: Duration) {
+    pub(crate) fn ping(&self, number: u64, of: &OfPair, interval: Duration) {
         let limit = interval.clamp(LIMITS.0, LIMITS.1);
-        self.say(number, WitnessQuestion::Ping { pair: pair.to_string() }, limit);
+        let question = WitnessQuestion::Ping { pair: of.name.to_string() };
+        self.say(number, (question, of.partner), limit);
     }
 
-    fn say(&self, number: u64, question: WitnessQuestion, limit: Duration) {
-        let word = Word { number: Some(number), question, limit };
+    fn say(
+        &self,
+        number: u64,
+        (question, partner): (WitnessQuestion, Option<ServerId>),
+        limit: Duration,
+    ) {
+        let word = Word { number: Some(number), question, partner, limit };
         let failed = |cause: &str| Some(WitnessAnswer::Failed(cause.into()));
         let answer = match &self.words {
             // What it kept it keeps for nobody.
@@ -91,14 +107,19 @@ impl Witness {
     }
 
     /// The role is free; the core hears of the answer if it asks by a number.
-    pub(crate) fn leave(&self, pair: &PairName, number: Option<u64>) {
-        let question = WitnessQuestion::Leave { pair: pair.to_string() };
+    pub(crate) fn leave(&self, of: &OfPair, number: Option<u64>) {
+        let question = WitnessQuestion::Leave { pair: of.name.to_string() };
         if let Some(number) = number {
-            return self.say(number, question, LIMITS.1);
+            return self.say(number, (question, of.partner), LIMITS.1);
         }
         if let Some(words) = &self.words {
             // Without it the role is free when its time is over.
-            let _ = words.try_send(Word { number: None, question, limit: LIMITS.1 });
+            let _ = words.try_send(Word {
+                number: None,
+                question,
+                partner: of.partner,
+                limit: LIMITS.1,
+            });
         }
     }
 }
@@ -131,8 +152,10 @@ impl Way {
                 client.ask(&word.question, word.limit).await.map_err(|error| said(&error))
             }
             Self::Etcd(etcd) => {
-                let (etcd, question, limit) = (Arc::clone(etcd), word.question.clone(), word.limit);
-                let asked = tokio::task::spawn_blocking(move || etcd.ask(&question, limit)).await;
+                let (etcd, question) = (Arc::clone(etcd), word.question.clone());
+                let (partner, limit) = (word.partner, word.limit);
+                let asked = move || etcd.ask(&question, partner, limit);
+                let asked = tokio::task::spawn_blocking(asked).await;
                 asked.unwrap_or_else(|error| Err(error.to_string()))
             }
             Self::None(cause) => Err(cause.clone()),
