@@ -69,6 +69,7 @@ impl Node {
         self.state.role_reason = reason;
         self.persist();
         self.phase = Phase::Standby;
+        self.renew_parting();
         self.pending_close = request;
         self.data.measured = false; // what was measured says nothing about what is closed now
         self.outputs.push_back(Output::Deactivate);

@@ -29,6 +29,28 @@ fn fill_log(world: &mut World) {
     }
 }
 
+/// The witness keeps the role for the active one, which did not hear of it; HA goes on, and only the way to
+/// the witness is still cut there.
+fn kept_in_vain() -> World {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.run(3 * SECOND);
+    fill_log(&mut world);
+    while !world.servers[PRIMARY].disk.kept {
+        world.run(100);
+    }
+    world.witness.cut[PRIMARY] = true;
+    world.run(3 * SECOND);
+    assert!(world.witness.keeps(), "the question arrived, the answer did not");
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
+    world.servers[PRIMARY].capacity = 1_000_000;
+    world.run(SECOND / 2);
+    cut(&mut world, false);
+    world.run(3 * SECOND);
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Normal), "HA goes on");
+    world
+}
+
 /// HA begins anew between the two.
 fn configure_again(world: &mut World) {
     world.servers[PRIMARY].capacity = 1_000_000;
@@ -109,22 +131,7 @@ fn what_the_witness_kept_does_not_come_back_with_its_restart() {
 
 #[test]
 fn a_witness_whose_word_was_lost_keeps_nothing_while_ha_goes_on() {
-    let mut world = pair();
-    cut(&mut world, true);
-    world.run(3 * SECOND);
-    fill_log(&mut world);
-    while !world.servers[PRIMARY].disk.kept {
-        world.run(100);
-    }
-    world.witness.cut[PRIMARY] = true;
-    world.run(3 * SECOND);
-    assert!(world.witness.keeps(), "the question arrived, the answer did not");
-    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
-    world.servers[PRIMARY].capacity = 1_000_000;
-    world.run(SECOND / 2);
-    cut(&mut world, false);
-    world.run(3 * SECOND);
-    assert_eq!(world.state(PRIMARY), Some(NodeState::Normal), "HA goes on");
+    let mut world = kept_in_vain();
     world.witness.cut[PRIMARY] = false;
     world.run(3 * SECOND);
     assert!(!world.witness.keeps() && !world.servers[PRIMARY].disk.kept);
@@ -135,19 +142,7 @@ fn a_witness_whose_word_was_lost_keeps_nothing_while_ha_goes_on() {
 
 #[test]
 fn a_standby_for_whom_the_witness_keeps_the_role_gives_it_back() {
-    let mut world = pair();
-    cut(&mut world, true);
-    world.run(3 * SECOND);
-    fill_log(&mut world);
-    while !world.servers[PRIMARY].disk.kept {
-        world.run(100);
-    }
-    world.witness.cut[PRIMARY] = true;
-    world.run(3 * SECOND);
-    world.servers[PRIMARY].capacity = 1_000_000;
-    world.run(SECOND / 2);
-    cut(&mut world, false);
-    world.run(3 * SECOND);
+    let mut world = kept_in_vain();
     let request =
         world.ask(PRIMARY, AdminCommand::Failover { dry_run: false, accept_data_loss: false });
     world.run(3 * SECOND);
