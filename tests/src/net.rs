@@ -83,9 +83,7 @@ impl Network {
     /// `ip` refuses, or no port is free.
     pub fn new() -> Result<Self> {
         if !geteuid().is_root() {
-            let port = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-            let ports = Side::BOTH.map(port).into_iter().collect::<Result<Vec<u16>>>()?;
-            return Ok(Self { kind: Kind::Loopback([ports[0], ports[1]]) });
+            return Self::over_loopback();
         }
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         sweep()?;
@@ -106,6 +104,13 @@ impl Network {
             ip(&["-n", name, "link", "set", INTERFACE, "up"])?;
         }
         Ok(network)
+    }
+
+    /// Two ports of the loopback interface.
+    pub(crate) fn over_loopback() -> Result<Self> {
+        let port = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+        let ports = Side::BOTH.map(port).into_iter().collect::<Result<Vec<u16>>>()?;
+        Ok(Self { kind: Kind::Loopback([ports[0], ports[1]]) })
     }
 
     /// Address of a server, without port.

@@ -62,7 +62,11 @@ pub fn ready_pair(settings: Settings, test: impl FnOnce(&mut Pair) -> Result<()>
 impl Pair {
     fn new(settings: Settings) -> Result<Self> {
         let home = temporary_folder()?;
-        let network = Arc::new(Network::new()?);
+        let network = Arc::new(if settings.over_loopback {
+            Network::over_loopback()?
+        } else {
+            Network::new()?
+        });
         let server =
             |side: Side| Server::new(side, home.path().join(side.name()), Arc::clone(&network));
         let (alpha, bravo) = (server(Side::Alpha)?, server(Side::Bravo)?);

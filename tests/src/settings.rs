@@ -21,6 +21,8 @@ pub struct Settings {
     log_capacity: u64,
     /// More lines of `[pair]`.
     pair: String,
+    /// Without network namespaces, also as root.
+    pub(crate) over_loopback: bool,
     /// Text of the ERROR lines that the test brings about.
     pub(crate) expected_error: Option<&'static str>,
     /// Names of the protected databases.
@@ -42,6 +44,7 @@ impl Settings {
             sync: [String::new(), String::new()],
             log_capacity: 1_000_000,
             pair: String::new(),
+            over_loopback: false,
             expected_error: None,
             databases: vec![BOARD.into()],
             protect_arguments: vec![],
@@ -51,6 +54,14 @@ impl Settings {
     /// The reference's ranges, at their smallest: 5 s x 5 (spec A8).
     pub fn slowest() -> Self {
         Self { profile: "standard", interval_seconds: 5.0, ..Self::fast() }
+    }
+
+    /// Joins the servers by the loopback interface, also as root: for figures beside what is measured
+    /// there. Links cannot be cut then.
+    #[must_use]
+    pub fn over_loopback(mut self) -> Self {
+        self.over_loopback = true;
+        self
     }
 
     /// Another missed count.

@@ -44,19 +44,24 @@ const WRITER_MEMORY: &str = "PRAGMA cache_size=-131072; PRAGMA wal_autocheckpoin
 
 /// Which commits of others a read has seen.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct DataVersion {
-    number: i64,
-    /// The header of the WAL's index just before.
-    index: Option<Header>,
+pub(crate) enum DataVersion {
+    #[default]
+    Unknown,
+    /// SQLite's number.
+    Number(i64),
+    /// The header of the WAL's index just before: to be had for less.
+    Index(Header),
 }
 
 /// What a look at new commits has found.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
+pub(crate) struct Look<T> {
     pub(crate) version: DataVersion,
     pub(crate) same_schema: bool,
     /// The log goes on from what was read of it.
     pub(crate) continued: bool,
+    /// What was read further.
+    pub(crate) read: Option<T>,
 }
 
 /// An open database with capture installed.
@@ -283,35 +288,54 @@ impl Database {
 
     /// Changes with every commit of another connection, ours included.
     pub(crate) fn data_version(&self) -> Result<DataVersion, Error> {
-        let index = self.header();
+        if let Some(header) = self.header() {
+            return Ok(DataVersion::Index(header));
+        }
         self.reader
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map(|number| DataVersion { number, index })
+            .map(DataVersion::Number)
             .at(&self.path)
     }
 
     /// Certainly nobody has committed since: much cheaper than to ask for the version, but not to be
     /// known in a rollback mode.
     pub(crate) fn is_quiet(&self, since: DataVersion) -> bool {
-        let now = self.header();
-        now.is_some() && now == since.index
+        match since {
+            DataVersion::Index(header) => self.header() == Some(header),
+            DataVersion::Unknown | DataVersion::Number(_) => false,
+        }
     }
 
     fn header(&self) -> Option<Header> {
         if self.keeps_rollback { None } else { wal_index::header(&self.reader) }
     }
 
-    /// What commits since `last` have brought; `None`: there were none.
-    pub(crate) fn look(&self, last: DataVersion, dirty: &Dirty) -> Result<Option<Look>, Error> {
+    /// What commits since `last` have brought; `None`: there were none. Where nothing but records has
+    /// changed `read` goes on in the same snapshot.
+    pub(crate) fn look<T>(
+        &self,
+        last: DataVersion,
+        dirty: &mut Dirty,
+        read: impl FnOnce(&Connection, &mut Dirty) -> Option<T>,
+    ) -> Result<Option<Look<T>>, Error> {
         self.snapshot(|db| {
             let version = self.data_version()?;
-            if version.number == last.number {
+            let seen = match (last, version) {
+                (DataVersion::Index(last), DataVersion::Index(now)) => last == now,
+                (DataVersion::Number(last), DataVersion::Number(now)) => last == now,
+                (
+                    DataVersion::Unknown | DataVersion::Number(_) | DataVersion::Index(_),
+                    DataVersion::Unknown | DataVersion::Number(_) | DataVersion::Index(_),
+                ) => false,
+            };
+            if seen {
                 return Ok(None);
             }
             let same_schema = self.has_same_schema()?;
             let continued = !same_schema || dirty.is_continued(db).at(&self.path)?;
-            Ok(Some(Look { version, same_schema, continued }))
+            let read = (same_schema && continued).then(|| read(db, dirty)).flatten();
+            Ok(Some(Look { version, same_schema, continued, read }))
         })
     }
 

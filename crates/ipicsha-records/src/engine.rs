@@ -15,11 +15,11 @@ use ipicsha_core::{
 };
 
 use crate::{
-    ahead::{ANNOUNCED, Announced},
+    ahead::Announced,
     answer::Follower,
     apply::Setting,
     barrier::Barrier,
-    database::{self, DataVersion, Database, PATIENT, SchemaCheck, Unshipped},
+    database::{self, DataVersion, Database, PATIENT, Unshipped},
     durable::Wal,
     error::Error,
     follow::Extra,
@@ -47,7 +47,7 @@ const ALARM_STEP: Duration = Duration::from_micros(50);
 const AWAITED_STEP: Duration = Duration::from_micros(20);
 const AWAITED: Duration = Duration::from_millis(1);
 /// How often to look without an event.
-const SAFETY: Duration = Duration::from_millis(250);
+pub(crate) const SAFETY: Duration = Duration::from_millis(250);
 /// How often writes are closed anew when the application changes its schema at that moment.
 const SCHEMA_TRIES: usize = 10;
 /// How often a failed opening is tried again.
@@ -397,67 +397,6 @@ impl Engine {
             }
         }
         Err(Error::Unseen { path: self.config.path.clone() })
-    }
-
-    /// Looks without waiting for a hint: what the application has just created has no triggers yet.
-    pub(crate) fn look_now(&mut self) {
-        self.look_at = Instant::now();
-        self.look(self.look_at);
-    }
-
-    /// Looks for commits, schema changes, and whether the file is still the one that is open.
-    pub(crate) fn look(&mut self, now: Instant) {
-        let alarmed = now < self.alarm_until;
-        let safety = now >= self.look_at;
-        if !alarmed && !safety {
-            return;
-        }
-        if safety {
-            self.look_at = now + SAFETY;
-        }
-        let Some(database) = &mut self.database else { return };
-        if !safety && database.is_quiet(self.data_version) {
-            return;
-        }
-        let mut seen = || {
-            if safety {
-                database.check_file()?;
-            }
-            let Some(look) = database.look(self.data_version, &self.dirty)? else {
-                return Ok(SchemaCheck::Same);
-            };
-            self.unread = true;
-            (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
-            // What was announced is here; the next commit is, in a moment, or when the disk has it.
-            let next = now + ANNOUNCED.max(2 * self.wal.took());
-            (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(next));
-            // The writer is inside the switchover's transaction: its turn comes afterwards.
-            if self.switchover.is_some() {
-                return Ok(SchemaCheck::Same);
-            }
-            let mut check = SchemaCheck::Same;
-            if !look.same_schema {
-                check = database.reinstall()?;
-            } else if !look.continued {
-                database.note_restored()?;
-                self.dirty = Dirty::default();
-                check = SchemaCheck::Changed;
-            }
-            self.data_version = look.version;
-            Ok(check)
-        };
-        let seen = seen();
-        if self.unread {
-            self.reporter.touch();
-        }
-        match seen {
-            Ok(SchemaCheck::Same) => self.settle(Source::Look, Ok(())),
-            Ok(SchemaCheck::Changed) => {
-                self.dirty = Dirty::default(); // read by other tables
-                self.reattach("the schema has changed");
-            }
-            Err(error) => self.settle(Source::Look, Err(error)),
-        }
     }
 
     /// Draws the consequence of a step.

@@ -1,4 +1,4 @@
-//! The exchange with the partner: attach, send batches, apply what comes, acknowledge.
+//! The exchange with the partner: attach, apply what comes, acknowledge. Sending is in `pump`.
 //!
 //! Decides the order: what is received is worked off in order, except acknowledgements, which
 //! count at once. Must not know how the message travels. Nothing is sent that is not durable here,
@@ -18,24 +18,19 @@ use ipicsha_core::{
 use crate::{
     apply,
     database::Database,
-    engine::{Attached, Engine, Sent, Session, Source},
+    engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
     fault::{self, Mutant},
     follow::{self, Extra},
-    log::{self, BATCH_ROWS, Dirty},
+    log::{self, Dirty},
+    pump::WINDOW,
     received::Received,
-    rollback, seed, sequence,
+    seed, sequence,
     session::{self, Agreement, Authority},
     status::{ConflictSummary, Event},
     worker::Writes,
 };
 
-/// Log entries read at once while the partner is away.
-const READ_AHEAD: i64 = 10_000;
-
-/// Batches and bytes that may be unacknowledged: enough for the partner to apply many at once.
-const WINDOW: usize = 128;
-const WINDOW_BYTES: usize = 32 << 20;
 /// Rows applied at a time while the application writes here, too.
 const SHARED_ROWS: usize = 20;
 /// How long received messages are worked off before commands are looked at again.
@@ -366,73 +361,6 @@ impl Engine {
         }
         self.reattach("the schema follows the active server's");
         Ok(())
-    }
-
-    /// Sends what the log holds, as far as the window allows.
-    pub(crate) fn pump(&mut self) -> Result<(), Error> {
-        let Session::Attached(attached) = &mut self.session else {
-            self.read_ahead();
-            return Ok(());
-        };
-        let Some(database) = &self.database else { return Ok(()) };
-        let mut bytes: usize = attached.in_flight.iter().map(|sent| sent.bytes).sum();
-        while attached.in_flight.len() < WINDOW
-            && bytes < WINDOW_BYTES
-            && (self.unread || attached.sent_to < self.dirty.scanned_to())
-        {
-            let dirty = &mut self.dirty;
-            let (name, from) = (&self.config.name, attached.sent_to);
-            let (read, mut current) = (self.unread, true);
-            let batch = database.snapshot(|db| {
-                // Otherwise the next look reads the schema and attaches again.
-                current = database.is_current(db)?;
-                if read && current {
-                    dirty.refresh(db, database)?;
-                }
-                if !current || dirty.scanned_to() <= from {
-                    return Ok(None);
-                }
-                let limit = if database.keeps_rollback { rollback::BATCH_ROWS } else { BATCH_ROWS };
-                dirty.batch(db, database, &attached.tables, name, from, limit).map(Some)
-            })?;
-            self.unread = !current;
-            let Some((batch, size)) = batch else { break };
-            // Each batch has contents that were committed after those of the one before.
-            self.wal.sync_unless_synced()?;
-            let (to, is_all) = (batch.to, batch.to >= self.dirty.scanned_to());
-            attached.sent_to = to;
-            attached.in_flight.push_back(Sent { to, bytes: size, is_all });
-            bytes += size;
-            (self.events)(Event::Send(Data::Batch(batch)));
-        }
-        Ok(())
-    }
-
-    /// Reads the log while the partner is away, a piece at a time: when it is back, the first batch can
-    /// go at once. Whatever is wrong shows when both attach.
-    fn read_ahead(&mut self) {
-        let Some(database) = self.database.as_ref().filter(|database| !database.keeps_rollback)
-        else {
-            return;
-        };
-        if !self.unread || !self.position.known || self.position.overflowed {
-            return;
-        }
-        if !self.dirty.is_begun() {
-            self.dirty = Dirty::behind(self.acked);
-        }
-        let (before, dirty) = (self.dirty.scanned_to(), &mut self.dirty);
-        let read = database.snapshot(|db| {
-            if database.is_current(db)? {
-                dirty.refresh_some(db, database, READ_AHEAD)?;
-            }
-            Ok(())
-        });
-        if read.is_err() {
-            self.dirty = Dirty::default();
-        }
-        self.unread = read.is_ok() && self.dirty.scanned_to() > before;
-        self.pump_after = self.unread.then(Instant::now);
     }
 
     pub(crate) fn note_losers(&mut self, losers: &[crate::journal::Loser]) {

@@ -108,10 +108,10 @@ impl Dirty {
     /// Whether the log still holds what was read from it. It does not when a backup was restored
     /// into the file: then numbers are given out again that were read already.
     pub(crate) fn is_continued(&self, db: &Connection) -> rusqlite::Result<bool> {
-        if self.scanned_to > end(db, "DESC")?.unwrap_or(0) {
+        let found = written_at(db, Seq(self.scanned_to))?;
+        if found.is_none() && self.scanned_to > end(db, "DESC")?.unwrap_or(0) {
             return Ok(false);
         }
-        let found = written_at(db, Seq(self.scanned_to))?;
         // What the ring has overwritten is noticed when the log is read on.
         Ok(self.scanned_ms.is_none_or(|ms| found.is_none_or(|found| found == ms)))
     }
