@@ -256,7 +256,8 @@ impl Partner<'_> {
             | Data::Schema { .. }
             | Data::Batch(_)
             | Data::Compare { .. }
-            | Data::Undo { .. }) => bail!("no acknowledgement: {other:?}"),
+            | Data::Undo { .. }
+            | Data::Expect { .. }) => bail!("no acknowledgement: {other:?}"),
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{
     path::Path,
-    sync::mpsc::{Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
     time::Duration,
 };
 
@@ -168,5 +171,5 @@ pub(crate) fn spawn(
         journaling: Journaling::Wal,
     };
     // Nobody listens any more at the end.
-    Ok(Worker::spawn(config, Box::new(move |event| drop(events.send(event))))?)
+    Ok(Worker::spawn(config, Arc::new(move |event| drop(events.send(event))))?)
 }

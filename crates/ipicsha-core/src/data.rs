@@ -520,6 +520,11 @@ pub enum Data {
         /// The step.
         step: UndoStep,
     },
+    /// The application writes after a pause: a batch comes in a moment, unless it rolls back.
+    Expect {
+        /// The database.
+        database: DatabaseName,
+    },
 }
 
 impl Data {
@@ -530,7 +535,8 @@ impl Data {
             | Self::Schema { database, .. }
             | Self::Ack { database, .. }
             | Self::Compare { database, .. }
-            | Self::Undo { database, .. } => database,
+            | Self::Undo { database, .. }
+            | Self::Expect { database } => database,
             Self::Attach(attach) => &attach.database,
             Self::Batch(batch) => &batch.database,
         }

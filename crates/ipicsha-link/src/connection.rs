@@ -19,6 +19,8 @@ use tokio::{
 use tokio_rustls::{client, server};
 
 use crate::{
+    blocking::BlockingReceiver,
+    duplex::Duplex,
     error::Error,
     frame::{self, FRAME_BYTES_MAX_CONTROL, FRAME_BYTES_MAX_DATA, FrameError, FrameReader},
     message::Channel,
@@ -68,6 +70,16 @@ impl FrameReceiver {
         // What was still under way when trust ended is not the partner's word any more.
         self.live.check(self.ends.peer)?;
         message.map_err(|error| Error::frame(self.ends.peer, error))
+    }
+
+    /// The same connection for a thread that may wait.
+    ///
+    /// # Errors
+    /// The socket is of no use any more.
+    pub fn into_blocking(self) -> Result<BlockingReceiver, Error> {
+        let (tcp, tls) = self.reader.into_stream().into_inner();
+        let duplex = Duplex::new(tcp, tls, self.ends, Some(self.live))?;
+        Ok(BlockingReceiver::new(duplex.receiver))
     }
 
     /// The partner's address and port.

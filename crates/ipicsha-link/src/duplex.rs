@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -93,6 +94,7 @@ impl Duplex {
                 buffer: vec![0; RECEIVE_BYTES],
                 begin: 0,
                 end: 0,
+                expected: None,
             },
         })
     }
@@ -229,9 +231,20 @@ pub struct DuplexReceiver {
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
+    /// Until then something is about to come, if nothing has since.
+    expected: Option<Instant>,
 }
 
 impl DuplexReceiver {
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Something is about to come: until then the thread stays awake, which is faster than to be woken.
+    pub(crate) fn expect(&mut self, until: Instant) {
+        self.expected = Some(until);
+    }
+
     /// Waits like this from now on.
     pub fn set_patience(&mut self, patience: &Patience) {
         self.patience = patience.clone();
@@ -303,6 +316,7 @@ impl DuplexReceiver {
             match (&self.shared.tcp).read(&mut self.buffer) {
                 Ok(count) => {
                     (self.begin, self.end) = (0, count);
+                    self.expected = None;
                     *self.shared.heard() = Instant::now();
                     if count == 0 {
                         let source = ErrorKind::UnexpectedEof.into();
@@ -310,7 +324,11 @@ impl DuplexReceiver {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.shared.wait(PollFlags::IN, &self.patience, idle)?;
+                    self.expected = self.expected.filter(|until| Instant::now() < *until);
+                    match self.expected {
+                        Some(_) => thread::yield_now(),
+                        None => self.shared.wait(PollFlags::IN, &self.patience, idle)?,
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.shared.lost(error)),

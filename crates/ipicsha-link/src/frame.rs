@@ -130,7 +130,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     Ok(frame)
 }
 
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+/// The message that a frame without its header is.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
         Ok(_) => Err(FrameError::Malformed("there are bytes after its end")),

@@ -11,6 +11,7 @@
 
 mod attempts;
 mod backoff;
+mod blocking;
 mod connection;
 mod der;
 mod dial;
@@ -31,6 +32,7 @@ mod stored;
 mod witness;
 
 pub use backoff::Backoff;
+pub use blocking::BlockingReceiver;
 pub use connection::{FrameReceiver, FrameSender, Sent};
 pub use der::not_after;
 pub use dial::{Dial, connect, connect_duplex};

@@ -4,16 +4,25 @@
 //! written.
 
 use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::engine::{Engine, Session, Source};
+use ipicsha_core::{data::Data, id::DatabaseName};
+
+use crate::{
+    database::{self, Database},
+    engine::{Engine, Session, Source},
+    status::{Event, Events},
+};
 
 /// How long to look for the commit after an event.
 const ALARM: Duration = Duration::from_millis(40);
 /// The first look at it does not sleep for so long.
 const AT_ONCE: Duration = Duration::from_micros(100);
+/// The partner stays awake for what it is told to expect: that costs it no more than a fifth of a core.
+const TELL: Duration = Duration::from_millis(5);
 /// Within this the next event is announced, however fast events come.
 pub(crate) const ANNOUNCED: Duration = Duration::from_millis(2);
 
@@ -27,12 +36,71 @@ pub(crate) enum Announced {
     Synced(Instant),
 }
 
+/// Tells the partner that a batch comes in a moment, on the thread that hears of it first.
+pub(crate) struct Herald {
+    name: DatabaseName,
+    events: Events,
+    /// `None`: nothing would be sent.
+    not_before: Mutex<Option<Instant>>,
+}
+
+impl Herald {
+    pub(crate) fn new(name: DatabaseName, events: Events) -> Self {
+        Self { name, events, not_before: Mutex::new(None) }
+    }
+
+    /// The application writes. It may be what was seen already, so not too soon after that.
+    pub(crate) fn announce(&self) {
+        let now = Instant::now();
+        let mut not_before = self.lock();
+        if not_before.is_some_and(|at| now >= at) {
+            *not_before = Some(now + TELL);
+            drop(not_before);
+            (self.events)(Event::Send(Data::Expect { database: self.name.clone() }));
+        }
+    }
+
+    /// Whether what is committed is sent at once.
+    pub(crate) fn set_ready(&self, ready: bool) {
+        let mut not_before = self.lock();
+        if not_before.is_some() != ready {
+            *not_before = ready.then(Instant::now);
+        }
+    }
+
+    fn saw_commit(&self, now: Instant) {
+        let mut not_before = self.lock();
+        *not_before = not_before.map(|at| at.max(now + ANNOUNCED));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Engine {
+    /// What was announced is here; the next commit is, in a moment, or when the disk has it.
+    pub(crate) fn note_commit(&mut self, now: Instant) {
+        (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
+        let next = now + ANNOUNCED.max(2 * self.wal.took());
+        (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(next));
+        self.herald.saw_commit(now);
+    }
+
+    /// Whether the disk's work is worth doing ahead, and the partner's.
+    pub(crate) fn ships_at_once(&self) -> bool {
+        let is_active = |database: &Database| !database.keeps_rollback && !database.fence_closed;
+        matches!(self.session, Session::Attached(_))
+            && self.database.as_ref().is_some_and(is_active)
+    }
+
     /// The file system says something may have changed.
     pub(crate) fn wake(&mut self) {
         self.alarm.reset();
         // On a standby nobody commits but this thread; a change of the schema is not urgent.
-        if self.database.as_ref().is_some_and(|database| database.fence_closed) {
+        let is_standby = self.database.as_ref().is_some_and(|database| database.fence_closed);
+        // What is written there is on disk already: its commit was seen, or is awaited.
+        if is_standby || self.wal.is_quiet() {
             return;
         }
         let now = Instant::now();
@@ -53,9 +121,7 @@ impl Engine {
         if self.announced != Announced::Writes {
             return;
         }
-        let ships = matches!(self.session, Session::Attached(_))
-            && self.database.as_ref().is_some_and(|database| !database.keeps_rollback);
-        if ships {
+        if self.ships_at_once() {
             self.wal.settle();
             if let Err(error) = self.wal.sync() {
                 self.settle(Source::Pump, Err(error));
@@ -65,6 +131,18 @@ impl Engine {
         let now = Instant::now();
         self.alarm_until = self.alarm_until.max(now + ALARM);
         self.announced = Announced::Synced(now);
+    }
+
+    /// A batch comes in a moment: what applying it needs is brought into the memory nearby.
+    pub(crate) fn rehearse(&mut self) {
+        let Some(database) = self.database.as_ref().filter(|database| database.fence_closed) else {
+            return;
+        };
+        // Whatever is wrong shows when the batch is applied.
+        if database::begin(&database.writer, &database.path, Duration::ZERO).is_ok() {
+            let _ = self.dirty.refresh(&database.writer, database);
+            database::rollback(&database.writer);
+        }
     }
 
     /// Waits a moment for what the application does once its disk has answered: as long as going to

@@ -14,6 +14,7 @@ impl Engine {
         self.abandon_undo(reason);
         self.session = Session::Detached;
         self.inbox.clear();
+        self.unconfirmed = None;
         self.received = None;
         self.reporter.touch();
     }

@@ -173,6 +173,11 @@ impl Wal {
         }
     }
 
+    /// Nothing was written since the last sync: a hint that comes now is an old one.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.data.is_none() && self.is_synced().is_ok_and(|synced| synced)
+    }
+
     fn is_synced(&self) -> Result<bool, Error> {
         let inode = self.inode()?;
         let wal = self.wal.borrow();

@@ -6,16 +6,17 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipicsha_core::{
-    data::{Attach, Data, RepairReport},
+    data::{Attach, Data, Origin, RepairReport},
     id::Seq,
 };
 
 use crate::{
-    ahead::Announced,
+    ahead::{Announced, Herald},
     answer::Follower,
     apply::Setting,
     barrier::Barrier,
@@ -33,11 +34,11 @@ use crate::{
     rollback,
     schema::SkippedTable,
     session::Authorities,
-    status::Event,
+    status::{Event, Events},
     switchover::Switchover,
     undo::Undoing,
     watch::{Alarm, Watching},
-    worker::{Command, CommandSender, Gate, WorkerConfig, Writes},
+    worker::{Command, Gate, Waker, WorkerConfig, Writes},
 };
 
 /// How often to look for the commit after an event, at first. Later looks are further apart: an eighth
@@ -46,6 +47,9 @@ const ALARM_STEP: Duration = Duration::from_micros(50);
 /// The same, and a thirty-second, for the first commit after a pause: the only one nothing waits behind.
 const AWAITED_STEP: Duration = Duration::from_micros(20);
 const AWAITED: Duration = Duration::from_millis(1);
+/// The same behind a commit that was seen: what follows at once may wait, what waits for the disk comes
+/// later. Looking more often would take the processor from those who work on that commit.
+const FOLLOWING_STEP: Duration = Duration::from_micros(250);
 /// How often to look without an event.
 pub(crate) const SAFETY: Duration = Duration::from_millis(250);
 /// How often writes are closed anew when the application changes its schema at that moment.
@@ -111,8 +115,8 @@ pub(crate) enum Source {
 
 pub(crate) struct Engine {
     pub(crate) config: WorkerConfig,
-    pub(crate) events: Box<dyn Fn(Event) + Send>,
-    pub(crate) waker: CommandSender,
+    pub(crate) events: Events,
+    pub(crate) waker: Waker,
     pub(crate) alarm: Alarm,
     pub(crate) watch: Watching,
     pub(crate) journal: Option<Journal>,
@@ -131,6 +135,8 @@ pub(crate) struct Engine {
     pub(crate) session: Session,
     pub(crate) inbox: VecDeque<Data>,
     pub(crate) work_after: Instant,
+    /// What was applied and is not acknowledged: the history of the partner's, and up to where.
+    pub(crate) unconfirmed: Option<(Origin, Seq)>,
     /// The last batches could not be applied together.
     pub(crate) apply_alone: bool,
     pub(crate) dirty: Dirty,
@@ -159,6 +165,7 @@ pub(crate) struct Engine {
     pub(crate) alarm_since: Instant,
     pub(crate) alarm_until: Instant,
     pub(crate) announced: Announced,
+    pub(crate) herald: Arc<Herald>,
     /// When a commit was seen last.
     pub(crate) seen_at: Option<Instant>,
     pub(crate) look_at: Instant,
@@ -168,15 +175,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(
-        config: WorkerConfig,
-        events: Box<dyn Fn(Event) + Send>,
-        waker: CommandSender,
-        alarm: Alarm,
-    ) -> Self {
+    pub(crate) fn new(config: WorkerConfig, events: Events, waker: Waker, alarm: Alarm) -> Self {
         let now = Instant::now();
         Self {
             wal: Wal::of(&config.path),
+            herald: Arc::new(Herald::new(config.name.clone(), Arc::clone(&events))),
             config,
             events,
             waker,
@@ -194,6 +197,7 @@ impl Engine {
             session: Session::Detached,
             inbox: VecDeque::new(),
             work_after: now,
+            unconfirmed: None,
             apply_alone: false,
             dirty: Dirty::default(),
             received: None,
@@ -231,6 +235,7 @@ impl Engine {
         let (step, part) = match self.announced {
             _ if rollback => (rollback::ALARM_STEP, 8),
             Announced::Synced(at) if now < at + AWAITED => (AWAITED_STEP, 32),
+            Announced::Nothing if self.seen_at >= Some(self.alarm_since) => (FOLLOWING_STEP, 8),
             Announced::Nothing | Announced::Writes | Announced::Synced(_) => (ALARM_STEP, 8),
         };
         let mut at = if now < self.alarm_until {
@@ -238,7 +243,8 @@ impl Engine {
         } else {
             self.look_at
         };
-        if !self.inbox.is_empty() && self.switchover.is_none() {
+        let waits = !self.inbox.is_empty() && self.switchover.is_none();
+        if waits || self.unconfirmed.is_some() {
             at = at.min(self.work_after);
         }
         if self.undoing.as_ref().is_some_and(Undoing::is_due) {
@@ -320,6 +326,7 @@ impl Engine {
         self.drive_undo();
         self.check_switchover(Instant::now());
         self.check_barriers(Instant::now());
+        self.herald.set_ready(self.ships_at_once());
         self.report(Instant::now());
     }
 

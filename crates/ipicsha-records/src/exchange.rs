@@ -87,6 +87,21 @@ impl Engine {
         Ok(attach)
     }
 
+    /// Takes a message of the partner and applies it, for a thread that has to go on: what is applied is
+    /// acknowledged by the next [`Engine::work`]. Gives the message back if it has to come in its turn.
+    pub(crate) fn receive_at_once(&mut self, data: Data) -> Option<Data> {
+        let is_standby = self.database.as_ref().is_some_and(|database| database.fence_closed);
+        let waits = !self.inbox.is_empty() || self.switchover.is_some();
+        let now = Instant::now();
+        if !is_standby || waits || now < self.work_after {
+            return Some(data);
+        }
+        self.receive(data);
+        self.work_off(now);
+        self.reporter.touch();
+        None
+    }
+
     /// Takes a message of the partner.
     pub(crate) fn receive(&mut self, data: Data) {
         if !self.is_ready() {
@@ -121,6 +136,7 @@ impl Engine {
                     self.inbox.push_back(data);
                 }
             }
+            Data::Expect { .. } => self.rehearse(),
             Data::Invite { .. } => {}
         }
     }
@@ -146,8 +162,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Works off received messages, for a while.
+    /// Works off received messages, for a while, and acknowledges what was applied.
     pub(crate) fn work(&mut self, now: Instant) {
+        self.work_off(now);
+        if self.unconfirmed.is_some() {
+            let confirmed = self.confirm();
+            self.settle(Source::Work, confirmed);
+        }
+    }
+
+    fn work_off(&mut self, now: Instant) {
         let until = now + WORK;
         while self.switchover.is_none() && Instant::now() >= self.work_after {
             let Some(data) = self.inbox.pop_front() else { break };
@@ -175,6 +199,9 @@ impl Engine {
     /// `false`: not finished, the rest comes later.
     fn work_one(&mut self, data: &Data) -> Result<bool, Error> {
         let attached = matches!(self.session, Session::Attached(_));
+        if !matches!(data, Data::Batch(_)) {
+            self.confirm()?;
+        }
         match data {
             // Of the exchange before: applied now it would move the position just told.
             Data::Batch(_) | Data::Compare { .. } | Data::Undo { .. } if !attached => Ok(true),
@@ -183,7 +210,7 @@ impl Engine {
             Data::Undo { run, step, .. } => self.undo_step(*run, step).map(|()| true),
             Data::Attach(theirs) => self.answer_attach(theirs).map(|()| true),
             Data::Schema { schema, .. } => self.take_schema(schema).map(|()| true),
-            Data::Invite { .. } | Data::Ack { .. } => Ok(true),
+            Data::Invite { .. } | Data::Ack { .. } | Data::Expect { .. } => Ok(true),
         }
     }
 
@@ -209,7 +236,8 @@ impl Engine {
             | Data::Schema { .. }
             | Data::Ack { .. }
             | Data::Compare { .. }
-            | Data::Undo { .. } => None,
+            | Data::Undo { .. }
+            | Data::Expect { .. } => None,
         });
         let applied = self.parts().and_then(|(database, mut setting)| {
             let batches = std::iter::once(batch).chain(following);
@@ -225,18 +253,25 @@ impl Engine {
                 self.reporter.note_applied(batch);
             }
         }
-        // Readers here see the records already; the partner forgets them only once they are durable.
-        self.wal.sync()?;
         if outcome.finished > 0 {
             self.reporter.note_applied(batch);
-            let (database, origin) = (batch.database.clone(), batch.origin);
-            self.send(Data::Ack { database, origin, to });
+            self.unconfirmed = Some((batch.origin, to));
         }
         if shared {
             // Without a pause two applications got 5 changes through in 4 s.
             self.work_after = Instant::now() + started.elapsed();
         }
         Ok(outcome.finished > 0)
+    }
+
+    /// Acknowledges what was applied: readers here see it already; the partner forgets it only once it is
+    /// durable.
+    fn confirm(&mut self) -> Result<(), Error> {
+        let Some((origin, to)) = self.unconfirmed else { return Ok(()) };
+        self.wal.sync()?;
+        self.unconfirmed = None;
+        self.send(Data::Ack { database: self.config.name.clone(), origin, to });
+        Ok(())
     }
 
     fn answer_attach(&mut self, theirs: &Attach) -> Result<(), Error> {
@@ -399,7 +434,8 @@ pub(crate) fn floor<'a>(acked: Seq, waiting: impl IntoIterator<Item = &'a Data>)
         | Data::Schema { .. }
         | Data::Ack { .. }
         | Data::Compare { .. }
-        | Data::Undo { .. } => None,
+        | Data::Undo { .. }
+        | Data::Expect { .. } => None,
     });
     bases.fold(acked, Seq::min)
 }

@@ -77,6 +77,6 @@ pub use right::EXPIRED;
 pub use rollback::{Journaling, is_database};
 pub use runs::PastRepair;
 pub use schema::SkippedTable;
-pub use status::{ConflictSummary, DatabaseStatus, Event, RepairProgress};
+pub use status::{ConflictSummary, DatabaseStatus, Event, Events, RepairProgress};
 pub use undo::{LeftAsIs, Stays, UndoReport};
 pub use worker::{Command, CommandSender, Done, Gate, Prepared, Worker, WorkerConfig, Writes};

@@ -6,7 +6,6 @@
 use std::time::Instant;
 
 use crate::{
-    ahead::{ANNOUNCED, Announced},
     database::SchemaCheck,
     engine::{Engine, SAFETY, Session, Source},
     error::Error,
@@ -61,7 +60,7 @@ impl Engine {
 
     fn see(&mut self, now: Instant, safety: bool) -> Result<Seen, Error> {
         let in_turn = self.inbox.is_empty() && self.pump_after.is_none();
-        let Some(database) = &mut self.database else { return Ok(Seen::NOTHING) };
+        let Some(database) = &self.database else { return Ok(Seen::NOTHING) };
         if safety {
             database.check_file()?;
         } else if database.is_quiet(self.data_version) {
@@ -81,14 +80,12 @@ impl Engine {
         let Some(look) = look else { return Ok(Seen::NOTHING) };
         self.unread = look.read.is_none();
         self.reporter.touch();
-        (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
-        // What was announced is here; the next commit is, in a moment, or when the disk has it.
-        let next = now + ANNOUNCED.max(2 * self.wal.took());
-        (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(next));
+        self.note_commit(now);
         // The writer is inside the switchover's transaction: its turn comes afterwards.
         if self.switchover.is_some() {
             return Ok(Seen::NOTHING);
         }
+        let Some(database) = &mut self.database else { return Ok(Seen::NOTHING) };
         let mut check = SchemaCheck::Same;
         if !look.same_schema {
             check = database.reinstall()?;

@@ -3,7 +3,10 @@
 //! Decides what a failed opening means: a missing file is built from the partner's, a locked one is
 //! waited for, everything else is held and named.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     database::{self, Database, PATIENT, Unshipped},
@@ -110,9 +113,12 @@ impl Engine {
         }
         self.watch = Watching::No;
         if wanted {
-            let waker = self.waker.clone();
-            self.watch =
-                Watching::start(&self.config.path, self.alarm.clone(), move || waker.wake());
+            let (waker, herald) = (self.waker.clone(), Arc::clone(&self.herald));
+            self.watch = Watching::start(&self.config.path, self.alarm.clone(), move || {
+                let rang = waker.wake();
+                herald.announce();
+                rang
+            });
             self.look_now(); // for what was committed before
         }
     }

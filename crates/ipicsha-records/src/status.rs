@@ -2,7 +2,7 @@
 //!
 //! Decides nothing.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use ipicsha_core::{
     data::{Data, RepairReport},
@@ -153,6 +153,9 @@ pub struct ConflictSummary {
     /// Whether it was this server's version.
     pub loser_was_own: bool,
 }
+
+/// Where a worker says what it has to tell; must not wait for the worker.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What a worker tells the shell.
 #[derive(Debug)]

@@ -7,7 +7,11 @@ use std::{
     fmt,
     num::NonZeroU64,
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,11 +26,13 @@ use serde::Serialize;
 
 use crate::{
     barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, rollback::Journaling,
-    status::Event, undo::UndoReport, watch::Alarm,
+    status::Events, undo::UndoReport, watch::Alarm,
 };
 
 /// Commands that may wait; more make the sender wait.
 const QUEUE: usize = 1024;
+/// Records that the thread which brings them applies itself, as many as are sent without a queue.
+const AT_ONCE_ROWS: usize = 64;
 
 /// Called exactly once, on the worker's thread: it must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
@@ -211,26 +217,88 @@ pub(crate) enum Message {
     Command(Command),
     /// The file system says something may have changed.
     Wake,
+    /// Something was done for it, so that something else may be due.
+    Due,
+}
+
+/// Rings the alarm of a worker.
+#[derive(Clone)]
+pub(crate) struct Waker(SyncSender<Message>);
+
+impl Waker {
+    /// `false` where the queue is full, which wakes the thread, too.
+    pub(crate) fn wake(&self) -> bool {
+        self.0.try_send(Message::Wake).is_ok()
+    }
+}
+
+/// What a worker does, for whoever has it: its own thread, or one that brings a message. `None` once the
+/// thread has ended.
+type Served = Arc<Mutex<Option<Engine>>>;
+
+fn lock(engine: &Served) -> MutexGuard<'_, Option<Engine>> {
+    // A panic in a step: the next one attaches anew or fails with what SQLite says.
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends commands to a worker; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct CommandSender(SyncSender<Message>);
+#[derive(Clone)]
+pub struct CommandSender {
+    queue: SyncSender<Message>,
+    /// Commands that are not carried out.
+    waiting: Arc<AtomicUsize>,
+    engine: Served,
+}
 
 impl CommandSender {
     /// Sends a command; waits only while the queue is full. Once the thread has ended the command
     /// is answered with [`Error::Stopped`].
     pub fn send(&self, command: Command) {
-        if let Err(error) = self.0.send(Message::Command(command))
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.queue.send(Message::Command(command))
             && let Message::Command(command) = error.0
         {
             command.refuse();
         }
     }
 
-    /// Rings the alarm; `false` where the queue is full, which wakes the thread, too.
-    pub(crate) fn wake(&self) -> bool {
-        self.0.try_send(Message::Wake).is_ok()
+    /// Gives the worker a message of the partner. On a standby that has nothing else to do small changes
+    /// are applied here and now: waking its thread takes longer than that. Messages of one thread keep
+    /// their order.
+    pub fn deliver(&self, data: Data) {
+        match self.apply_at_once(data) {
+            // Its thread makes it durable and acknowledges it.
+            None => drop(self.queue.try_send(Message::Due)),
+            Some(data) => self.send(Command::Received(data)),
+        }
+    }
+
+    /// Gives the message back if the worker's thread has to take it.
+    fn apply_at_once(&self, data: Data) -> Option<Data> {
+        let is_small = match &data {
+            Data::Batch(batch) => batch.rows.len() <= AT_ONCE_ROWS,
+            Data::Expect { .. } => true,
+            Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Ack { .. }
+            | Data::Compare { .. }
+            | Data::Undo { .. } => false,
+        };
+        if !is_small || self.waiting.load(Ordering::Acquire) > 0 {
+            return Some(data);
+        }
+        let Ok(mut engine) = self.engine.try_lock() else { return Some(data) };
+        match engine.as_mut() {
+            Some(engine) => engine.receive_at_once(data),
+            None => Some(data),
+        }
+    }
+}
+
+impl fmt::Debug for CommandSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CommandSender(..)")
     }
 }
 
@@ -242,19 +310,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. `events` is called on it, in order.
+    /// Starts the thread. `events` is called on it, in order; only that something is
+    /// to be expected is said by another one.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn spawn(config: WorkerConfig, events: Box<dyn Fn(Event) + Send>) -> Result<Self, Error> {
-        let (sender, receiver) = sync_channel(QUEUE);
-        let sender = CommandSender(sender);
+    pub fn spawn(config: WorkerConfig, events: Events) -> Result<Self, Error> {
+        let (queue, receiver) = sync_channel(QUEUE);
         let name = config.name.clone();
         let path = config.path.clone();
-        let (alarm, wake) = (Alarm::default(), sender.clone());
+        let engine = Engine::new(config, events, Waker(queue.clone()), Alarm::default());
+        let sender = CommandSender {
+            queue,
+            waiting: Arc::default(),
+            engine: Arc::new(Mutex::new(Some(engine))),
+        };
+        let (waiting, engine) = (Arc::clone(&sender.waiting), Arc::clone(&sender.engine));
         let thread = thread::Builder::new()
             .name(format!("records {name}"))
-            .spawn(move || run(Engine::new(config, events, wake, alarm), &receiver))
+            .spawn(move || run(&engine, &waiting, &receiver))
             .map_err(|source| Error::Io { path, source })?;
         Ok(Self { name, sender, thread: Some(thread) })
     }
@@ -291,34 +365,49 @@ impl Drop for Worker {
     }
 }
 
-fn run(mut engine: Engine, receiver: &Receiver<Message>) {
+fn run(served: &Served, waiting: &AtomicUsize, receiver: &Receiver<Message>) {
     // The kernel may be 50 µs late otherwise, as long as the pauses between two looks are.
     if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000)) {
         tracing::debug!(%error, "the slack of timers stays as it is");
     }
-    'serving: loop {
-        let mut next = match receiver.recv_timeout(engine.wait(Instant::now())) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        // What is queued is taken at once, up to a bound, before anything is read or written.
-        let mut budget = 64;
-        while let Some(message) = next {
-            match message {
-                Message::Command(Command::Shutdown) => break 'serving,
-                Message::Command(command) => engine.handle(command),
-                Message::Wake => engine.wake(),
-            }
-            budget -= 1;
-            next = if budget > 0 { receiver.try_recv().ok() } else { None };
-        }
-        engine.tick(Instant::now());
+    while serve(served, waiting, receiver) {}
+    // Whoever still has a sender must not keep the file open.
+    let engine = lock(served).take();
+    if let Some(mut engine) = engine {
+        engine.stop();
     }
-    engine.stop();
     while let Ok(message) = receiver.try_recv() {
         if let Message::Command(command) = message {
             command.refuse();
         }
     }
+}
+
+/// Waits until something is due and does it; `false`: the thread is to end.
+fn serve(served: &Served, waiting: &AtomicUsize, receiver: &Receiver<Message>) -> bool {
+    let wait = lock(served).as_ref().map_or(Duration::ZERO, |engine| engine.wait(Instant::now()));
+    let mut next = match receiver.recv_timeout(wait) {
+        Ok(message) => Some(message),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => return false,
+    };
+    let mut engine = lock(served);
+    let Some(engine) = engine.as_mut() else { return false };
+    // What is queued is taken at once, up to a bound, before anything is read or written.
+    let mut budget = 64;
+    while let Some(message) = next {
+        match message {
+            Message::Command(Command::Shutdown) => return false,
+            Message::Command(command) => {
+                engine.handle(command);
+                waiting.fetch_sub(1, Ordering::AcqRel);
+            }
+            Message::Wake => engine.wake(),
+            Message::Due => {}
+        }
+        budget -= 1;
+        next = if budget > 0 { receiver.try_recv().ok() } else { None };
+    }
+    engine.tick(Instant::now());
+    true
 }

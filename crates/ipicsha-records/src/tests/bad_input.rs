@@ -168,7 +168,8 @@ fn batches_that_do_not_fit_are_not_applied_and_the_pair_finds_together_again() {
             | Data::Schema { .. }
             | Data::Ack { .. }
             | Data::Compare { .. }
-            | Data::Undo { .. } => None,
+            | Data::Undo { .. }
+            | Data::Expect { .. } => None,
         });
         let good = good.unwrap();
         let mut next = good.clone();

@@ -103,7 +103,7 @@ fn a_file_that_cannot_be_opened_is_held_and_taken_when_it_is_mended() {
     let status = side.status.clone();
     let worker = crate::Worker::spawn(
         config,
-        Box::new(move |event| {
+        Arc::new(move |event| {
             if let crate::Event::Status(now) = event {
                 *status.lock().unwrap() = Some(*now);
             }

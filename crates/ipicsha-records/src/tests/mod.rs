@@ -1,6 +1,7 @@
 //! Tests on real files: a second connection or a second process is the application.
 
 mod apply;
+mod at_once;
 mod bad_input;
 mod barrier;
 mod capture;

@@ -218,7 +218,7 @@ impl Side {
                     if let Some(to) = to {
                         // Over the wire format, as in reality.
                         let bytes = postcard::to_stdvec(&data).unwrap();
-                        to.send(Command::Received(postcard::from_bytes(&bytes).unwrap()));
+                        to.deliver(postcard::from_bytes(&bytes).unwrap());
                     }
                 }
             }
@@ -228,7 +228,7 @@ impl Side {
                 finished.lock().unwrap().push((run, initial, result));
             }
         };
-        let worker = Worker::spawn(config, Box::new(events)).unwrap();
+        let worker = Worker::spawn(config, Arc::new(events)).unwrap();
         *self.sender.lock().unwrap() = Some(worker.sender());
         worker.send(Command::Install);
         worker.send(Command::SetGate(Gate::Open));

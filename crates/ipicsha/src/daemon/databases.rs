@@ -7,6 +7,7 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -551,10 +552,10 @@ fn records_gate(gate: Gate) -> ipicsha_records::Gate {
 }
 
 /// What a worker reports goes to the partner or into the event loop; a full queue slows the worker.
-fn callback(surroundings: &Surroundings, name: &str) -> Box<dyn Fn(ipicsha_records::Event) + Send> {
+fn callback(surroundings: &Surroundings, name: &str) -> ipicsha_records::Events {
     let name = name.to_owned();
     let (data, events) = (surroundings.data.clone(), surroundings.events.clone());
-    Box::new(move |event| {
+    Arc::new(move |event| {
         // Closed channels mean that the daemon ends.
         let _ = match event {
             ipicsha_records::Event::Send(message) => {

@@ -7,10 +7,8 @@ use std::{
     time::Duration,
 };
 
-use ipicsha_core::{Input, file::File, message::Control, trust::Partner};
-use ipicsha_link::{
-    Backoff, Channel, Dial, Error, FrameError, FrameReceiver, FrameSender, Hello, Identity,
-};
+use ipicsha_core::{file::File, message::Control, trust::Partner};
+use ipicsha_link::{Backoff, Channel, Dial, Error, FrameError, FrameSender, Hello, Identity};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -19,13 +17,10 @@ use tokio::{
 
 use super::{
     data_link::{DataQueue, Line, Queued},
-    databases, directories,
     event::Event,
     files_link::{FilesQueue, FilesReceiver},
 };
 
-/// Messages about records and files are signs of life; more often than this they add nothing.
-const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// Messages that may wait for the control connection; beyond that the newest are dropped.
 const CONTROL_QUEUE: usize = 16;
 
@@ -38,13 +33,6 @@ pub(crate) struct LinkContext {
     /// Heartbeat interval in force: decides how fast a lost connection is dialled again.
     pub(crate) interval: watch::Receiver<Duration>,
     pub(crate) events: mpsc::Sender<Event>,
-}
-
-/// Where the partner's messages about records and files go.
-#[derive(Clone)]
-pub(crate) struct Inboxes {
-    pub(crate) databases: databases::Inbox,
-    pub(crate) directories: directories::Inbox,
 }
 
 /// The outgoing connections; dropping it closes them.
@@ -317,66 +305,5 @@ async fn dropping<S: Source, O>(messages: &mut S, work: impl Future<Output = O>)
             output = &mut work => return output,
             Some(_) = messages.next() => {}
         }
-    }
-}
-
-/// Passes on what the partner sends on one accepted connection, until it ends.
-pub(crate) async fn receive(
-    channel: Channel,
-    mut receiver: FrameReceiver,
-    events: mpsc::Sender<Event>,
-    inboxes: Inboxes,
-) {
-    let mut heard = Heard { events: events.clone(), at: None };
-    let ended = loop {
-        // Everything but heartbeats goes to its worker past the event loop.
-        let passed_on = match channel {
-            Channel::Control => match receiver.recv().await {
-                Ok(Some(message)) => events.send(Event::Control(message)).await.is_ok(),
-                ended => break ended.map(drop),
-            },
-            Channel::Data => match receiver.recv().await {
-                Ok(Some(message)) => match inboxes.databases.deliver(message) {
-                    None => heard.note().await,
-                    Some(message) => {
-                        heard.note().await && events.send(Event::Data(message)).await.is_ok()
-                    }
-                },
-                ended => break ended.map(drop),
-            },
-            Channel::Files => match receiver.recv().await {
-                Ok(Some(message)) => {
-                    let daemon_lives = heard.note().await;
-                    // Contents are many and large: the connection waits while too many wait.
-                    inboxes.directories.deliver(message).await;
-                    daemon_lives
-                }
-                ended => break ended.map(drop),
-            },
-            Channel::Sync | Channel::Probe => return, // elsewhere
-        };
-        if !passed_on {
-            return; // the daemon ends
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(?channel, %error, "a connection of the partner ended");
-    }
-}
-
-/// Tells the core, not too often, that the partner lives.
-struct Heard {
-    events: mpsc::Sender<Event>,
-    at: Option<tokio::time::Instant>,
-}
-
-impl Heard {
-    /// A message came; `false`: the daemon ends.
-    async fn note(&mut self) -> bool {
-        if self.at.is_some_and(|at| at.elapsed() < HEARD_INTERVAL) {
-            return true;
-        }
-        self.at = Some(tokio::time::Instant::now());
-        self.events.send(Event::Node(Input::Heard)).await.is_ok()
     }
 }

@@ -26,6 +26,7 @@ mod patterns;
 mod persist;
 mod planned;
 mod probe;
+mod receive;
 mod repairs;
 mod replication;
 mod roles;
@@ -60,7 +61,8 @@ use directories::Directories;
 use event::Event;
 use event_loop::Daemon;
 use files_link::FilesQueue;
-use link::{Inboxes, LinkContext};
+use link::LinkContext;
+use receive::Inboxes;
 use roles::RoleChange;
 use services::Running;
 
@@ -332,12 +334,7 @@ async fn accept(mut incoming: mpsc::Receiver<Incoming>, accepting: Accepting) {
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Connection { hello, receiver } => {
-                tokio::spawn(link::receive(
-                    hello.channel,
-                    receiver,
-                    events.clone(),
-                    inboxes.clone(),
-                ));
+                receive::spawn(hello.channel, receiver, events.clone(), inboxes.clone());
             }
             Incoming::Duplex { hello: Hello { channel: Channel::Probe, .. }, duplex } => {
                 probe::answer(duplex);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipicsha_core::data::Data;
-use ipicsha_records::{Command, CommandSender};
+use ipicsha_records::CommandSender;
 
 /// Leads to the workers by the names of their databases.
 #[derive(Clone, Default)]
@@ -30,7 +30,7 @@ impl Inbox {
         let worker = self.lock().get(&message.database().0).cloned();
         let Some(worker) = worker else { return Some(message) };
         // Waits while the queue is full, and with it the connection; the windows never fill it.
-        worker.send(Command::Received(message));
+        worker.deliver(message);
         None
     }
 
