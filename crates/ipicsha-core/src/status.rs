@@ -56,6 +56,8 @@ pub enum Alarm {
     TakeoverNeeded {
         /// Why not.
         cause: String,
+        /// It has promised not to, so that `failover` is refused, too.
+        promised: bool,
     },
     /// A split brain ended and its databases were not repaired yet.
     RepairDue,
@@ -149,7 +151,7 @@ impl Alarm {
             }
             Self::DatabaseHeld => "a database cannot be replicated".into(),
             Self::RoleChangeFailed { cause } => format!("a role change went wrong: {cause}"),
-            Self::TakeoverNeeded { cause } => {
+            Self::TakeoverNeeded { cause, .. } => {
                 format!("the active server is lost and nobody serves: {cause}")
             }
             Self::RepairDue => "databases were not repaired since the split brain".into(),
@@ -391,7 +393,10 @@ impl Alarm {
             Self::RoleChangeFailed { .. } => Some(
                 "look at the service and the database named in the alarm and remove the cause; it is tried again every 5 s",
             ),
-            Self::TakeoverNeeded { .. } => Some(
+            Self::TakeoverNeeded { promised: true, .. } => Some(
+                "repair PARTNER or the link; if PARTNER is switched off for sure: `ipicsha unconfigure --force` here; its last changes may be missing until HA is configured again",
+            ),
+            Self::TakeoverNeeded { promised: false, .. } => Some(
                 "repair PARTNER or the link; if PARTNER is really down and its last changes may be missing for now: `ipicsha failover --accept-data-loss`",
             ),
             Self::ClocksApart => Some(

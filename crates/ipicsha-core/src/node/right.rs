@@ -29,10 +29,11 @@ const EPOCHS_AHEAD_MAX: u64 = 1_000_000;
 pub(super) const NOT_ASKED: &str = "it was not asked yet";
 /// What is said of a witness that keeps the role for the other server.
 const KEPT: &str = "it keeps the role for the other server, where HA ended while this one could not be reached; \
-    that server has to be reachable, or its certificate is removed from the witness's configuration";
+    that server has to be reachable, or its certificate is removed from the witness's configuration (with etcd: the key \
+    PREFIX/PAIR/.../role is deleted)";
 /// What is said of a witness that keeps it for nobody who is known here.
 const KEPT_OLD: &str = "it keeps the role for another certificate than those of this pair: take that one out of the \
-    witness's configuration";
+    witness's configuration (with etcd: delete the key PREFIX/PAIR/.../role)";
 /// What is said where it could not be told that it need not keep the role.
 const MAY_KEEP: &str = "it was asked to keep the role for this server without end, and could not be told yet that it \
     need not: the other server could not take over";

@@ -100,7 +100,8 @@ impl Node {
             raise(true, Alarm::RoleChangeFailed { cause: failure.cause.clone() });
         }
         if let Some(cause) = self.takeover_needed(lost) {
-            raise(true, Alarm::TakeoverNeeded { cause: cause.to_owned() });
+            let promised = self.state.yields.is_some();
+            raise(true, Alarm::TakeoverNeeded { cause: cause.to_owned(), promised });
         }
         if let Err(error) = &self.licensed {
             raise(configured, Alarm::License { cause: error.to_string() });

@@ -6,6 +6,7 @@ use ipicsha_core::{
     admin::{AdminCommand, AdminReply, Refusal},
     config::PartitionPolicy,
     state::{NodeState, Role},
+    status::Alarm,
 };
 
 use crate::world::{PRIMARY, SECONDARY, World, fast};
@@ -182,6 +183,29 @@ fn without_the_witness_the_partner_promises_not_to_take_over() {
         seen.insert((done, roles));
     }
     assert_eq!(seen.len(), 3, "before, between and after the two words: {seen:?}");
+}
+
+#[test]
+fn a_server_that_promised_and_is_left_alone_is_told_what_helps() {
+    let mut world = pair();
+    world.ask(PRIMARY, AdminCommand::Unconfigure { force: false });
+    while world.servers[SECONDARY].disk.yields.is_none() {
+        world.run(100);
+    }
+    world.crash(PRIMARY);
+    world.run(10 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Standby), "the other one may go on alone");
+    let needed = |alarm: &Alarm| matches!(alarm, Alarm::TakeoverNeeded { .. });
+    let alarm = world.alarms(SECONDARY).into_iter().find(needed).expect("an alarm");
+    let action = alarm.action().unwrap();
+    assert!(action.contains("unconfigure --force") && !action.contains("failover"), "{action}");
+    let failover = world.ask(SECONDARY, FORCE);
+    let unconfigure = world.ask(SECONDARY, AdminCommand::Unconfigure { force: true });
+    world.run(10 * SECOND);
+    let reply = |request| world.servers[SECONDARY].replies.get(&request);
+    assert!(matches!(reply(failover), Some(Err(Refusal::Yields(_)))), "{:?}", reply(failover));
+    assert_eq!(reply(unconfigure), Some(&Ok(AdminReply::Unconfirmed)));
+    assert_eq!(world.role(SECONDARY), None);
 }
 
 #[test]
