@@ -89,6 +89,44 @@ fn extended_attributes_and_modes_travel() {
 }
 
 #[test]
+fn access_lists_travel() {
+    // As in <linux/posix_acl_xattr.h>: version 2, then tag, permissions and id of each entry.
+    let list = |permissions: u16| {
+        let entries = [(0x01, 6, !0), (0x02, permissions, 12_345), (0x04, 4, !0), (0x10, 6, !0)];
+        let mut bytes = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries.into_iter().chain([(0x20, 0, !0)]) {
+            let (tag, permissions, id): (u16, u16, u32) = (tag, permissions, id);
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(permissions.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    };
+    let pair = Pair::running();
+    let set = |path: &std::path::Path, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty())
+    };
+    let access = |path: &std::path::Path| {
+        let mut value = vec![0; 1024];
+        let length = rustix::fs::getxattr(path, "system.posix_acl_access", &mut value[..]).unwrap();
+        value[..length].to_vec()
+    };
+    fs::create_dir(pair.a.path("directory")).unwrap();
+    pair.a.write("file", "1");
+    let file = pair.a.path("file");
+    if set(&file, "system.posix_acl_access", &list(6)).is_err() {
+        eprintln!("SKIPPED: this file system has no access lists");
+        return;
+    }
+    set(&pair.a.path("directory"), "system.posix_acl_default", &list(4)).unwrap();
+    pair.settle_equal();
+    assert_eq!(access(&pair.b.path("file")), list(6));
+    set(&pair.b.path("file"), "system.posix_acl_access", &list(4)).unwrap();
+    pair.settle_equal();
+    assert_eq!(access(&file), list(4));
+}
+
+#[test]
 fn owners_travel_where_root_may_give_files_away() {
     let pair = Pair::running();
     pair.a.write("file", "1");

@@ -5,6 +5,7 @@ mod conflicts;
 mod deletions;
 mod kinds;
 mod pair;
+mod refused;
 mod repairs;
 mod transfers;
 mod walk;

@@ -1,0 +1,111 @@
+//! What the system of one server refuses: the rest travels, nothing is half-written, and it is tried again.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    pair::{Pair, eventually},
+    walk,
+};
+
+fn run(program: &str, arguments: &[&str], at: &Path) -> bool {
+    Command::new(program).args(arguments).arg(at).status().unwrap().success()
+}
+
+/// Only root may do what these tests need.
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("SKIPPED: needs root");
+    }
+    is_root
+}
+
+/// Memory as a file system; unmounted when it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, size: &str) -> Self {
+        let size = format!("size={size}");
+        assert!(run("mount", &["-t", "tmpfs", "-o", &size, "ipicsha-test"], at));
+        Self(at.to_owned())
+    }
+
+    fn resize(&self, size: &str) {
+        assert!(run("mount", &["-o", &format!("remount,size={size}")], &self.0));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run("umount", &["--lazy"], &self.0);
+    }
+}
+
+/// Nothing can be made in it, not even by root, until it is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn make(directory: PathBuf) -> Self {
+        assert!(run("chattr", &["+i"], &directory));
+        Self(directory)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        run("chattr", &["-i"], &self.0);
+    }
+}
+
+fn wait_equal(pair: &Pair) {
+    eventually("both are equal", || walk::tree(&pair.a.root) == walk::tree(&pair.b.root));
+    pair.settle_equal();
+    assert_eq!(pair.b.status().troubles_total, 0);
+}
+
+#[test]
+fn a_full_disk_holds_what_does_not_fit_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let mut pair = Pair::new();
+    let disk = SmallDisk::mount(&pair.b.root, "4m");
+    pair.start();
+    pair.a.write("before", "small");
+    pair.settle_equal();
+    pair.a.write("large", vec![7; 8 << 20]);
+    pair.b.until("it is named", |status| {
+        let mut troubles = status.troubles.iter();
+        troubles.any(|trouble| trouble.path == "large" && trouble.problem.contains("space"))
+    });
+    assert!(!pair.b.has("large"), "a part of a file took its name");
+    pair.a.write("after", "small, too");
+    eventually("what fits is there", || pair.b.has("after"));
+    assert_eq!(pair.b.read("after"), "small, too");
+    disk.resize("32m");
+    wait_equal(&pair);
+}
+
+#[test]
+fn a_directory_that_takes_nothing_holds_its_own_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let pair = Pair::running();
+    std::fs::create_dir(pair.a.path("locked")).unwrap();
+    pair.a.write("locked/one", "1");
+    pair.settle_equal();
+    let locked = Immutable::make(pair.b.path("locked"));
+    pair.a.write("locked/two", "2");
+    pair.a.write("free", "3");
+    eventually("what may be written is there", || pair.b.has("free"));
+    pair.b.until("the other one is named", |status| {
+        status.troubles.iter().any(|trouble| trouble.path == "locked/two")
+    });
+    assert!(!pair.b.has("locked/two"));
+    drop(locked);
+    wait_equal(&pair);
+}
