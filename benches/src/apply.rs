@@ -176,6 +176,7 @@ fn batch(from: Seq, changes: &[Change]) -> Batch {
         origin: ORIGIN,
         from,
         to: Seq(from.0 + changes.len() as i64),
+        to_wall: None,
         base: Seq(0),
         tables: vec!["rec".into()],
         rows: rows.collect(),
@@ -221,7 +222,8 @@ impl Partner<'_> {
     /// Positions are agreed, and a comparison that finds nothing is led.
     fn attach(&self) -> Result<()> {
         let Data::Attach(theirs) = self.next()? else { bail!("no attach") };
-        let applied = theirs.log.map(|log| Applied { origin: log.origin, seq: log.last });
+        let applied =
+            theirs.log.map(|log| Applied { origin: log.origin, seq: log.last, wall: None });
         self.send(Data::Attach(Attach {
             log: Some(LogExtent { origin: ORIGIN, first: Seq(1), last: Seq(0) }),
             applied,

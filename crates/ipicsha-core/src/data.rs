@@ -120,6 +120,8 @@ pub struct Batch {
     pub from: Seq,
     /// Applying the batch brings it here.
     pub to: Seq,
+    /// When that entry was written, by the sender's clock, where that is known.
+    pub to_wall: Option<WallTime>,
     /// The receiver's log position the sender had applied when it read the rows.
     pub base: Seq,
     /// Names of the tables the rows refer to.
@@ -137,6 +139,9 @@ pub struct Applied {
     pub origin: Origin,
     /// Up to this entry.
     pub seq: Seq,
+    /// When it was written, where that is known: numbers are given out again after a backup was restored,
+    /// which the other side knows by that.
+    pub wall: Option<WallTime>,
 }
 
 /// What a side's own log holds.

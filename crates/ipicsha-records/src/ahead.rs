@@ -40,41 +40,44 @@ pub(crate) enum Announced {
 pub(crate) struct Herald {
     name: DatabaseName,
     events: Events,
-    /// `None`: nothing would be sent.
-    not_before: Mutex<Option<Instant>>,
+    state: Mutex<Announcing>,
+}
+
+struct Announcing {
+    /// What is committed is sent at once.
+    ready: bool,
+    not_before: Instant,
 }
 
 impl Herald {
     pub(crate) fn new(name: DatabaseName, events: Events) -> Self {
-        Self { name, events, not_before: Mutex::new(None) }
+        let state = Announcing { ready: false, not_before: Instant::now() };
+        Self { name, events, state: Mutex::new(state) }
     }
 
     /// The application writes. It may be what was seen already, so not too soon after that.
     pub(crate) fn announce(&self) {
         let now = Instant::now();
-        let mut not_before = self.lock();
-        if not_before.is_some_and(|at| now >= at) {
-            *not_before = Some(now + TELL);
-            drop(not_before);
+        let mut state = self.lock();
+        if state.ready && now >= state.not_before {
+            state.not_before = now + TELL;
+            drop(state);
             (self.events)(Event::Send(Data::Expect { database: self.name.clone() }));
         }
     }
 
     /// Whether what is committed is sent at once.
     pub(crate) fn set_ready(&self, ready: bool) {
-        let mut not_before = self.lock();
-        if not_before.is_some() != ready {
-            *not_before = ready.then(Instant::now);
-        }
+        self.lock().ready = ready;
     }
 
     fn saw_commit(&self, now: Instant) {
-        let mut not_before = self.lock();
-        *not_before = not_before.map(|at| at.max(now + ANNOUNCED));
+        let mut state = self.lock();
+        state.not_before = state.not_before.max(now + ANNOUNCED);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Announcing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,28 +85,45 @@ impl Engine {
     /// What was announced is here; the next commit is, in a moment, or when the disk has it.
     pub(crate) fn note_commit(&mut self, now: Instant) {
         (self.seen_at, self.announced) = (Some(now), Announced::Nothing);
-        let next = now + ANNOUNCED.max(2 * self.wal.took());
-        (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(next));
+        (self.alarm_since, self.alarm_until) = (now, self.alarm_until.min(self.in_a_moment(now)));
         self.herald.saw_commit(now);
     }
 
-    /// Whether the disk's work is worth doing ahead, and the partner's.
-    pub(crate) fn ships_at_once(&self) -> bool {
+    /// A transaction that has written everything ends before this, unless its disk is slower than ever.
+    fn in_a_moment(&self, now: Instant) -> Instant {
+        now + ANNOUNCED.max(2 * self.wal.took())
+    }
+
+    /// Whether the disk's work is worth doing ahead.
+    fn ships(&self) -> bool {
         let is_active = |database: &Database| !database.keeps_rollback && !database.fence_closed;
         matches!(self.session, Session::Attached(_))
             && self.database.as_ref().is_some_and(is_active)
+    }
+
+    /// Whether the partner would have the next commit at once: nothing is on its way before it.
+    pub(crate) fn ships_at_once(&self) -> bool {
+        let idle =
+            matches!(&self.session, Session::Attached(attached) if attached.in_flight.is_empty());
+        idle && self.ships()
     }
 
     /// The file system says something may have changed.
     pub(crate) fn wake(&mut self) {
         self.alarm.reset();
         // On a standby nobody commits but this thread; a change of the schema is not urgent.
-        let is_standby = self.database.as_ref().is_some_and(|database| database.fence_closed);
-        // What is written there is on disk already: its commit was seen, or is awaited.
-        if is_standby || self.wal.is_quiet() {
+        if self.database.as_ref().is_some_and(|database| database.fence_closed) {
             return;
         }
         let now = Instant::now();
+        if self.wal.is_quiet() {
+            // What was written is on disk already: its commit was seen, or comes in a moment.
+            if now >= self.alarm_until {
+                self.alarm_since = now;
+            }
+            self.alarm_until = self.alarm_until.max(self.in_a_moment(now));
+            return;
+        }
         if now >= self.alarm_until {
             self.announced = Announced::Nothing; // nothing came of it
         }
@@ -121,7 +141,7 @@ impl Engine {
         if self.announced != Announced::Writes {
             return;
         }
-        if self.ships_at_once() {
+        if self.ships() {
             self.wal.settle();
             if let Err(error) = self.wal.sync() {
                 self.settle(Source::Pump, Err(error));
@@ -135,7 +155,10 @@ impl Engine {
 
     /// A batch comes in a moment: what applying it needs is brought into the memory nearby.
     pub(crate) fn rehearse(&mut self) {
-        let Some(database) = self.database.as_ref().filter(|database| database.fence_closed) else {
+        let is_standby = |database: &&Database| database.fence_closed && !database.keeps_rollback;
+        let (Session::Attached(_), Some(database)) =
+            (&self.session, self.database.as_ref().filter(is_standby))
+        else {
             return;
         };
         // Whatever is wrong shows when the batch is applied.

@@ -15,7 +15,7 @@ use ipicsha_core::{
 
 use crate::{
     capture::{self, Captured, Meta},
-    database::{Database, SHORT},
+    database::Database,
     error::{AtPath as _, Error},
     fault::{self, Mutant, Step},
     journal::{Journal, JournalKind, Loser},
@@ -32,6 +32,8 @@ pub(crate) struct Setting<'a> {
     /// This server's licensed role.
     pub(crate) role: LicensedRole,
     pub(crate) journal: &'a mut Journal,
+    /// How long the write lock is waited for.
+    pub(crate) patience: Duration,
     pub(crate) dirty: &'a mut Dirty,
     /// What came from the partner since the initial comparison began; `None` once it is done. Until
     /// then a record can differ without a log entry saying so, so what is overwritten for the
@@ -70,7 +72,7 @@ pub(crate) fn apply_batches<'a>(
     limit: usize,
 ) -> Result<Outcome, Error> {
     let started = Instant::now();
-    let done = database.transaction_unsynced(SHORT, |database| {
+    let done = database.transaction_unsynced(setting.patience, |database| {
         setting.dirty.refresh(&database.writer, database)?;
         let one_sided = setting.dirty.is_empty() && setting.received.is_none();
         let mut done = Done::new(database.meta);
@@ -136,7 +138,10 @@ impl Done {
         let mut due = batch.rows.iter().filter(|row| row.seq > applied.seq);
         let rows: Vec<_> = due.by_ref().take(limit).collect();
         let whole = due.next().is_none();
-        let to = if whole { batch.to } else { rows.last().map_or(batch.to, |row| row.seq) };
+        let (to, wall) = match rows.last() {
+            Some(last) if !whole => (last.seq, Some(last.wall)),
+            Some(_) | None => (batch.to, batch.to_wall),
+        };
         let mut verdicts = Verdicts::default();
         for row in rows {
             let captured = table_of(database, batch, row.table)?;
@@ -160,7 +165,7 @@ impl Done {
         if setting.received.is_some() {
             self.seen.extend(seen);
         }
-        self.meta.applied = Some(Applied { seq: to, ..applied });
+        self.meta.applied = Some(Applied { seq: to, wall, ..applied });
         self.meta.partner_base = self.meta.partner_base.max(batch.base);
         Ok(whole)
     }

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use ipicsha_core::data::{Applied, DatabaseUuid, Origin, Standing};
-use ipicsha_core::id::Seq;
+use ipicsha_core::{
+    data::{Applied, DatabaseUuid, Origin, Standing},
+    id::Seq,
+    time::WallTime,
+};
 use rusqlite::{Connection, params};
 
 use crate::{
@@ -228,12 +231,13 @@ pub(crate) fn read_meta(db: &Connection) -> rusqlite::Result<Meta> {
         bytes.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(DatabaseUuid)
     };
     db.query_row(
-        "SELECT uuid, incarnation, partner_uuid, partner_incarnation, partner_applied, partner_base, synced, inode
+        "SELECT uuid, incarnation, partner_uuid, partner_incarnation, partner_applied, partner_base, synced, inode, partner_applied_ms
          FROM _ipicsha_meta WHERE one=1",
         [],
         |row| {
             let partner = uuid(row.get(2)?).zip(row.get::<_, Option<u32>>(3)?);
             let seq: Option<i64> = row.get(4)?;
+            let wall = row.get::<_, Option<i64>>(8)?.map(WallTime);
             Ok(Meta {
                 origin: Origin {
                     uuid: uuid(row.get(0)?).unwrap_or(DatabaseUuid([0; 16])),
@@ -242,6 +246,7 @@ pub(crate) fn read_meta(db: &Connection) -> rusqlite::Result<Meta> {
                 applied: partner.zip(seq).map(|((uuid, incarnation), seq)| Applied {
                     origin: Origin { uuid, incarnation },
                     seq: Seq(seq),
+                    wall,
                 }),
                 partner_base: Seq(row.get(5)?),
                 synced: row.get(6)?,
@@ -255,7 +260,7 @@ pub(crate) fn read_meta(db: &Connection) -> rusqlite::Result<Meta> {
 pub(crate) fn write_meta(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE _ipicsha_meta SET incarnation=?1, partner_uuid=?2, partner_incarnation=?3,
-         partner_applied=?4, partner_base=?5, synced=?6, inode=?7 WHERE one=1",
+         partner_applied=?4, partner_base=?5, synced=?6, inode=?7, partner_applied_ms=?8 WHERE one=1",
     )?
     .execute(params![
         meta.origin.incarnation,
@@ -265,6 +270,7 @@ pub(crate) fn write_meta(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
         meta.partner_base.0,
         meta.synced,
         meta.inode.cast_signed(),
+        meta.applied.and_then(|applied| applied.wall).map(|wall| wall.0),
     ])?;
     Ok(())
 }

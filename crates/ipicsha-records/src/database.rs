@@ -41,6 +41,8 @@ use crate::{
 /// after which the `-wal` shrinks to 64 MB. Catching up changes pages all over the file; each is then
 /// read and written once instead of often.
 const WRITER_MEMORY: &str = "PRAGMA cache_size=-131072; PRAGMA wal_autocheckpoint=32768; PRAGMA journal_size_limit=67108864";
+/// From so many pages in the `-wal` on a small commit may be the one that brings a checkpoint.
+const NEAR_CHECKPOINT: u32 = 32_768 - 1024;
 
 /// Which commits of others a read has seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -305,6 +307,11 @@ impl Database {
             DataVersion::Index(header) => self.header() == Some(header),
             DataVersion::Unknown | DataVersion::Number(_) => false,
         }
+    }
+
+    /// A small commit takes no longer than writing its pages: it neither syncs nor brings a checkpoint.
+    pub(crate) fn commits_at_once(&self) -> bool {
+        self.header().is_some_and(|header| header.pages() < NEAR_CHECKPOINT)
     }
 
     fn header(&self) -> Option<Header> {

@@ -20,7 +20,7 @@ use crate::{
     answer::Follower,
     apply::Setting,
     barrier::Barrier,
-    database::{self, DataVersion, Database, PATIENT, Unshipped},
+    database::{self, DataVersion, Database, PATIENT, SHORT, Unshipped},
     durable::Wal,
     error::Error,
     follow::Extra,
@@ -137,6 +137,8 @@ pub(crate) struct Engine {
     pub(crate) work_after: Instant,
     /// What was applied and is not acknowledged: the history of the partner's, and up to where.
     pub(crate) unconfirmed: Option<(Origin, Seq)>,
+    /// How long a lock is waited for before the work is left for later.
+    pub(crate) patience: Duration,
     /// The last batches could not be applied together.
     pub(crate) apply_alone: bool,
     pub(crate) dirty: Dirty,
@@ -198,6 +200,7 @@ impl Engine {
             inbox: VecDeque::new(),
             work_after: now,
             unconfirmed: None,
+            patience: SHORT,
             apply_alone: false,
             dirty: Dirty::default(),
             received: None,
@@ -473,6 +476,7 @@ impl Engine {
                     name: &self.config.name,
                     role: self.config.rank,
                     journal,
+                    patience: self.patience,
                     dirty: &mut self.dirty,
                     received: self.received.as_mut(),
                 },

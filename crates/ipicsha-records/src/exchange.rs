@@ -17,11 +17,12 @@ use ipicsha_core::{
 
 use crate::{
     apply,
-    database::Database,
+    database::{Database, SHORT},
     engine::{Attached, Engine, Session, Source},
     error::{AtPath as _, Error},
     fault::{self, Mutant},
     follow::{self, Extra},
+    journal::Acked,
     log::{self, Dirty},
     pump::WINDOW,
     received::Received,
@@ -90,14 +91,20 @@ impl Engine {
     /// Takes a message of the partner and applies it, for a thread that has to go on: what is applied is
     /// acknowledged by the next [`Engine::work`]. Gives the message back if it has to come in its turn.
     pub(crate) fn receive_at_once(&mut self, data: Data) -> Option<Data> {
-        let is_standby = self.database.as_ref().is_some_and(|database| database.fence_closed);
-        let waits = !self.inbox.is_empty() || self.switchover.is_some();
+        let takes = |database: &Database| database.fence_closed && database.commits_at_once();
+        let is_standby = self.database.as_ref().is_some_and(takes);
+        // What comes faster than it is acknowledged is applied together.
+        let waits =
+            !self.inbox.is_empty() || self.unconfirmed.is_some() || self.switchover.is_some();
         let now = Instant::now();
         if !is_standby || waits || now < self.work_after {
             return Some(data);
         }
         self.receive(data);
+        // Others wait for this thread: a lock is waited for by the worker's.
+        self.patience = Duration::ZERO;
         self.work_off(now);
+        self.patience = SHORT;
         self.reporter.touch();
         None
     }
@@ -136,8 +143,7 @@ impl Engine {
                     self.inbox.push_back(data);
                 }
             }
-            Data::Expect { .. } => self.rehearse(),
-            Data::Invite { .. } => {}
+            Data::Expect { .. } | Data::Invite { .. } => {}
         }
     }
 
@@ -167,7 +173,10 @@ impl Engine {
         self.work_off(now);
         if self.unconfirmed.is_some() {
             let confirmed = self.confirm();
-            self.settle(Source::Work, confirmed);
+            // A hold of what waits is not over by that.
+            if confirmed.is_err() || self.inbox.is_empty() {
+                self.settle(Source::Work, confirmed);
+            }
         }
     }
 
@@ -274,7 +283,27 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the log has what the partner has applied of it; else a backup was restored here, and both
+    /// attach anew.
+    fn has_applied_by(&mut self, theirs: &Attach) -> Result<bool, Error> {
+        let Some(database) = &mut self.database else { return Ok(true) };
+        let origin = database.meta.origin;
+        let Some(applied) = theirs.applied.filter(|applied| applied.origin == origin) else {
+            return Ok(true);
+        };
+        if database.still_has(Acked { seq: applied.seq, ms: applied.wall.map(|wall| wall.0) })? {
+            return Ok(true);
+        }
+        database.note_restored()?;
+        self.dirty = Dirty::default();
+        self.reattach("a backup was restored into the database");
+        Ok(false)
+    }
+
     fn answer_attach(&mut self, theirs: &Attach) -> Result<(), Error> {
+        if !self.has_applied_by(theirs)? {
+            return Ok(());
+        }
         let mine = match self.config.rank {
             LicensedRole::Primary => self.my_attach(theirs.turn)?,
             LicensedRole::Secondary => match &self.session {

@@ -253,6 +253,7 @@ impl Dirty {
             origin: database.meta.origin,
             from,
             to: Seq(self.scanned_to),
+            to_wall: self.scanned_ms.map(WallTime),
             base: database.meta.applied.map_or(Seq(0), |applied| applied.seq),
             tables: Vec::new(),
             rows: Vec::new(),
@@ -263,7 +264,9 @@ impl Dirty {
         for (seq, pending) in self.by_seq.range(from.0 + 1..) {
             if batch.rows.len() >= limit || bytes >= BATCH_BYTES {
                 if !fault::is(Mutant::PointerPastUnsent) {
-                    batch.to = batch.rows.last().map_or(from, |row| row.seq);
+                    let last = batch.rows.last().map(|row| (row.seq, row.wall));
+                    batch.to = last.map_or(from, |(seq, _)| seq);
+                    batch.to_wall = last.map(|(_, wall)| wall);
                 }
                 break;
             }
@@ -287,7 +290,8 @@ impl Dirty {
     }
 }
 
-fn size(change: &Change) -> usize {
+/// Bytes it takes, about.
+pub(crate) fn size(change: &Change) -> usize {
     let (Change::Upsert(values) | Change::Delete(values)) = change;
     values.iter().map(Value::size).sum::<usize>() + 16
 }

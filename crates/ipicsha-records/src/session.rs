@@ -62,7 +62,7 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let (my_log, their_log) = (mine.log?, theirs.log?);
     let sending = my_log.continues(theirs.applied);
     let receiving = their_log.continues(mine.applied);
-    let at_end = Applied { origin: their_log.origin, seq: their_log.last };
+    let at_end = Applied { origin: their_log.origin, seq: their_log.last, wall: None };
     let mut tables = BTreeSet::new();
     let mut held = Vec::new();
     let mut unequal = BTreeSet::new();
@@ -160,7 +160,11 @@ mod tests {
             database: DatabaseName("d".into()),
             turn: 1,
             log: Some(LogExtent { origin: origin(uuid), first: Seq(first), last: Seq(last) }),
-            applied: applied.map(|(uuid, seq)| Applied { origin: origin(uuid), seq: Seq(seq) }),
+            applied: applied.map(|(uuid, seq)| Applied {
+                origin: origin(uuid),
+                seq: Seq(seq),
+                wall: None,
+            }),
             synced: true,
             tables: Vec::new(),
             schema: [0; 16],
@@ -195,7 +199,11 @@ mod tests {
             let at_a = agree(&a, &b(applied)).unwrap();
             let at_b = agree(&b(applied), &a).unwrap();
             assert_eq!(at_a.send_from, Seq(9), "{what}");
-            assert_eq!(at_b.applied, Applied { origin: origin(1), seq: Seq(9) }, "{what}");
+            assert_eq!(
+                at_b.applied,
+                Applied { origin: origin(1), seq: Seq(9), wall: None },
+                "{what}"
+            );
             assert!(at_a.compare && at_b.compare, "{what}");
             assert_eq!(at_a.applied.seq, Seq(3), "{what}: the other direction is intact");
             assert_eq!(at_b.send_from, Seq(3), "{what}: the other direction is intact");

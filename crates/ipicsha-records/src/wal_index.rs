@@ -18,12 +18,21 @@ use rusqlite::{
 
 /// Words of one of the two copies of the header.
 const WORDS: usize = 12;
+/// Which of them is the last page of the `-wal` (`mxFrame`).
+const PAGES: usize = 4;
 /// Bytes of a part of the index, as SQLite maps it.
 const PART: c_int = 32768;
 
 /// One copy of the header: it counts transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header([u32; WORDS]);
+
+impl Header {
+    /// Pages in the `-wal`.
+    pub(crate) fn pages(&self) -> u32 {
+        self.0[PAGES]
+    }
+}
 
 /// The header, where it is whole. The connection must have read its file, and that must be in WAL mode:
 /// then it has the index mapped until it is closed.
@@ -89,6 +98,7 @@ mod tests {
         writer.execute_batch("COMMIT").unwrap();
         let after = header(&reader).unwrap();
         assert_ne!(after, before);
+        assert!(after.pages() > before.pages(), "{before:?} {after:?}");
         assert_eq!(count(), 1);
         assert_eq!(header(&reader), Some(after), "reading changes nothing");
     }

@@ -25,14 +25,15 @@ use ipicsha_core::{
 use serde::Serialize;
 
 use crate::{
-    barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, rollback::Journaling,
-    status::Events, undo::UndoReport, watch::Alarm,
+    barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, log,
+    rollback::Journaling, status::Events, undo::UndoReport, watch::Alarm,
 };
 
 /// Commands that may wait; more make the sender wait.
 const QUEUE: usize = 1024;
-/// Records that the thread which brings them applies itself, as many as are sent without a queue.
+/// Records and bytes that the thread which brings them applies itself, as many as are sent without a queue.
 const AT_ONCE_ROWS: usize = 64;
+const AT_ONCE_BYTES: usize = 8 * 1024;
 
 /// Called exactly once, on the worker's thread: it must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
@@ -267,16 +268,20 @@ impl CommandSender {
     /// their order.
     pub fn deliver(&self, data: Data) {
         match self.apply_at_once(data) {
+            Some(Data::Expect { .. }) => {} // only a hint
+            Some(data) => self.send(Command::Received(data)),
             // Its thread makes it durable and acknowledges it.
             None => drop(self.queue.try_send(Message::Due)),
-            Some(data) => self.send(Command::Received(data)),
         }
     }
 
     /// Gives the message back if the worker's thread has to take it.
     fn apply_at_once(&self, data: Data) -> Option<Data> {
         let is_small = match &data {
-            Data::Batch(batch) => batch.rows.len() <= AT_ONCE_ROWS,
+            Data::Batch(batch) => {
+                let bytes = batch.rows.iter().map(|row| log::size(&row.change)).sum::<usize>();
+                batch.rows.len() <= AT_ONCE_ROWS && bytes <= AT_ONCE_BYTES
+            }
             Data::Expect { .. } => true,
             Data::Invite { .. }
             | Data::Attach(_)
@@ -289,9 +294,13 @@ impl CommandSender {
             return Some(data);
         }
         let Ok(mut engine) = self.engine.try_lock() else { return Some(data) };
-        match engine.as_mut() {
-            Some(engine) => engine.receive_at_once(data),
-            None => Some(data),
+        match (engine.as_mut(), &data) {
+            (Some(engine), Data::Expect { .. }) => {
+                engine.rehearse();
+                Some(data)
+            }
+            (Some(engine), _) => engine.receive_at_once(data),
+            (None, _) => Some(data),
         }
     }
 }

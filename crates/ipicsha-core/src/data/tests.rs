@@ -20,13 +20,12 @@ fn changes() -> Vec<(Data, &'static str)> {
     let columns =
         vec![Value::Null, Value::Real(0.5), Value::Blob(vec![0, 255]), Value::Integer(300)];
     vec![
-        (Data::Invite { database: database() }, "000164"),
         (
             Data::Attach(Attach {
                 database: database(),
                 turn: 1,
                 log: Some(LogExtent { origin: origin(7), first: Seq(3), last: Seq(9) }),
-                applied: Some(Applied { origin: origin(8), seq: Seq(4) }),
+                applied: Some(Applied { origin: origin(8), seq: Seq(4), wall: Some(WallTime(7)) }),
                 synced: true,
                 tables: vec![TableState {
                     name: "t".into(),
@@ -37,7 +36,7 @@ fn changes() -> Vec<(Data, &'static str)> {
                 schema: [6; 16],
                 open: true,
             }),
-            "0101640101070707070707070707070707070707070206120108080808080808080808080808080808020801010174010101010101010101010101010101010101030606060606060606060606060606060601",
+            "01016401010707070707070707070707070707070702061201080808080808080808080808080808080208010e01010174010101010101010101010101010101010101030606060606060606060606060606060601",
         ),
         (
             Data::Schema {
@@ -59,6 +58,7 @@ fn changes() -> Vec<(Data, &'static str)> {
                 origin: origin(7),
                 from: Seq(1),
                 to: Seq(3),
+                to_wall: Some(WallTime(6)),
                 base: Seq(2),
                 tables: vec!["t".into()],
                 rows: vec![
@@ -77,7 +77,7 @@ fn changes() -> Vec<(Data, &'static str)> {
                 ],
                 sequences: vec![(0, 5)],
             }),
-            "03016407070707070707070707070707070707020206040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a",
+            "03016407070707070707070707070707070707020206010c040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a",
         ),
         (
             Data::Ack { database: database(), origin: origin(7), to: Seq(3) },
@@ -233,7 +233,10 @@ fn results() -> Vec<(Data, &'static str)> {
 }
 
 fn all() -> impl Iterator<Item = (Data, &'static str)> {
-    changes().into_iter().chain(questions()).chain(results()).chain(fillings()).chain(undoing())
+    let invite = (Data::Invite { database: database() }, "000164");
+    let expect = (Data::Expect { database: database() }, "070164");
+    let all = changes().into_iter().chain(questions()).chain(results()).chain(fillings());
+    all.chain(undoing()).chain([invite, expect])
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn values_are_equal_bit_by_bit() {
 #[test]
 fn a_log_goes_on_only_where_nothing_is_missing() {
     let log = LogExtent { origin: origin(7), first: Seq(5), last: Seq(9) };
-    let at = |byte, seq| Some(Applied { origin: origin(byte), seq: Seq(seq) });
+    let at = |byte, seq| Some(Applied { origin: origin(byte), seq: Seq(seq), wall: None });
     for (applied, goes_on) in [
         (at(7, 4), true),
         (at(7, 9), true),

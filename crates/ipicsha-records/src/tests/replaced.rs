@@ -178,3 +178,27 @@ fn a_backup_restored_in_place_while_the_daemon_was_down_is_noticed() {
         pair.wait_equal();
     }
 }
+
+#[test]
+fn a_backup_is_noticed_by_what_the_partner_has_applied_where_nothing_is_remembered_here() {
+    let mut pair = filled(true);
+    let copy = backup(&pair.a);
+    sql(&pair.a.path, "INSERT INTO t VALUES(3,'after'),(4,'after')");
+    pair.wait_equal();
+    wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 5));
+    pair.a.stop();
+    let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
+    assert!(python(&pair.a.path, &restore).status().unwrap().success());
+    // The memory of the daemon is as old as the backup, as after a crash.
+    sql(&pair.a.journal(), "UPDATE position SET acked=3, ms=NULL");
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    // The numbers of before, given out again.
+    sql(&pair.a.path, "INSERT INTO t VALUES(5,'n'),(6,'n'),(7,'n')");
+    pair.a.start(Writes::Open);
+    pair.connect();
+    wait("what the backup had not comes back", || {
+        one::<i64>(&pair.a.path, "SELECT count(*) FROM t WHERE v='after'") == 2
+    });
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t WHERE v='n'"), 3);
+}

@@ -405,7 +405,7 @@ impl Node {
         for (node, other) in [(a, at_b), (b, at_a)] {
             node.database
                 .update_meta(|meta| {
-                    meta.applied = Some(Applied { origin: other, seq: Seq(0) });
+                    meta.applied = Some(Applied { origin: other, seq: Seq(0), wall: None });
                     meta.synced = true;
                 })
                 .unwrap();
@@ -469,6 +469,7 @@ impl Node {
             name: &name,
             role: self.role,
             journal: &mut self.journal,
+            patience: crate::database::SHORT,
             dirty: &mut self.dirty,
             received: None,
         };

@@ -19,6 +19,8 @@ const HEARD_INTERVAL: Duration = Duration::from_millis(50);
 /// A commit that was announced comes within this, or its disk is so slow that waking up for it is
 /// nothing beside.
 const EXPECTED: Duration = Duration::from_millis(1);
+/// Staying awake costs no more than a fifth of a core, whatever the partner says.
+const EXPECTING: Duration = Duration::from_millis(5);
 
 /// Where the partner's messages about records and files go.
 #[derive(Clone)]
@@ -98,8 +100,12 @@ fn records(
     databases: &databases::Inbox,
 ) -> Result<(), Error> {
     let mut heard = Heard::default();
+    let mut expected: Option<Instant> = None;
     while let Some(message) = receiver.recv::<Data>()? {
-        if matches!(message, Data::Expect { .. }) {
+        if matches!(message, Data::Expect { .. })
+            && expected.is_none_or(|at| at.elapsed() >= EXPECTING)
+        {
+            expected = Some(Instant::now());
             receiver.expect(EXPECTED);
         }
         let for_nobody = databases.deliver(message);
