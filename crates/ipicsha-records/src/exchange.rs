@@ -96,6 +96,8 @@ impl Engine {
         // What comes faster than it is acknowledged is applied together.
         let waits =
             !self.inbox.is_empty() || self.unconfirmed.is_some() || self.switchover.is_some();
+        // Whatever may lose is kept in the journal, which all databases share.
+        let waits = waits || self.received.is_some() || !self.dirty.is_empty();
         let now = Instant::now();
         if !is_standby || waits || now < self.work_after {
             return Some(data);
@@ -131,7 +133,10 @@ impl Engine {
             Data::Attach(_) | Data::Schema { .. } => self.inbox.push_back(data),
             Data::Ack { origin, to, .. } => {
                 let taken = self.acknowledge(origin, to);
-                self.settle(Source::Work, taken);
+                // A hold of what waits is not over by that.
+                if taken.is_err() || self.inbox.is_empty() {
+                    self.settle(Source::Work, taken);
+                }
             }
             Data::Batch(_) if self.inbox.len() > 2 * WINDOW => {
                 self.reattach("the partner sends more than it may");
@@ -294,8 +299,7 @@ impl Engine {
         if database.still_has(Acked { seq: applied.seq, ms: applied.wall.map(|wall| wall.0) })? {
             return Ok(true);
         }
-        database.note_restored()?;
-        self.dirty = Dirty::default();
+        self.note_restored()?;
         self.reattach("a backup was restored into the database");
         Ok(false)
     }

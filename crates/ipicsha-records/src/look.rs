@@ -90,8 +90,7 @@ impl Engine {
         if !look.same_schema {
             check = database.reinstall()?;
         } else if !look.continued {
-            database.note_restored()?;
-            self.dirty = Dirty::default();
+            self.note_restored()?;
             check = SchemaCheck::Changed;
         }
         self.data_version = look.version;

@@ -22,7 +22,7 @@ use crate::{
     error::{AtPath as _, Error},
     gauge::LogUse,
     journal::Journal,
-    log::{self, Extent},
+    log::{self, Dirty, Extent},
 };
 
 /// What is known of the partner's position, beside the position itself.
@@ -56,6 +56,17 @@ impl Engine {
         let known = saved.is_some() && database.meta.applied.is_some();
         self.position = Position { known, ..Position::default() };
         self.acked = saved.unwrap_or(Seq(0)).max(database.meta.partner_base);
+        self.reporter.gauge.forget();
+        Ok(())
+    }
+
+    /// Contents of another time are in the file: nothing that was known of its log holds.
+    pub(crate) fn note_restored(&mut self) -> Result<(), Error> {
+        let Some(database) = &mut self.database else { return Ok(()) };
+        database.note_restored()?;
+        self.acked = database.meta.partner_base;
+        self.position = Position { overflowed: self.position.overflowed, ..Position::default() };
+        self.dirty = Dirty::default();
         self.reporter.gauge.forget();
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A single commit and the way it takes: announced before it is there, applied by whoever brings it.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use ipicsha_core::data::{Change, Data, Value};
 
@@ -62,22 +62,7 @@ fn a_small_batch_is_applied_by_the_thread_that_brings_it() {
     let mut pair = Pair::running(T);
     sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
     pair.wait_equal();
-    let sent = Arc::clone(&pair.a.sent);
-    let last = move || {
-        let sent = sent.lock().unwrap();
-        let batches = sent.iter().rev().filter_map(|data| match data {
-            Data::Batch(batch) => Some(batch.clone()),
-            Data::Invite { .. }
-            | Data::Attach(_)
-            | Data::Schema { .. }
-            | Data::Ack { .. }
-            | Data::Compare { .. }
-            | Data::Undo { .. }
-            | Data::Expect { .. } => None,
-        });
-        batches.into_iter().next().unwrap()
-    };
-    let mut next = last();
+    let mut next = pair.a.last_batch();
     let sender = pair.b.worker.as_ref().unwrap().sender();
     let deadline = Instant::now() + crate::tests::support::GENEROUS;
     // Its own thread may be at work just then, and then it comes in its turn.

@@ -160,18 +160,7 @@ fn batches_that_do_not_fit_are_not_applied_and_the_pair_finds_together_again() {
         sql(&pair.a.path, &format!("INSERT INTO t VALUES({n},'{what}')"));
         pair.wait_equal();
         let before = dump(&pair.b.path);
-        let sent = pair.a.sent.lock().unwrap().clone();
-        let good = sent.iter().rev().find_map(|data| match data {
-            Data::Batch(batch) => Some(batch.clone()),
-            Data::Invite { .. }
-            | Data::Attach(_)
-            | Data::Schema { .. }
-            | Data::Ack { .. }
-            | Data::Compare { .. }
-            | Data::Undo { .. }
-            | Data::Expect { .. } => None,
-        });
-        let good = good.unwrap();
+        let good = pair.a.last_batch();
         let mut next = good.clone();
         // In sequence, so that nothing but the forgery is wrong.
         (next.from, next.to) = (good.to, Seq(good.to.0 + 1));

@@ -30,8 +30,21 @@ fn backup(side: &Side) -> PathBuf {
     to
 }
 
+/// Puts a backup into the file, likewise.
+fn restore(side: &Side, backup: &Path) {
+    let restore = format!("sqlite3.connect('{}').backup(db)", backup.display());
+    let restored = python(&side.path, &restore).output().unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+}
+
 fn writes(primary: bool) -> (Writes, Writes) {
     if primary { (Writes::Open, Writes::Closed) } else { (Writes::Closed, Writes::Open) }
+}
+
+fn wait_for_what_the_backup_had_not(pair: &Pair) {
+    wait("it comes back", || {
+        one::<i64>(&pair.a.path, "SELECT count(*) FROM t WHERE v='after'") == 2
+    });
 }
 
 fn filled(primary: bool) -> Pair {
@@ -100,9 +113,7 @@ fn a_backup_restored_into_the_open_file_is_noticed_and_compared() {
         );
         pair.wait_equal();
         wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 6));
-        let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
-        let restored = python(&side.path, &restore).output().unwrap();
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        restore(side, &copy);
         // As many entries as were read before: their numbers alone would not show it.
         if at_active {
             sql(
@@ -140,8 +151,7 @@ fn a_backup_from_before_the_protection_is_another_history() {
     pair.wait_synced();
     sql(&pair.a.path, "INSERT INTO t VALUES(1,'kept')");
     pair.wait_equal();
-    let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
-    assert!(python(&pair.a.path, &restore).status().unwrap().success());
+    restore(&pair.a, &copy);
     sql(&pair.a.path, "INSERT INTO t VALUES(2,'new')");
     wait("it comes back from the partner", || {
         one::<i64>(&pair.a.path, "SELECT count(*) FROM t") == 2
@@ -161,8 +171,7 @@ fn a_backup_restored_in_place_while_the_daemon_was_down_is_noticed() {
         pair.wait_equal();
         wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 5));
         pair.a.stop();
-        let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
-        assert!(python(&pair.a.path, &restore).status().unwrap().success());
+        restore(&pair.a, &copy);
         if written_on {
             // Past the numbers of before: they alone would not show it.
             sql(
@@ -172,11 +181,25 @@ fn a_backup_restored_in_place_while_the_daemon_was_down_is_noticed() {
         }
         pair.a.start(Writes::Open);
         pair.connect();
-        wait("what the backup had not comes back", || {
-            one::<i64>(&pair.a.path, "SELECT count(*) FROM t WHERE v='after'") == 2
-        });
+        wait_for_what_the_backup_had_not(&pair);
         pair.wait_equal();
     }
+}
+
+#[test]
+fn a_backup_with_a_shorter_log_is_noticed_once() {
+    let pair = filled(true);
+    let copy = backup(&pair.a);
+    for id in 10..40 {
+        sql(&pair.a.path, &format!("INSERT INTO t VALUES({id},'after')"));
+    }
+    pair.wait_equal();
+    wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 33));
+    restore(&pair.a, &copy);
+    sql(&pair.a.path, "INSERT INTO t VALUES(50,'new')");
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 33);
+    assert_eq!(one::<i64>(&pair.a.path, "SELECT incarnation FROM _ipicsha_meta"), 2);
 }
 
 #[test]
@@ -187,8 +210,7 @@ fn a_backup_is_noticed_by_what_the_partner_has_applied_where_nothing_is_remember
     pair.wait_equal();
     wait("it is acknowledged", || pair.a.is(|s| s.acked.0 == 5));
     pair.a.stop();
-    let restore = format!("sqlite3.connect('{}').backup(db)", copy.display());
-    assert!(python(&pair.a.path, &restore).status().unwrap().success());
+    restore(&pair.a, &copy);
     // The memory of the daemon is as old as the backup, as after a crash.
     sql(&pair.a.journal(), "UPDATE position SET acked=3, ms=NULL");
     std::thread::sleep(std::time::Duration::from_millis(5));
@@ -196,9 +218,7 @@ fn a_backup_is_noticed_by_what_the_partner_has_applied_where_nothing_is_remember
     sql(&pair.a.path, "INSERT INTO t VALUES(5,'n'),(6,'n'),(7,'n')");
     pair.a.start(Writes::Open);
     pair.connect();
-    wait("what the backup had not comes back", || {
-        one::<i64>(&pair.a.path, "SELECT count(*) FROM t WHERE v='after'") == 2
-    });
+    wait_for_what_the_backup_had_not(&pair);
     pair.wait_equal();
     assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t WHERE v='n'"), 3);
 }

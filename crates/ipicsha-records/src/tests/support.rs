@@ -263,6 +263,22 @@ impl Side {
         self.status.lock().unwrap().as_ref().is_some_and(condition)
     }
 
+    /// The newest batch it has sent.
+    pub(crate) fn last_batch(&self) -> Batch {
+        let sent = self.sent.lock().unwrap();
+        let batches = sent.iter().rev().filter_map(|data| match data {
+            Data::Batch(batch) => Some(batch.clone()),
+            Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Ack { .. }
+            | Data::Compare { .. }
+            | Data::Undo { .. }
+            | Data::Expect { .. } => None,
+        });
+        batches.into_iter().next().unwrap()
+    }
+
     pub(crate) fn finished_initially(&self) -> Option<RepairReport> {
         let finished = self.finished.lock().unwrap();
         finished.iter().rev().find(|f| f.1 && f.2.is_ok()).and_then(|f| f.2.clone().ok())
