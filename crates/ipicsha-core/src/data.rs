@@ -96,6 +96,14 @@ pub enum Change {
     Delete(Key),
 }
 
+impl Change {
+    /// Bytes it takes, about.
+    pub fn size(&self) -> usize {
+        let (Self::Upsert(values) | Self::Delete(values)) = self;
+        values.iter().map(Value::size).sum::<usize>() + 16
+    }
+}
+
 /// The newest change of one record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -130,6 +138,14 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Index into `tables` and largest id given out, of AUTOINCREMENT tables.
     pub sequences: Vec<(u32, i64)>,
+}
+
+impl Batch {
+    /// So few records and bytes that threads which have something else to do send and apply it themselves.
+    pub fn is_small(&self) -> bool {
+        let bytes = self.rows.iter().map(|row| row.change.size()).sum::<usize>();
+        self.rows.len() <= 64 && bytes <= 8 * 1024
+    }
 }
 
 /// How far one side has durably applied the other's log.

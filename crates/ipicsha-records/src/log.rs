@@ -278,7 +278,7 @@ impl Dirty {
                 Some(columns) => Change::Upsert(columns),
                 None => Change::Delete(pending.key.clone()),
             };
-            bytes += size(&change);
+            bytes += change.size();
             let table = *numbers.entry(pending.record.0).or_insert_with(|| {
                 batch.tables.push(captured.table.name.clone());
                 batch.tables.len() as u32 - 1
@@ -288,12 +288,6 @@ impl Dirty {
         batch.sequences = sequence::of_batch(db, database, &batch.tables).at(&database.path)?;
         Ok((batch, bytes))
     }
-}
-
-/// Bytes it takes, about.
-pub(crate) fn size(change: &Change) -> usize {
-    let (Change::Upsert(values) | Change::Delete(values)) = change;
-    values.iter().map(Value::size).sum::<usize>() + 16
 }
 
 struct Entry {

@@ -25,15 +25,12 @@ use ipicsha_core::{
 use serde::Serialize;
 
 use crate::{
-    barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, log,
-    rollback::Journaling, status::Events, undo::UndoReport, watch::Alarm,
+    barrier::Confirmed, capacity::LogCapacity, engine::Engine, error::Error, rollback::Journaling,
+    status::Events, undo::UndoReport, watch::Alarm,
 };
 
 /// Commands that may wait; more make the sender wait.
 const QUEUE: usize = 1024;
-/// Records and bytes that the thread which brings them applies itself, as many as are sent without a queue.
-const AT_ONCE_ROWS: usize = 64;
-const AT_ONCE_BYTES: usize = 8 * 1024;
 
 /// Called exactly once, on the worker's thread: it must not block.
 pub type Done<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
@@ -278,10 +275,7 @@ impl CommandSender {
     /// Gives the message back if the worker's thread has to take it.
     fn apply_at_once(&self, data: Data) -> Option<Data> {
         let is_small = match &data {
-            Data::Batch(batch) => {
-                let bytes = batch.rows.iter().map(|row| log::size(&row.change)).sum::<usize>();
-                batch.rows.len() <= AT_ONCE_ROWS && bytes <= AT_ONCE_BYTES
-            }
+            Data::Batch(batch) => batch.is_small(),
             Data::Expect { .. } => true,
             Data::Invite { .. }
             | Data::Attach(_)

@@ -7,18 +7,13 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use ipicsha_core::data::{Change, Data, Value};
+use ipicsha_core::data::Data;
 use ipicsha_link::{FrameSender, Sent};
 use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, mpsc};
 
 /// Messages that may wait for the data connection; the windows of the workers never fill it.
 const QUEUE: usize = 1024;
-/// Records and bytes of a message that is encrypted by the thread that has it: with larger ones that
-/// thread had better read on meanwhile.
-const DIRECT_ROWS: usize = 64;
-const DIRECT_BYTES: usize = 8 * 1024;
-
 /// What workers put their messages into, whoever the partner is; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DataQueue {
@@ -84,14 +79,18 @@ impl Serialize for Queued {
     }
 }
 
+/// Encrypted by the thread that has it: with a larger one that thread had better read on meanwhile.
 fn is_small(message: &Data) -> bool {
-    let Data::Batch(batch) = message else { return matches!(message, Data::Ack { .. }) };
-    let size = |change: &Change| {
-        let (Change::Upsert(values) | Change::Delete(values)) = change;
-        values.iter().map(Value::size).sum::<usize>()
-    };
-    batch.rows.len() <= DIRECT_ROWS
-        && batch.rows.iter().map(|row| size(&row.change)).sum::<usize>() <= DIRECT_BYTES
+    match message {
+        Data::Batch(batch) => batch.is_small(),
+        Data::Ack { .. } => true,
+        Data::Invite { .. }
+        | Data::Attach(_)
+        | Data::Schema { .. }
+        | Data::Compare { .. }
+        | Data::Undo { .. }
+        | Data::Expect { .. } => false,
+    }
 }
 
 /// The connection that stands, while the task that owns it does not use it.
@@ -161,7 +160,7 @@ impl Drop for Lent<'_> {
 #[cfg(test)]
 mod tests {
     use ipicsha_core::{
-        data::{Batch, DatabaseUuid, Origin, Row},
+        data::{Batch, Change, DatabaseUuid, Origin, Row, Value},
         id::{DatabaseName, Seq},
         time::WallTime,
     };
