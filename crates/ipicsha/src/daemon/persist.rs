@@ -14,6 +14,9 @@ use crate::exit::{Failure, Kind};
 
 /// Format of the file; a newer one is refused, an older one will be migrated.
 const FORMAT: u32 = 1;
+const STATE: &str = "state.json";
+/// Whose state it must be.
+const ID: &str = "server-id";
 
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -48,17 +51,21 @@ impl Store {
             .mode(0o700)
             .create(directory)
             .map_err(|error| failed("create", error))?;
-        let path = directory.join("state.json");
+        let path = directory.join(STATE);
         match fs::read(&path) {
             Ok(bytes) => {
                 let file = parse(&bytes, &path)?;
+                belongs_here(directory, file.server)?;
                 Ok((Self { path, server: file.server }, file.state))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let server = ServerId(random().map_err(|error| failed("make an id in", error))?);
                 let store = Self { path, server };
                 let state = PersistedState::default();
-                store.save(&state).map_err(|error| failed("write to", error))?;
+                // The state last: without it the id counts for nothing and is made anew.
+                write_durably(&directory.join(ID), id_text(server).as_bytes())
+                    .and_then(|()| store.save(&state))
+                    .map_err(|error| failed("write to", error))?;
                 Ok((store, state))
             }
             Err(error) => Err(failed("read the state in", error)),
@@ -86,7 +93,7 @@ impl Store {
 /// # Errors
 /// The file cannot be read, which only root and the user of the daemon can, or is damaged.
 pub(crate) fn read(directory: &Path) -> Result<Option<(ServerId, PersistedState)>, Failure> {
-    let path = directory.join("state.json");
+    let path = directory.join(STATE);
     match fs::read(&path) {
         Ok(bytes) => parse(&bytes, &path).map(|file| Some((file.server, file.state))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -95,6 +102,41 @@ pub(crate) fn read(directory: &Path) -> Result<Option<(ServerId, PersistedState)
             Err(Failure::new(Kind::NotPermitted, text)
                 .hinted("run it as root, or as the user of the daemon"))
         }
+    }
+}
+
+fn id_text(server: ServerId) -> String {
+    format!("{:016x}\n", server.0)
+}
+
+/// Refuses the state of another server, as a backup that was mixed up would be: it trusts somebody else,
+/// and may say that this server is active.
+fn belongs_here(directory: &Path, server: ServerId) -> Result<(), Failure> {
+    let path = directory.join(ID);
+    let failed = |error: std::io::Error| {
+        Failure::new(Kind::Failed, format!("cannot use {}: {error}", path.display()))
+            .hinted("check `server.state_directory` and its permissions")
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) if text == id_text(server) => Ok(()),
+        Ok(text) => {
+            let text = format!(
+                "the state file {} is of another server: its id is {:016x}, and that of this server is {} ({})",
+                directory.join(STATE).display(),
+                server.0,
+                text.trim(),
+                path.display()
+            );
+            Err(Failure::new(Kind::Config, text).hinted(
+                "restore the state file of this server; or move it away, start the daemon, and set up \
+                 trust and HA anew (the databases keep their data)",
+            ))
+        }
+        // A version that did not write it down yet has made the state.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_durably(&path, id_text(server).as_bytes()).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -164,6 +206,31 @@ mod tests {
             assert!(failure.message.contains("state.json") && failure.next_step.is_some());
             assert_eq!(fs::read(&path).unwrap(), &whole[..length], "it was touched");
         }
+    }
+
+    #[test]
+    fn a_state_file_of_another_server_is_refused_and_both_are_left_alone() {
+        let [here, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (store, state) = Store::open(here.path()).unwrap();
+        let (foreign, _) = Store::open(other.path()).unwrap();
+        let path = here.path().join("state.json");
+        fs::copy(other.path().join("state.json"), &path).unwrap();
+        let before = fs::read(&path).unwrap();
+        let Err(failure) = Store::open(here.path()) else { panic!("it was accepted") };
+        assert!(failure.message.contains("of another server"), "{failure}");
+        assert!(failure.message.contains(&format!("{:016x}", foreign.server().0)), "{failure}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+        // Its own one is welcome, also an old one.
+        store.save(&state).unwrap();
+        assert_eq!(Store::open(here.path()).unwrap().0.server(), store.server());
+        // Moved away as the error says: a new one is made, and is its own.
+        fs::remove_file(&path).unwrap();
+        let anew = Store::open(here.path()).unwrap().0.server();
+        assert_eq!(Store::open(here.path()).unwrap().0.server(), anew);
+        // Made by a version that did not write the id down.
+        fs::remove_file(here.path().join("server-id")).unwrap();
+        assert_eq!(Store::open(here.path()).unwrap().0.server(), anew);
+        assert!(here.path().join("server-id").exists());
     }
 
     #[test]
