@@ -9,11 +9,13 @@ use ipicsha_e2e::{Launch, Server, Settings, Side, binary, fresh_pair, wait::SOON
 const SERVICE: &str =
     "\n[[service]]\nname = \"board\"\ndriver = \"systemd\"\nunit = \"board.service\"\n";
 
-/// A daemon that finds the stand-in first; `systemctl start` fails while a file `broken` is there.
+/// A daemon that finds the stand-in first; `systemctl start` fails while a file `broken` is there, and
+/// with a file `missing` there is no such unit.
 fn launch(server: &mut Server) -> Result<()> {
     let home = server.home.display().to_string();
     let script = format!(
-        "#!/bin/sh\necho \"$@\" >> {home}/asked\n[ \"$1\" != start ] || [ ! -e {home}/broken ]\n"
+        "#!/bin/sh\necho \"$@\" >> {home}/asked\n[ \"$1\" != show ] || [ ! -e {home}/missing ] || echo not-found\n\
+         [ \"$1\" != start ] || [ ! -e {home}/broken ]\n"
     );
     let daemon =
         format!("#!/bin/sh\nPATH={home}:$PATH exec {} \"$@\"\n", binary::ipicsha()?.display());
@@ -28,7 +30,8 @@ fn launch(server: &mut Server) -> Result<()> {
 fn last_asked(server: &Server, wanted: &str) -> Result<()> {
     wait_for(&format!("{} asks for {wanted}", server.side.name()), SOON, || {
         let asked = fs::read_to_string(server.home.join("asked")).ok()?;
-        let mut orders = asked.lines().filter(|line| !line.starts_with("is-active"));
+        let is_order = |line: &&str| !line.starts_with("is-active") && !line.starts_with("show");
+        let mut orders = asked.lines().filter(is_order);
         (orders.next_back() == Some(wanted)).then_some(())
     })
 }
@@ -63,5 +66,26 @@ fn a_unit_runs_where_its_server_is_active_and_is_tried_again_when_it_does_not_st
         pair.bravo.wait("it is tried again by itself", |status| !failed(status))?;
         last_asked(&pair.bravo, "start -- board.service")?;
         pair.wait_roles(Side::Bravo)
+    })
+}
+
+#[test]
+fn a_standby_without_the_unit_of_a_service_is_not_ready() -> Result<()> {
+    let settings = Settings::fast().service(Side::Alpha, SERVICE).service(Side::Bravo, SERVICE);
+    fresh_pair(settings, |pair| {
+        for side in Side::BOTH {
+            launch(pair.server_mut(side))?;
+        }
+        pair.bravo.write("missing", "")?;
+        pair.license()?;
+        pair.trust()?;
+        pair.protect()?;
+        pair.wait_contact()?;
+        pair.alpha.ask(&["configure"])?;
+        let missing = "its unit board.service is missing";
+        pair.bravo.wait("it says why", |status| format!("{status:?}").contains(missing))?;
+        let services = |status: &ipicsha_e2e::Status| status.standby_status().contains("service");
+        pair.alpha.wait("the standby is not ready", services)?;
+        pair.alpha.cli(&["--yes", "failover"])?.refused(3, "not ready")
     })
 }

@@ -3,19 +3,17 @@
 
 use std::{
     path::Path,
-    process::Stdio,
     sync::mpsc::{RecvTimeoutError, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipicsha_core::ServiceKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    process::Command,
 };
 
-use super::{condition::Condition, exec::Restarter, systemd::systemctl};
+use super::{command, condition::Condition, exec::Restarter, systemd::systemctl};
 use crate::config::{Check, Probe};
 
 /// What a check may do about a service that fails it.
@@ -23,8 +21,8 @@ use crate::config::{Check, Probe};
 pub(super) enum Mender {
     /// A child process: it is restarted, and its restarts are counted.
     Child(Restarter),
-    /// A unit: restarted so many times at most.
-    Unit { unit: String, restarts: u32, limit: Duration },
+    /// A unit: restarted so many times at most, until it was well for a while.
+    Unit { unit: String, restarts: u32, left: u32, limit: Duration },
 }
 
 /// The kind of trouble that a failing check is.
@@ -39,13 +37,15 @@ pub(super) fn kind(check: &Check) -> ServiceKind {
     }
 }
 
+/// A unit whose check succeeds for so long has its restarts back, as a child process has.
+const WELL_AFTER: Duration = Duration::from_secs(30);
 /// With less room on its disk a database cannot be written for long.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
 
 /// Makes one check until its task is ended.
 pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut mender: Mender) {
     let (interval, limit) = (check.interval, check.limit);
-    let mut failures = 0;
+    let (mut failures, mut well_since) = (0, Instant::now());
     loop {
         tokio::time::sleep(interval).await;
         let result = match tokio::time::timeout(limit, probe(&check.probe, limit)).await {
@@ -56,9 +56,13 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
             Ok(()) => {
                 failures = 0;
                 condition.check(number, None);
+                if well_since.elapsed() >= WELL_AFTER {
+                    mender.replenish();
+                }
             }
             Err(cause) => {
                 failures += 1;
+                well_since = Instant::now();
                 tracing::debug!(cause, failures, "a check failed");
                 if failures >= check.failures {
                     condition.check(number, Some(cause));
@@ -72,12 +76,22 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
     }
 }
 
+impl Mender {
+    /// It was well for long enough: what happened before does not count any more.
+    fn replenish(&mut self) {
+        match self {
+            Self::Child(_) => {} // it counts itself
+            Self::Unit { restarts, left, .. } => *left = *restarts,
+        }
+    }
+}
+
 async fn mend(mender: &mut Mender) {
     match mender {
         Mender::Child(restarter) => restarter.restart(),
-        Mender::Unit { restarts: 0, .. } => {}
-        Mender::Unit { unit, restarts, limit } => {
-            *restarts -= 1;
+        Mender::Unit { left: 0, .. } => {}
+        Mender::Unit { unit, left, limit, .. } => {
+            *left -= 1;
             tracing::warn!(unit, "its check failed; it is restarted");
             if let Err(error) = systemctl("restart", unit, *limit).await {
                 tracing::error!(unit, error, "the unit does not restart");
@@ -91,7 +105,7 @@ async fn probe(probe: &Probe, limit: Duration) -> Result<(), String> {
         Probe::Process { pid_file } => process(pid_file),
         Probe::Tcp { address } => connect(address).await.map(drop),
         Probe::Http { url } => http(url).await,
-        Probe::Exec { command } => exec(command).await,
+        Probe::Exec { command } => exec(command, limit).await,
         Probe::Unit { unit } => systemctl("is-active", unit, limit).await,
         Probe::Sqlite { path } => {
             let path = path.clone();
@@ -157,15 +171,12 @@ pub(crate) fn split_url(url: &str) -> Result<(String, String, String), String> {
     Ok((address, host.to_owned(), path.to_owned()))
 }
 
-async fn exec(command: &[String]) -> Result<(), String> {
-    let (program, arguments) = command.split_first().ok_or("the command is empty")?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = command.kill_on_drop(true).status().await;
-    let status = status.map_err(|error| format!("{program}: {error}"))?;
+async fn exec(words: &[String], limit: Duration) -> Result<(), String> {
+    let status = command::run(words, limit).await?;
     if status.success() {
         Ok(())
     } else {
+        let program = words.first().map_or("", String::as_str);
         Err(format!("{program}: {}", super::exec::describe(status)))
     }
 }
@@ -249,7 +260,7 @@ mod tests {
     async fn a_command_is_well_when_it_exits_with_0() {
         let run = |words: &[&str]| {
             let command: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-            async move { exec(&command).await }
+            async move { exec(&command, Duration::from_secs(60)).await }
         };
         assert_eq!(run(&["true"]).await, Ok(()));
         assert_eq!(run(&["false"]).await, Err("false: exit code 1".into()));

@@ -98,22 +98,30 @@ impl Condition {
         });
     }
 
-    /// It is started, with these checks; nothing is known against it yet.
-    pub(super) fn started(&self, checks: &[ServiceKind]) {
+    /// It is to run, with these checks. Why it did not run before counts until it does: one that is
+    /// tried again and again is down all the time.
+    pub(super) fn wanted(&self, checks: &[ServiceKind]) {
         self.change(|health| {
             health.wanted = true;
-            health.process = None;
             health.checks = checks.iter().map(|kind| (*kind, None)).collect();
         });
     }
 
     /// It is stopped on purpose.
-    pub(super) fn stopped(&self, startable: Option<String>) {
+    pub(super) fn stopped(&self) {
         self.change(|health| {
             health.wanted = false;
             health.process = None;
             health.checks.clear();
-            health.startable = startable;
+        });
+    }
+
+    /// Why it could not be started, as was found out while it is stopped.
+    pub(super) fn startable(&self, startable: Option<String>) {
+        self.change(|health| {
+            if !health.wanted {
+                health.startable = startable;
+            }
         });
     }
 }
@@ -156,8 +164,8 @@ mod tests {
         let told = || report(&conditions.0.borrow());
         let (a, b) = (conditions.of(0), conditions.of(1));
         assert_eq!(told().down, []);
-        a.started(&[ServiceKind::Critical, ServiceKind::Database]);
-        b.started(&[]);
+        a.wanted(&[ServiceKind::Critical, ServiceKind::Database]);
+        b.wanted(&[]);
         b.process(Some("it ended".into()));
         assert_eq!(told().down, [], "b is not critical");
         a.check(0, Some("no answer".into()));
@@ -165,11 +173,25 @@ mod tests {
         assert_eq!(told().down[0].cause, "it ended");
         a.check(1, Some("malformed".into()));
         assert_eq!(told().down[0].kind, ServiceKind::Database);
-        a.stopped(None);
+        a.startable(Some("its program is missing".into()));
+        assert_eq!(told().down[0].cause, "malformed", "it runs: that says nothing");
+        a.stopped();
         assert_eq!(told().down, []);
-        a.stopped(Some("its program is missing".into()));
+        a.startable(Some("its program is missing".into()));
         assert_eq!(told().down[0].cause, "its program is missing");
         a.change(|health| health.held = true);
         assert_eq!(told().down, [], "an administrator stopped it");
+    }
+
+    #[test]
+    fn what_does_not_start_is_down_until_it_does() {
+        let conditions = Conditions::new(vec![Health::new("a", true)]);
+        let a = conditions.of(0);
+        a.wanted(&[]);
+        a.process(Some("it ended at once".into()));
+        a.wanted(&[]);
+        assert_eq!(report(&conditions.0.borrow()).down.len(), 1, "it is only tried again");
+        a.process(None);
+        assert_eq!(report(&conditions.0.borrow()).down, []);
     }
 }

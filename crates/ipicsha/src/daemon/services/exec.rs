@@ -3,6 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -16,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::condition::Condition;
+use super::{command, condition::Condition, leftover};
 use crate::config::{ExecFile, seconds};
 
 /// A child that ends within this time did not start.
@@ -28,8 +29,8 @@ const WELL_AFTER: Duration = Duration::from_secs(5);
 const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// The output of a service is set aside at this size; one older file is kept.
 const LOG_BYTES_MAX: u64 = 16 << 20;
-/// Its size is looked at this often.
-const LOG_LOOK: Duration = Duration::from_secs(2);
+/// Its size is looked at this often, so that a flood cannot fill a disk in between.
+const LOG_LOOK: Duration = Duration::from_millis(250);
 
 /// A child with the task that watches it.
 pub(super) struct Supervised {
@@ -83,8 +84,10 @@ pub(super) async fn supervise(
     let mut child = spawn(&file, &log)?;
     if let Ok(ended) = tokio::time::timeout(STARTED_AFTER, child.wait()).await {
         let how = ended.map_or_else(|error| error.to_string(), describe);
+        leftover::kill(&log); // one that forks away would serve on beside the partner's
         return Err(format!("service {} ended at once: {how}; see {}", file.name, log.display()));
     }
+    condition.process(None);
     let (orders, orders_receiver) = mpsc::channel(4);
     let (pid_sender, pid) = watch::channel(child.id());
     tokio::spawn(async move {
@@ -156,7 +159,7 @@ impl Keeper {
                     self.condition.process(None);
                 }
                 order = self.orders.recv() => {
-                    terminate(&self.file, child).await;
+                    terminate(&self.file, &self.log, child).await;
                     match order {
                         Some(Order::Restart) => break "its check failed".into(),
                         Some(Order::Stop(done)) => {
@@ -172,8 +175,9 @@ impl Keeper {
                 }
             }
         };
-        // What it left behind in its group would hold its ports.
+        // What it left behind would hold its ports, and serve on when this server does not.
         end_group(&self.file, self.pid.borrow().unwrap_or_default(), Signal::KILL);
+        leftover::kill(&self.log);
         self.pid.send_replace(None);
         Some(how)
     }
@@ -213,8 +217,12 @@ pub(super) async fn keep_small(log: PathBuf) {
 fn rotate_at(log: &Path, limit: u64) -> std::io::Result<()> {
     match std::fs::metadata(log) {
         Ok(facts) if facts.len() > limit => {
-            std::fs::copy(log, log.with_extension("log.1"))?;
-            File::options().write(true).open(log)?.set_len(0)
+            let mut from = File::options().read(true).write(true).open(log)?;
+            // Of a flood the end tells most.
+            from.seek(SeekFrom::Start(facts.len() - limit))?;
+            let mut aside = File::create(log.with_extension("log.1"))?;
+            std::io::copy(&mut (&from).take(limit), &mut aside)?;
+            from.set_len(0)
         }
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -246,6 +254,7 @@ fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--", program]).args(arguments);
     command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+    command.env(leftover::MARK, log);
     if let Some(directory) = &file.directory {
         command.current_dir(directory);
     }
@@ -253,17 +262,15 @@ fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
 }
 
 /// Stop command, TERM to the group, then KILL after the limit.
-async fn terminate(file: &ExecFile, child: &mut Child) {
+async fn terminate(file: &ExecFile, log: &Path, child: &mut Child) {
     let limit = seconds(file.stop_timeout_seconds).unwrap_or(Duration::from_secs(10));
-    if let Some((program, arguments)) = file.stop.split_first() {
-        let stop = Command::new(program).args(arguments).stdin(Stdio::null()).status();
-        match tokio::time::timeout(limit, stop).await {
-            Ok(Ok(status)) if status.success() => {}
-            Ok(Ok(status)) => {
+    if !file.stop.is_empty() {
+        match command::run(&file.stop, limit).await {
+            Ok(status) if status.success() => {}
+            Ok(status) => {
                 tracing::warn!(service = file.name, how = describe(status), "stop command")
             }
-            Ok(Err(error)) => tracing::warn!(service = file.name, %error, "stop command"),
-            Err(_) => tracing::warn!(service = file.name, "the stop command takes too long"),
+            Err(error) => tracing::warn!(service = file.name, error, "stop command"),
         }
     }
     let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
@@ -273,10 +280,12 @@ async fn terminate(file: &ExecFile, child: &mut Child) {
         }
     };
     signal(Signal::TERM);
+    leftover::signal(log, Signal::TERM);
     if tokio::time::timeout(limit, child.wait()).await.is_err() {
         tracing::warn!(service = file.name, "it did not stop in time and is killed");
     }
     signal(Signal::KILL); // also whatever the child left behind in its group
+    leftover::kill(log);
     if let Err(error) = child.wait().await {
         tracing::warn!(service = file.name, %error, "the child cannot be reaped");
     }
@@ -304,7 +313,7 @@ mod tests {
     fn condition() -> (Conditions, Condition) {
         let all = Conditions::new(vec![Health::new("app", true)]);
         let one = all.of(0);
-        one.started(&[]);
+        one.wanted(&[]);
         (all, one)
     }
 
@@ -316,6 +325,38 @@ mod tests {
         let started = supervise(file("echo no; exit 3", 3), log.clone(), one).await;
         assert!(started.err().unwrap().contains("ended at once: exit code 3"));
         assert_eq!(std::fs::read_to_string(log).unwrap(), "no\n");
+    }
+
+    /// Whether nothing that belongs to the service with this log runs any more.
+    async fn nothing_is_left(log: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while leftover::signal(log, Signal::KILL) > 0 {
+            assert!(Instant::now() < deadline, "something runs on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_forks_away_at_once_leaves_nothing_running() {
+        for script in ["sleep 100000 & exit 0", "setsid sleep 100000 & exit 0"] {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("app.log");
+            let (_all, one) = condition();
+            assert!(supervise(file(script, 3), log.clone(), one).await.is_err());
+            assert_eq!(leftover::signal(&log, Signal::TERM), 0, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_what_went_into_a_session_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("app.log");
+        let (_all, one) = condition();
+        let script = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & exec sleep 100000";
+        let child = supervise(file(script, 3), log.clone(), one).await.unwrap();
+        assert!(leftover::signal(&log, Signal::CONT) >= 2, "both run");
+        child.stop().await;
+        nothing_is_left(&log).await;
     }
 
     /// A service that forks away leaves its parent's end behind: it counts as ended, and what it left
@@ -336,6 +377,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(60), given_up).await.unwrap().unwrap();
             tokio::time::timeout(Duration::from_secs(60), child.orders.closed()).await.unwrap();
             assert!(child.gave_up());
+            assert_eq!(leftover::signal(&folder.path().join("app.log"), Signal::CONT), 0);
             child.stop().await; // nothing is left to stop
         }
     }
@@ -370,6 +412,6 @@ mod tests {
         rotate_at(&log, 10).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "more");
         let aside = std::fs::read_to_string(folder.path().join("app.log.1")).unwrap();
-        assert_eq!(aside, "0123456789+");
+        assert_eq!(aside, "123456789+", "no more than may be");
     }
 }

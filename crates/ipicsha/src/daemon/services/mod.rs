@@ -3,11 +3,16 @@
 //! told to the core, which alone decides what follows.
 
 mod check;
+mod command;
 mod condition;
 mod exec;
+mod leftover;
 mod systemd;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipicsha_core::ServiceKind;
 use tokio::{
@@ -28,6 +33,9 @@ use crate::{
     config::{Check, Config, ServiceFile, seconds},
     exit::{Failure, Kind},
 };
+
+/// So often it is looked whether a service that is stopped could be started.
+const STOPPED_LOOK: Duration = Duration::from_secs(10);
 
 /// All services of this server.
 pub(crate) struct Services {
@@ -105,11 +113,9 @@ impl Services {
         };
         let all: Vec<Service> = files.iter().enumerate().map(service).collect();
         tokio::spawn(condition::tell(conditions.clone(), events));
-        let services =
+        let mut services =
             Self { all, conditions, running: watch::Sender::new(Vec::new()), serving: false };
-        for service in &services.all {
-            service.condition.stopped(service.file.unstartable());
-        }
+        services.all.iter_mut().for_each(Service::watch_stopped);
         services.publish();
         services
     }
@@ -229,11 +235,15 @@ impl Services {
 
 impl ServiceFile {
     /// Why it could not be started, as far as that can be seen without doing it.
-    fn unstartable(&self) -> Option<String> {
-        let Self::Exec(file) = self else { return None };
-        let program = Path::new(file.start.first()?);
-        let missing = program.is_absolute() && !program.exists();
-        missing.then(|| format!("its program {} is missing", program.display()))
+    async fn unstartable(&self) -> Option<String> {
+        match self {
+            Self::Exec(file) => {
+                let program = Path::new(file.start.first()?);
+                let missing = program.is_absolute() && !program.exists();
+                missing.then(|| format!("its program {} is missing", program.display()))
+            }
+            Self::Systemd(file) => systemd::unstartable(&file.unit, STOPPED_LOOK).await,
+        }
     }
 }
 
@@ -253,10 +263,15 @@ impl Service {
         }
         let kinds: Vec<ServiceKind> = self.checks.iter().map(check::kind).collect();
         self.end_watches();
-        self.condition.started(&kinds);
+        self.condition.wanted(&kinds);
         let started = self.drive().await;
         match &started {
-            Ok(mender) => self.begin_watches(mender),
+            Ok(mender) => {
+                if let Driven::Unit = self.driven {
+                    self.condition.process(None); // of a child its supervisor says so
+                }
+                self.begin_watches(mender);
+            }
             Err(cause) => self.condition.process(Some(cause.clone())),
         }
         started.map(drop)
@@ -280,7 +295,8 @@ impl Service {
                 let limit = seconds(file.start_timeout_seconds).unwrap_or_default();
                 systemctl("start", &file.unit, limit).await?;
                 self.driven = Driven::Unit;
-                Ok(Mender::Unit { unit: file.unit.clone(), restarts: file.restarts, limit })
+                let (unit, restarts) = (file.unit.clone(), file.restarts);
+                Ok(Mender::Unit { unit, restarts, left: restarts, limit })
             }
         }
     }
@@ -296,13 +312,26 @@ impl Service {
         }
     }
 
+    /// While it is stopped: whether it could be started.
+    fn watch_stopped(&mut self) {
+        let (file, condition) = (self.file.clone(), self.condition.clone());
+        let watch = async move {
+            loop {
+                condition.startable(file.unstartable().await);
+                tokio::time::sleep(STOPPED_LOOK).await;
+            }
+        };
+        self.watches.push(tokio::spawn(watch).abort_handle());
+    }
+
     fn end_watches(&mut self) {
         self.watches.drain(..).for_each(|watch| watch.abort());
     }
 
     async fn stop(&mut self) -> Result<(), String> {
         self.end_watches();
-        self.condition.stopped(self.file.unstartable());
+        self.condition.stopped();
+        self.watch_stopped();
         match std::mem::replace(&mut self.driven, Driven::Nothing) {
             Driven::Child(child) => child.stop().await,
             Driven::Nothing | Driven::Unit => {}

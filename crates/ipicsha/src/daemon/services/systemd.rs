@@ -19,3 +19,21 @@ pub(super) async fn systemctl(verb: &str, unit: &str, limit: Duration) -> Result
     let why = if why.is_empty() { super::exec::describe(output.status) } else { why };
     Err(format!("systemctl {verb} {unit}: {why}"))
 }
+
+/// Why the system would not start a unit, as far as it knows without doing it.
+pub(super) async fn unstartable(unit: &str, limit: Duration) -> Option<String> {
+    let mut command = Command::new("systemctl");
+    command.args(["show", "--property=LoadState", "--value", "--", unit]);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(limit, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Some(format!("systemctl: {error}")),
+        Err(_) => return None, // it says nothing either way
+    };
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "not-found" => Some(format!("its unit {unit} is missing")),
+        "masked" => Some(format!("its unit {unit} is masked")),
+        state @ ("error" | "bad-setting") => Some(format!("its unit {unit} is {state}")),
+        _ => None,
+    }
+}
