@@ -132,6 +132,14 @@ impl Witness {
         Ok(())
     }
 
+    /// Process id of its daemon.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("the witness does not run")?.id())
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.home.join("log")).unwrap_or_default()

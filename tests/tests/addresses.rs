@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ipicsha_e2e::{
     Pair, Settings, Side, fresh_pair, holds_for, net::can_cut, process::run, process::signal,
-    ready_pair, wait::SOON, wait_for,
+    ready_pair, settings::BOARD, wait::SOON, wait_for,
 };
 use rustix::process::Signal;
 
@@ -120,5 +120,42 @@ fn an_address_that_somebody_else_has_is_an_alarm_until_he_gives_it_back() -> Res
         // Who served goes on, alone.
         pair.alpha.ask(&["unconfigure"])?;
         stays(pair, Side::Alpha)
+    })
+}
+
+#[test]
+fn of_two_active_servers_one_has_the_address_and_the_network_is_told_when_it_is_over() -> Result<()>
+{
+    if !can_cut("an address in a split brain")? {
+        return Ok(());
+    }
+    ready_pair(settings(), |pair| {
+        wait_for_it(pair, Side::Alpha)?;
+        // Nobody is asked for addresses over a link that is cut as a whole.
+        ip(pair, Side::Alpha, "link set dev eth0 arp off")?;
+        pair.network.cut()?;
+        wait_for("both have it", SOON, || {
+            Side::BOTH.iter().all(|side| has_it(pair, *side).unwrap_or(false)).then_some(())
+        })?;
+        ip(pair, Side::Alpha, "link set dev eth0 arp on")?;
+        // With writes on both sides it does not heal by itself.
+        for side in Side::BOTH {
+            pair.server(side).application(BOARD)?.add_call(side.name(), "during the cut")?;
+        }
+        pair.network.heal()?;
+        pair.alpha.wait("the split is seen", |status| status.is_split())?;
+        wait_for_it(pair, Side::Bravo)?;
+        stays(pair, Side::Bravo)?;
+        // Who goes on is told to a host that knows the other one.
+        let old = format!("neigh replace {ADDRESS} lladdr 02:00:00:00:00:99 dev eth0 nud stale");
+        ip(pair, Side::Bravo, &old)?;
+        pair.bravo.ask(&["go-standby"])?;
+        pair.wait_roles(Side::Alpha)?;
+        let winner = mac(pair, Side::Alpha)?;
+        wait_for("the network knows who has it", SOON, || {
+            let known = ip(pair, Side::Bravo, &format!("neigh show {ADDRESS} dev eth0")).ok()?;
+            known.contains(&winner).then_some(())
+        })?;
+        wait_for_it(pair, Side::Alpha)
     })
 }

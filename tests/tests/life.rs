@@ -1,7 +1,9 @@
 //! The verbs of a pair's life beyond failover, with two daemons.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use ipicsha_e2e::{Settings, Side, ready_pair};
+use ipicsha_e2e::{Settings, Side, holds_for, net::can_cut, ready_pair, settings::BOARD};
 
 #[test]
 fn spec_b5_b7_a_relieved_primary_is_idle_over_a_restart_and_serves_again_after_a_fallback()
@@ -48,6 +50,38 @@ fn spec_b13_a_paused_pair_does_not_take_over_until_it_is_resumed() -> Result<()>
 }
 
 #[test]
+fn spec_b9_both_boot_with_the_link_down_and_only_the_one_that_was_active_goes_on() -> Result<()> {
+    if !can_cut("both boot with the link down")? {
+        return Ok(());
+    }
+    let settings = Settings::fast().pair("initialization_timeout_seconds = 3.0");
+    ready_pair(settings, |pair| {
+        pair.alpha.ask(&["failover"])?;
+        pair.wait_roles(Side::Bravo)?;
+        pair.wait_equal()?;
+        pair.network.cut()?;
+        for side in Side::BOTH {
+            pair.server_mut(side).kill();
+        }
+        for side in Side::BOTH {
+            pair.server_mut(side).start()?;
+        }
+        pair.bravo.wait("it was active, and goes on alone", |status| status.role() == "active")?;
+        pair.bravo.application(BOARD)?.add_call("after", "the power cut")?;
+        let status = pair.alpha.wait("it says that nobody takes over here", |status| {
+            status.has_alarm("takeover_needed")
+        })?;
+        ensure!(status.role() == "standby", "{status:?}");
+        holds_for("the other one waits", Duration::from_secs(4), || {
+            pair.alpha.status().is_ok_and(|status| status.role() == "standby")
+        })?;
+        pair.network.heal()?;
+        pair.wait_roles(Side::Bravo)?;
+        pair.wait_equal()
+    })
+}
+
+#[test]
 fn spec_b5_a_drill_moves_the_service_there_and_back_and_is_kept() -> Result<()> {
     ready_pair(Settings::fast(), |pair| {
         pair.bravo.cli(&["drill", "--yes"])?.refused(3, "begins on the active server")?;
@@ -70,8 +104,7 @@ fn spec_b5_a_drill_moves_the_service_there_and_back_and_is_kept() -> Result<()> 
 fn a_planned_failover_happens_at_its_time_and_can_be_forgotten() -> Result<()> {
     ready_pair(Settings::fast(), |pair| {
         let at = |seconds: i64| {
-            let now = std::time::SystemTime::now()
-                + std::time::Duration::from_secs(seconds.unsigned_abs());
+            let now = std::time::SystemTime::now() + Duration::from_secs(seconds.unsigned_abs());
             let unix = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
             // `date` writes what the verb reads.
             let ran = std::process::Command::new("date")

@@ -50,6 +50,34 @@ fn spec_b3_b10_f3_a_service_that_fails_its_check_is_restarted_then_moves_and_is_
 }
 
 #[test]
+fn spec_b3_a_service_that_does_not_start_moves_the_role_although_it_is_tried_again() -> Result<()> {
+    let service = "[[service]]\nname = \"app\"\ndriver = \"exec\"\n\
+        start = [\"sh\", \"-c\", \"test ! -e HOME/broken || exit 3; exec sleep 100000\"]\n";
+    // Longer than the pause between two tries.
+    let settings = Settings::fast()
+        .pair("critical_service_delay_seconds = 6.0")
+        .service(Side::Alpha, service)
+        .service(Side::Bravo, service)
+        .expects_error("the service does not start");
+    ready_pair(settings, |pair| {
+        pair.alpha.ask(&["failover"])?;
+        pair.wait_roles(Side::Bravo)?;
+        pair.alpha.write("broken", "")?;
+        pair.bravo.cli(&["--yes", "failover"])?.refused(1, "alpha is active, but could not")?;
+        pair.alpha.wait("the alarm", |status| status.has_alarm("critical_service_down"))?;
+        for side in Side::BOTH {
+            let check = pair.server(side).cli(&["ha-status", "--check"])?;
+            ensure!(check.code == Some(2), "the pair serves nobody: {check:?}");
+        }
+        pair.bravo.wait("it takes over", |status| status.role() == "active")?;
+        pair.bravo.wait("the operator is told", |status| status.has_alarm("role_moved"))?;
+        let down = "Failed Over with Critical Services Not Running";
+        pair.alpha.wait("it says why", |status| status.state() == down)?;
+        Ok(())
+    })
+}
+
+#[test]
 fn spec_b4_a_database_that_fails_its_check_is_a_database_failure() -> Result<()> {
     let service = "[[service]]\nname = \"app\"\ndriver = \"exec\"\nstart = [\"sleep\", \"100000\"]\n\
         [[service.check]]\nkind = \"sqlite\"\npath = \"HOME/probed.db\"\ninterval_seconds = 0.2\n\

@@ -131,6 +131,36 @@ fn without_the_witness_alone_nothing_changes() -> Result<()> {
 }
 
 #[test]
+fn a_witness_that_is_slow_or_hangs_changes_no_role() -> Result<()> {
+    if !can_cut("a slow witness")? {
+        return Ok(());
+    }
+    witness_pair(Settings::fast(), |pair, witness| {
+        let stay = |what: &str, span| {
+            holds_for(what, span, || {
+                has_role(pair, Side::Alpha, "active") && has_role(pair, Side::Bravo, "standby")
+            })
+        };
+        // Every answer comes late, but within D.
+        let pid = witness.pid()?;
+        for _ in 0..5 {
+            signal(pid, Signal::STOP);
+            stay("a late answer", Duration::from_millis(500))?;
+            signal(pid, Signal::CONT);
+            stay("answers again", Duration::from_millis(300))?;
+        }
+        // None at all: the connection stands, and nobody is there.
+        signal(pid, Signal::STOP);
+        pair.alpha.wait("it says so", |status| status.has_alarm("witness_down"))?;
+        stay("a witness that hangs", Duration::from_secs(3))?;
+        pair.alpha.application(BOARD)?.add_call("slow", "smoke")?;
+        signal(pid, Signal::CONT);
+        pair.alpha.wait("it answers", |status| !status.has_alarm("witness_down"))?;
+        pair.wait_equal()
+    })
+}
+
+#[test]
 fn a_witness_that_cannot_be_asked_is_named_with_the_next_step() -> Result<()> {
     if !can_cut("a witness that refuses")? {
         return Ok(());

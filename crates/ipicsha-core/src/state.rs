@@ -127,6 +127,13 @@ worded! {
     }
 }
 
+impl NodeState {
+    /// The pair does not serve as it should, or two serve.
+    pub fn is_failed(self) -> bool {
+        matches!(self, Self::RunningInFailedMode | Self::SplitBrain | Self::Fenced)
+    }
+}
+
 impl Reason {
     /// Nobody asked for the role change, and nobody said goodbye.
     pub(crate) fn is_automatic(self) -> bool {

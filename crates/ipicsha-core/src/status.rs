@@ -92,6 +92,11 @@ pub enum Alarm {
         /// For how long from now.
         seconds: u64,
     },
+    /// The role came here without anybody asking for it, and the partner is not ready to take it back.
+    RoleMoved {
+        /// Why it came.
+        reason: Reason,
+    },
     /// An address that moves with the role is not here, although this server is active.
     AddressMissing {
         /// It, with the length of its network.
@@ -171,6 +176,11 @@ impl Alarm {
                 "two automatic takeovers within a short time: the next one is held for {}",
                 rounded(*seconds)
             ),
+            Self::RoleMoved { reason } => {
+                format!(
+                    "this server took over by itself ({reason}) and has no standby that is ready"
+                )
+            }
             Self::AddressMissing { address, cause } => {
                 format!("this server is active and has not got the address {address}: {cause}")
             }
@@ -378,6 +388,7 @@ impl Alarm {
                 Self::AddressMissing { address: theirs, .. },
             ) => mine == theirs,
             (Self::TakeoversHeld { .. }, Self::TakeoversHeld { .. })
+            | (Self::RoleMoved { .. }, Self::RoleMoved { .. })
             | (Self::CertificateEnds { .. }, Self::CertificateEnds { .. })
             | (Self::WitnessDown { .. }, Self::WitnessDown { .. }) => true,
             (Self::Paused { reason: mine, .. }, Self::Paused { reason: theirs, .. }) => {
@@ -446,6 +457,7 @@ impl Alarm {
             Self::SplitBrain
             | Self::PartnerDown
             | Self::Fenced
+            | Self::RoleMoved { .. }
             | Self::CriticalServiceDown { .. } => None,
         }
     }

@@ -28,6 +28,7 @@ impl Alarm {
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
             | Self::WitnessDown { .. }
+            | Self::RoleMoved { .. }
             | Self::Paused { .. } => false,
         }
     }
@@ -56,6 +57,7 @@ impl Alarm {
             | Self::CriticalServiceDown { .. }
             | Self::WitnessDown { .. }
             | Self::Fenced
+            | Self::RoleMoved { .. }
             | Self::TakeoversHeld { .. } => false,
         }
     }

@@ -59,6 +59,19 @@ impl Node {
             Phase::Active if manual => {
                 "if this server goes silent, nobody takes over by itself".into()
             }
+            Phase::Active if self.partner.report.as_ref().is_some_and(|r| !r.data.synced) => {
+                format!(
+                    "if this server goes silent, nobody takes over by itself: the databases of {partner} were never in sync"
+                )
+            }
+            Phase::Active if self.takeover_release().is_some_and(|release| release > now) => {
+                let left =
+                    self.takeover_release().map_or(0, |release| release.since(now).as_secs());
+                format!(
+                    "if this server goes silent, {partner} takes over after {d} s, but not within the next {}",
+                    rounded(left.max(1))
+                )
+            }
             Phase::Active => {
                 format!("if this server goes silent, {partner} takes over after {d} s")
             }

@@ -11,7 +11,7 @@ use crate::{
     license::LicensedRole,
     message::{DataReport, Report},
     state::{Reason, Role, SplitBrain},
-    time::Now,
+    time::{MonoTime, Now},
 };
 
 /// A split of this age or older is better ended by hand (spec D6).
@@ -49,6 +49,16 @@ impl Node {
         }
     }
 
+    /// Whether clients are to find this server by the addresses of the pair. Of two active servers that see
+    /// one another only the one that became active last is found, so that they drift no further apart; the
+    /// other one may have been frozen meanwhile.
+    pub fn is_found(&self, now: MonoTime) -> bool {
+        let partner = self.partner.report.as_ref();
+        let later = partner.is_some_and(|partner| partner.epoch > self.state.epoch);
+        let split = self.state.split_brain.is_some() && !self.lost(now);
+        self.role() == Some(Role::Active) && !(split && later)
+    }
+
     /// Changes on both sides since the split; unknown counts as yes.
     fn both_wrote(&self) -> bool {
         let idle = |data: &DataReport| data.measured && data.unacknowledged == 0;
@@ -80,7 +90,8 @@ impl Node {
     pub(super) fn consider_auto_heal(&mut self, now: Now) {
         let Some(noticed) = self.split_noticed else { return };
         let auto_heal = |config: &HaConfig| config.auto_heal;
-        let steady = self.phase == Phase::Active && !self.reopening;
+        // While it is paused nothing moves by itself.
+        let steady = self.phase == Phase::Active && !self.reopening && !self.is_paused();
         if !steady || !self.state.ha.config.as_ref().is_some_and(auto_heal) {
             return;
         }

@@ -6,7 +6,7 @@ use crate::{
     clock_guard::Clocks,
     io::{DirectoryReport, ServiceDown},
     message::Report,
-    state::{NodeState, NotReady, Role},
+    state::{NodeState, NotReady, Reason, Role},
     status::{Alarm, PairStatus, PauseStatus, ServerStatus, SplitBrainStatus},
     time::{MonoTime, Now},
 };
@@ -115,6 +115,9 @@ impl Node {
         if let Some(seconds) = self.takeovers_held(now) {
             raise(configured, Alarm::TakeoversHeld { seconds });
         }
+        if let Some(reason) = self.moved_by_itself(now) {
+            raise(configured, Alarm::RoleMoved { reason });
+        }
         if let Some(pause) = self.pause_in_force() {
             let (reason, seconds) = (pause.reason.clone(), self.pause_seconds(now));
             raise(configured, Alarm::Paused { reason, seconds });
@@ -154,6 +157,16 @@ impl Node {
     fn one_way(&self) -> bool {
         let hears = self.partner.report.as_ref().and_then(|report| report.hears_you);
         hears.is_some_and(|age| age > self.takeover_after() / 2 + self.interval())
+    }
+
+    /// Why this server became active without anybody's wish, until the other one could take over again.
+    fn moved_by_itself(&self, now: MonoTime) -> Option<Reason> {
+        let ready = self.reachable_report(now).is_some_and(|report| report.not_ready.is_none());
+        let reason = self.state.role_reason;
+        let moved = self.phase == Phase::Active
+            && reason.is_automatic()
+            && reason != Reason::AutomaticFallback;
+        (moved && !ready).then_some(reason)
     }
 
     /// The active is lost, and nobody takes over by itself.
@@ -282,8 +295,8 @@ impl Node {
         let advice = advice(state, reason, theirs);
         let old = |age: i64| u128::from(age.unsigned_abs()) >= super::split::OLD_SPLIT.as_millis();
         if advice == Advice::EndSplit && split_age.is_some_and(old) {
-            return "the split brain is older than 5 days: stop the secondary, compare by hand, then \
-                    configure anew (method 2 in the manual)"
+            return "the split brain is older than 5 days: `ipicsha compare` shows what differs; stop the \
+                    secondary, put it right by hand, then set up trust and HA anew (\"five days\" in README.md)"
                 .into();
         }
         advice.text().replace("PARTNER", &partner)

@@ -304,6 +304,31 @@ fn spec_b13_a_paused_pair_changes_no_role_by_itself_and_resumes_by_itself() {
 }
 
 #[test]
+fn spec_b13_a_split_does_not_heal_by_itself_while_the_pair_is_paused() {
+    let mut world = pair();
+    for at in [PRIMARY, SECONDARY] {
+        world.set_cut(at, true);
+    }
+    world.run(2 * SECOND);
+    assert!(world.write(SECONDARY));
+    for at in [PRIMARY, SECONDARY] {
+        let done = ask(&mut world, at, pause(Duration::from_secs(60)));
+        assert_eq!(done, Ok(AdminReply::Unconfirmed), "nobody is there to be told");
+        assert!(world.is_found(at), "it is alone");
+    }
+    for at in [PRIMARY, SECONDARY] {
+        world.set_cut(at, false);
+    }
+    world.run(10 * SECOND);
+    assert_eq!(roles(&world), [Some(Role::Active), Some(Role::Active)], "nothing moves by itself");
+    let found = [PRIMARY, SECONDARY].map(|at| world.is_found(at));
+    assert_eq!(found, [false, true], "one of two has the addresses");
+    world.run(60 * SECOND);
+    assert_eq!(roles(&world), [Some(Role::Standby), Some(Role::Active)]);
+    assert!(world.is_found(SECONDARY));
+}
+
+#[test]
 fn spec_b13_silence_is_counted_anew_from_the_end_of_a_pause() {
     let slow = Timing::new(Profile::Standard, Duration::from_secs(5), 5).unwrap();
     let mut world = World::ready(2, slow, PartitionPolicy::Availability);

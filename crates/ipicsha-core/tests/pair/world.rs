@@ -343,6 +343,12 @@ impl World {
         self.servers[at].node.as_ref().expect("it runs").status(self.clock(at))
     }
 
+    /// Whether clients find this server by the addresses of the pair.
+    pub(crate) fn is_found(&self, at: usize) -> bool {
+        let now = self.clock(at).mono;
+        self.servers[at].node.as_ref().is_some_and(|node| node.is_found(now))
+    }
+
     /// Whether this server sends word of an alarm.
     pub(crate) fn sends(&self, at: usize, alarm: &Alarm) -> bool {
         let now = self.clock(at).mono;

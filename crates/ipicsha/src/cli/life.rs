@@ -126,7 +126,7 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
         LifeVerb::Drill { stay } => return drill(*stay, cli),
         LifeVerb::Certificate(CertificateVerb::Renew) => return renew(cli),
         LifeVerb::States { mermaid } => {
-            states(*mermaid);
+            states(*mermaid, cli.json);
             return Ok(ExitCode::SUCCESS);
         }
         LifeVerb::Fallback { dry_run } => (
@@ -145,12 +145,12 @@ pub(super) fn run(verb: &LifeVerb, cli: &Cli) -> Result<ExitCode, Failure> {
     }
     let config = Config::load(&cli.config)?;
     let value = client::ask(&config.file.server.socket, &Request::Work(Work::Life(work)))?;
+    if let LifeVerb::Fallback { .. } = verb {
+        return render::failover(value, cli.json);
+    }
     if cli.json {
         render::raw(&value);
         return Ok(ExitCode::SUCCESS);
-    }
-    if let LifeVerb::Fallback { .. } = verb {
-        return render::failover(value);
     }
     render::done(&value);
     Ok(ExitCode::SUCCESS)
@@ -236,7 +236,16 @@ fn service_lines(rows: &[ServiceRow]) {
 }
 
 #[allow(clippy::print_stdout)] // it is what was asked for
-fn states(mermaid: bool) {
+fn states(mermaid: bool, json: bool) {
+    if json {
+        let changes: Vec<_> = machine::CHANGES
+            .iter()
+            .map(|change| {
+                serde_json::json!({ "from": change.from, "to": change.to, "cause": change.cause })
+            })
+            .collect();
+        return render::raw(&serde_json::json!(changes));
+    }
     if mermaid {
         print!("{}", machine::mermaid());
         return;

@@ -381,7 +381,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Verb::Man { folder } => generate::man(folder.as_deref()),
         Verb::Demo { keep } => crate::demo::run(*keep).map(|()| ExitCode::SUCCESS),
         Verb::Dbreplication(verb) => replication::run(verb, &cli.config, cli.json),
-        Verb::Config(verb) => verbs::config(verb, &cli.config),
+        Verb::Config(verb) => verbs::config(verb, &cli.config, cli.json),
         Verb::Trash(verb) => files::trash(verb, &cli.config, cli.json),
         Verb::Repair { past: Some(PastVerb::Files(args)), .. } => {
             files::repair(args, &cli.config, cli.json, cli.yes)

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use ipicsha_core::{
     preflight::{Check, Outcome},
-    status::Alarm,
+    state::NodeState,
+    status::{Alarm, ServerStatus},
 };
 use serde_json::Value;
 
@@ -61,7 +62,10 @@ fn health(status: &Status) -> u8 {
     if status.pair.config.is_none() {
         return 3;
     }
-    if status.pair.alarms.iter().any(Alarm::is_critical) {
+    // What is wrong with the partner is its alarm and not this server's.
+    let failed = |server: &ServerStatus| server.state.is_some_and(NodeState::is_failed);
+    let servers = &status.pair.servers;
+    if status.pair.alarms.iter().any(Alarm::is_critical) || servers.iter().any(failed) {
         return 2;
     }
     u8::from(!status.pair.alarms.is_empty() || status.pair.standby_status != "Ready")
@@ -115,7 +119,16 @@ pub(crate) fn licenses(value: &Value) {
 }
 
 /// `failover`.
-pub(crate) fn failover(value: Value) -> Result<ExitCode, Failure> {
+pub(crate) fn failover(value: Value, json: bool) -> Result<ExitCode, Failure> {
+    if json {
+        raw(&value);
+        let checks: Vec<Check> = match value.get("checks") {
+            Some(checks) => parse(checks.clone())?,
+            None => Vec::new(),
+        };
+        let (_, possible) = judged(&checks);
+        return Ok(if possible { ExitCode::SUCCESS } else { ExitCode::from(Kind::Refused.code()) });
+    }
     if let Some(took) = value["took_seconds"].as_f64() {
         println!("Failed over in {}. This server is standby now.", wording::span(took));
         return Ok(ExitCode::SUCCESS);

@@ -14,9 +14,15 @@ use crate::{
 };
 
 /// `config check` and `config show` need no daemon.
-pub(crate) fn config(verb: &ConfigVerb, path: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn config(verb: &ConfigVerb, path: &Path, json: bool) -> Result<ExitCode, Failure> {
     let config = Config::load(path)?;
     match verb {
+        ConfigVerb::Check if json => {
+            render::raw(&serde_json::json!({ "result": "correct", "path": path }));
+        }
+        ConfigVerb::Show if json => {
+            render::raw(&serde_json::to_value(&config.file).map_err(anyhow::Error::from)?);
+        }
         ConfigVerb::Check => println!("{} is correct", path.display()),
         ConfigVerb::Show => {
             let text = toml::to_string(&config.file).map_err(anyhow::Error::from)?;
@@ -88,6 +94,9 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
     if let Verb::Verify { .. } = verb {
         return repairs::verify(value, json);
     }
+    if let Verb::Failover { .. } = verb {
+        return render::failover(value, json);
+    }
     if json {
         render::raw(&value);
         return Ok(ExitCode::SUCCESS);
@@ -96,7 +105,6 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         Verb::History { .. } => render::history(value)?,
         Verb::Trust(TrustVerb::Show) => render::trust(value)?,
         Verb::License(LicenseVerb::Show) => render::licenses(&value),
-        Verb::Failover { .. } => return render::failover(value),
         Verb::Conflicts(ConflictsVerb::List { .. }) => render::conflicts(&value),
         Verb::Conflicts(ConflictsVerb::Show { .. }) => render::conflict(&value),
         Verb::Protect(ProtectVerb::Dir(_)) => files::protected(value)?,
@@ -126,6 +134,7 @@ pub(crate) fn remote(verb: &Verb, path: &Path, json: bool, yes: bool) -> Result<
         | Verb::Config(_)
         | Verb::Dbreplication(_)
         | Verb::Sync { .. }
+        | Verb::Failover { .. }
         | Verb::Demo { .. } => render::done(&value),
     }
     Ok(ExitCode::SUCCESS)

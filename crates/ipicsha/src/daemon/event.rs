@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::patterns::{Outcome, PatternFile};
 use crate::{
-    api::{Answer, Request},
+    api::{Answer, FilesRequest, Request},
     config::DatabaseFile,
     exit::Failure,
 };
@@ -48,6 +48,8 @@ pub(crate) enum Event {
     /// A comparison of one database ended.
     RepairEnded { run: u64, database: String, result: Result<RepairReport, String> },
     /// A comparison is wanted; the report goes to the sender when all databases are done.
+    /// Hooks do not forbid what is asked of directories.
+    FilesAllowed(FilesRequest, oneshot::Sender<Answer>),
     /// Something for the history.
     Happened(ipicsha_core::Event),
     /// How a planned failover ended.

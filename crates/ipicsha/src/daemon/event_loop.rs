@@ -83,6 +83,8 @@ pub(crate) struct Daemon {
     pub(crate) link_error: Option<String>,
     pub(crate) witness: Witness,
     /// Who waits for the certificate to be changed, which is done between two events.
+    /// Both servers were active when the addresses were looked at last.
+    pub(crate) split: bool,
     pub(crate) renewing: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
@@ -173,6 +175,7 @@ impl Daemon {
                 let event = ipicsha_core::Event::RepairUndone { run, database, restored, skipped };
                 self.record(event);
             }
+            Event::FilesAllowed(request, answer) => self.files_request_now(request, answer),
             Event::Happened(event) => self.record(event),
             Event::Planned(result) => self.planned_ended(result),
             Event::Repair(request, waiter) => self.start_repair(request, waiter),
@@ -266,8 +269,14 @@ impl Daemon {
 
     /// A frozen daemon does not come here: what it has runs out.
     fn keep_addresses(&mut self) {
+        let split = self.node.persisted().split_brain.is_some();
+        if std::mem::replace(&mut self.split, split) != split {
+            self.addresses.announce(); // the network has heard two servers
+        }
+        let found = self.node.is_found(clock::now().mono);
         let right = match self.node.role() {
-            Some(Role::Active) => Right::Serves,
+            Some(Role::Active) if found => Right::Serves,
+            Some(Role::Active) => Right::Second,
             Some(Role::Standby) if self.node.is_booting() => {
                 let was_active = self.node.persisted().role == Role::Active;
                 if was_active { Right::WasActive } else { Right::Undecided }
@@ -321,6 +330,8 @@ impl Daemon {
         {
             tracing::error!("services do not end in time; they are left to the system");
         }
+        // The addresses of a cloud move by a hook.
+        self.hooks.end().await;
         self.alarms.end().await;
         // The last message may still be in its queue.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::Command,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 /// Bytes of a hook's output that are logged.
@@ -91,7 +91,14 @@ impl fmt::Display for Failed {
 pub(crate) struct Hooks {
     directory: PathBuf,
     limit: Duration,
-    later: mpsc::Sender<(Moment, Told)>,
+    later: mpsc::Sender<Later>,
+}
+
+/// What waits for the hooks before it.
+enum Later {
+    Run(Moment, Told),
+    /// Everything before it has run.
+    Done(oneshot::Sender<()>),
 }
 
 impl Hooks {
@@ -101,12 +108,16 @@ impl Hooks {
             let known = Moment::ALL.map(|moment| moment.to_string()).join(", ");
             tracing::warn!(name, known, "there is no moment of that name: this hook never runs");
         }
-        let (later, mut queued) = mpsc::channel::<(Moment, Told)>(QUEUE);
+        let (later, mut queued) = mpsc::channel(QUEUE);
         let hooks = Self { directory: directory.clone(), limit, later };
         tokio::spawn(async move {
-            while let Some((moment, told)) = queued.recv().await {
-                // Told in the log where it happened.
-                let _ = run_all(&directory, limit, moment, &told).await;
+            while let Some(later) = queued.recv().await {
+                match later {
+                    Later::Run(moment, told) => run_each(&directory, limit, moment, &told).await,
+                    Later::Done(done) => {
+                        let _ = done.send(()); // nobody waits any more
+                    }
+                }
             }
         });
         hooks
@@ -120,10 +131,24 @@ impl Hooks {
         run_all(&self.directory, self.limit, moment, told).await
     }
 
-    /// Has the hooks of `moment` run after those that were queued before; nobody waits for them.
+    /// Has the hooks of `moment` run after those that were queued before; nobody waits for them, and one
+    /// that fails holds up no other.
     pub(crate) fn queue(&self, moment: Moment, told: Told) {
-        if self.later.try_send((moment, told)).is_err() {
+        if self.later.try_send(Later::Run(moment, told)).is_err() {
             tracing::error!(%moment, "too many hooks wait for those before them: it does not run");
+        }
+    }
+
+    /// Waits until what is queued has run, for as long as one hook may take at most.
+    pub(crate) async fn end(&self) {
+        let (done, ended) = oneshot::channel();
+        let waits = async {
+            if self.later.send(Later::Done(done)).await.is_ok() {
+                let _ = ended.await; // its task is gone
+            }
+        };
+        if tokio::time::timeout(self.limit, waits).await.is_err() {
+            tracing::error!("hooks do not end in time; those that are left do not run");
         }
     }
 }
@@ -147,14 +172,36 @@ async fn run_all(
     told: &Told,
 ) -> Result<(), Failed> {
     for hook in programs(&directory.join(moment.to_string()))? {
-        let result = run_one(&hook, limit, moment, told).await;
-        match &result {
-            Ok(()) => tracing::info!(hook = %hook.display(), "ran"),
-            Err(failed) => tracing::warn!("{failed}"),
-        }
-        result?;
+        run_logged(&hook, limit, moment, told).await?;
     }
     Ok(())
+}
+
+/// Runs all of them, whatever becomes of those before; what failed is told in the log.
+async fn run_each(directory: &Path, limit: Duration, moment: Moment, told: &Told) {
+    match programs(&directory.join(moment.to_string())) {
+        Ok(hooks) => {
+            for hook in hooks {
+                // Logged where it happens.
+                let _ = run_logged(&hook, limit, moment, told).await;
+            }
+        }
+        Err(failed) => tracing::warn!("{failed}"),
+    }
+}
+
+async fn run_logged(
+    hook: &Path,
+    limit: Duration,
+    moment: Moment,
+    told: &Told,
+) -> Result<(), Failed> {
+    let result = run_one(hook, limit, moment, told).await;
+    match &result {
+        Ok(()) => tracing::info!(hook = %hook.display(), "ran"),
+        Err(failed) => tracing::warn!("{failed}"),
+    }
+    result
 }
 
 /// The programs of one moment, in order; none where nothing is.
@@ -280,7 +327,9 @@ mod tests {
         let failing = folder.write("pre-release/1", 0o755, "echo the backup runs >&2; exit 3");
         let never = folder.0.path().join("never");
         folder.write("pre-release/2", 0o755, &format!("touch {}", never.display()));
-        folder.write("pre-standby", 0o755, "sleep 1000 & sleep 1000");
+        let pids = folder.0.path().join("pids");
+        let script = format!("sleep 1000 & echo $! > {}; sleep 1000", pids.display());
+        folder.write("pre-standby", 0o755, &script);
         folder.write("pre-repair", 0o644, "true");
         let (hooks, told) = (folder.hooks(LONG), Told::new());
         let failed = hooks.run(Moment::PreRelease, &told).await.unwrap_err();
@@ -292,6 +341,17 @@ mod tests {
         let hooks = folder.hooks(Duration::from_millis(200));
         let failed = hooks.run(Moment::PreStandby, &told).await.unwrap_err();
         assert!(failed.how.contains("took longer than 0.2 s"), "{failed}");
+        // It may have been killed before it wrote down its child.
+        let pid = fs::read_to_string(pids).unwrap_or_default();
+        let ended = || match fs::read_to_string(format!("/proc/{}/stat", pid.trim())) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        let deadline = tokio::time::Instant::now() + LONG;
+        while !pid.is_empty() && !ended() {
+            assert!(tokio::time::Instant::now() < deadline, "{pid} runs on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[test]
@@ -310,6 +370,18 @@ mod tests {
         folder.write("alarm", 0o755, "head -c 10000000 /dev/zero >&2; exit 1");
         let failed = folder.hooks(LONG).run(Moment::Alarm, &Told::new()).await.unwrap_err();
         assert!(failed.how.len() < 5000, "{} bytes", failed.how.len());
+    }
+
+    #[tokio::test]
+    async fn a_queued_hook_that_fails_holds_up_no_other_and_the_end_waits_for_all() {
+        let folder = Folder::new();
+        let out = folder.0.path().join("out");
+        folder.write("post-release/1", 0o755, "exit 1");
+        folder.write("post-release/2", 0o755, &format!("sleep 0.3; echo 2 >> {}", out.display()));
+        let hooks = folder.hooks(LONG);
+        hooks.queue(Moment::PostRelease, Told::new());
+        hooks.end().await;
+        assert_eq!(fs::read_to_string(out).unwrap(), "2\n");
     }
 
     #[tokio::test]

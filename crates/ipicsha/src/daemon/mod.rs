@@ -188,6 +188,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         transfers,
         link_error: None,
         witness,
+        split: false,
         renewing: None,
     };
     daemon.connect();

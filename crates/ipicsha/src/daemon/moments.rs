@@ -7,7 +7,7 @@ use super::{
     alarms::{Sender, kind},
     clock,
     event_loop::Daemon,
-    hooks::{Moment, Told},
+    hooks::{Failed, Moment, Told},
     work::Task,
 };
 use crate::{
@@ -127,12 +127,16 @@ impl Task {
     pub(crate) async fn ask_hooks(&self, work: &Work) -> Result<(), Failure> {
         let moment = match work {
             Work::Failover { dry_run: false, accept_data_loss: false } => Moment::PreRelease,
+            // Of an active server it is a switchover like any other.
+            Work::Failover { dry_run: false, accept_data_loss: true } if self.active => {
+                Moment::PreRelease
+            }
             Work::Failover { dry_run: false, accept_data_loss: true } => Moment::PreTakeover,
             Work::Life(LifeWork::Fallback { dry_run: false }) | Work::Drill { .. } => {
                 Moment::PreRelease
             }
             Work::GoStandby => Moment::PreStandby,
-            Work::Repair { dry_run: false, .. } => Moment::PreRepair,
+            Work::Repair { dry_run: false, .. } | Work::RepairUndo { .. } => Moment::PreRepair,
             Work::Failover { dry_run: true, .. }
             | Work::Life(_)
             | Work::Service(_)
@@ -146,13 +150,15 @@ impl Task {
             | Work::Configure { .. }
             | Work::Update { .. }
             | Work::Unconfigure { .. }
-            | Work::RepairUndo { .. }
             | Work::RepairList { .. }
             | Work::Conflicts(_) => return Ok(()),
         };
-        self.hooks.run(moment, &self.told).await.map_err(|failed| {
-            Failure::new(Kind::Refused, format!("vetoed, nothing was changed: {failed}"))
-                .hinted("remove the cause, or move the hook away, and try again")
-        })
+        self.hooks.run(moment, &self.told).await.map_err(|failed| vetoed(&failed))
     }
+}
+
+/// A hook forbids what an administrator asks for.
+pub(crate) fn vetoed(failed: &Failed) -> Failure {
+    Failure::new(Kind::Refused, format!("vetoed, nothing was changed: {failed}"))
+        .hinted("remove the cause, or move the hook away, and try again")
 }

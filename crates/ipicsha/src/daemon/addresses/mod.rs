@@ -45,6 +45,8 @@ pub(crate) enum Right {
     Undecided,
     /// The same, but it was the active one: what is still here stays.
     WasActive,
+    /// It is active, and so is the partner, which is to be found: it has them until one of both goes.
+    Second,
     /// It is standby.
     No,
     /// HA is not configured: nothing of this machine is touched, and who served goes on.
@@ -66,6 +68,7 @@ enum Order {
     Take(Duration, oneshot::Sender<()>),
     GiveUp(oneshot::Sender<()>),
     Keep(Right, Duration),
+    Announce,
 }
 
 /// The addresses of this server; cheap to clone.
@@ -111,6 +114,13 @@ impl Addresses {
     pub(crate) fn keep(&self, right: Right, lifetime: Duration) {
         if let Some(orders) = &self.orders {
             let _ = orders.send(Order::Keep(right, lifetime)); // the daemon ends
+        }
+    }
+
+    /// Tells the network again who has them, if this server does.
+    pub(crate) fn announce(&self) {
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(Order::Announce); // the daemon ends
         }
     }
 
@@ -317,7 +327,16 @@ impl Keeper {
                 self.held.iter_mut().for_each(|held| held.keep_if_here(lifetime));
                 None
             }
+            // It is told with the next order to keep them.
+            Order::Announce => {
+                self.held.iter_mut().for_each(|held| held.announced = None);
+                None
+            }
             Order::Keep(Right::Serves | Right::Undecided | Right::Unconfigured, _) => None,
+            Order::Keep(Right::Second, _) => {
+                self.held.iter_mut().for_each(Held::give_up);
+                None
+            }
             Order::Keep(Right::No, _) => {
                 self.wanted = false;
                 self.held.iter_mut().for_each(Held::give_up);

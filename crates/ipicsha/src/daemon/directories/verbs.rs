@@ -11,7 +11,9 @@ use super::failure;
 use crate::{
     api::{Answer, DirectoryOutcome, FilesRequest},
     config::{Config, DirectoryFile, clash},
-    daemon::{event_loop::Daemon, persist, verbs::value},
+    daemon::{
+        event::Event, event_loop::Daemon, hooks::Moment, moments::vetoed, persist, verbs::value,
+    },
     exit::{Failure, Kind},
 };
 
@@ -116,8 +118,28 @@ impl Daemon {
         Ok(json!({ "result": "done", "note": note }))
     }
 
-    /// Everything else that is asked of directories; the answer comes from elsewhere.
+    /// Everything else that is asked of directories; the answer comes from elsewhere. A repair asks the
+    /// hooks first.
     pub(crate) fn files_request(&self, request: FilesRequest, answer: oneshot::Sender<Answer>) {
+        let FilesRequest::Compare { apply: true, .. } = request else {
+            return self.files_request_now(request, answer);
+        };
+        let (hooks, told, events) = (self.hooks.clone(), self.told(), self.events.clone());
+        tokio::spawn(async move {
+            match hooks.run(Moment::PreRepair, &told).await {
+                Ok(()) => {
+                    let event = Event::FilesAllowed(request, answer);
+                    let _ = events.send(event).await; // the daemon ends
+                }
+                Err(failed) => {
+                    let _ = answer.send(Err(vetoed(&failed))); // the command line went away
+                }
+            }
+        });
+    }
+
+    /// The same, with the hooks asked.
+    pub(crate) fn files_request_now(&self, request: FilesRequest, answer: oneshot::Sender<Answer>) {
         let prepared = match request {
             FilesRequest::Trash { directory, limit } => {
                 self.trash(directory.as_deref(), limit, answer)
