@@ -420,46 +420,6 @@ impl Engine {
         }
     }
 
-    /// A directory that is to become something else: whether it is out of the way.
-    fn clear_directory(&mut self, spot: &mut Spot) -> Step<Result<bool, Errno>> {
-        let is_directory = spot.before.as_ref().is_some_and(|m| m.kind == Kind::Directory);
-        if !is_directory {
-            return Ok(Ok(true));
-        }
-        for path in self.index.beneath(spot.path.as_written(), usize::MAX >> 1)? {
-            if self.index.get(&path)?.is_some_and(|row| row.want.is_removal()) {
-                // It goes by itself, and is kept by itself.
-                return Ok(Ok(false));
-            }
-        }
-        if let Err(errno) = self.put_aside(spot) {
-            return Ok(Err(errno));
-        }
-        for path in self.index.beneath(spot.path.as_written(), usize::MAX >> 1)? {
-            let Ok(path) = RelativePath::try_from(path) else { continue };
-            if let Some(row) = self.index.get(path.as_written())? {
-                self.deleted_here(&path, &row)?;
-            }
-        }
-        spot.before = None;
-        Ok(Ok(true))
-    }
-
-    /// What is there goes to what is kept.
-    fn put_aside(&mut self, spot: &Spot) -> Result<(), Errno> {
-        if spot.dir.remove_dir(&spot.name).is_ok() {
-            return Ok(());
-        }
-        let reason = match self.reason(spot) {
-            Some(reason) => reason,
-            None => KeptReason::Replaced,
-        };
-        let now = super::engine::now_unix();
-        let entry = self.kept.put(&spot.dir, &spot.name, &spot.path, reason, now)?;
-        self.tell_kept(entry);
-        Ok(())
-    }
-
     /// Why what is there has to be kept when it is replaced, if it has to.
     pub(super) fn reason(&self, spot: &Spot) -> Option<KeptReason> {
         self.reason_of(&spot.row, &spot.version)

@@ -20,6 +20,7 @@ use ipicsha_core::{
 
 use super::{
     Command, DirectoryConfig, Event, Gate, Refused,
+    clear::HeldTrees,
     compare::Comparing,
     exchange::Exchange,
     fetch::Fetch,
@@ -108,6 +109,7 @@ pub(super) struct Engine {
     pub(super) facts_touched: bool,
     /// Deletions wait to be judged: how few entries were to be made at least, and since when.
     pub(super) undecided: Option<(u64, Instant)>,
+    pub(super) held_trees: HeldTrees,
     next_root: Instant,
     /// Everything is looked at again then, whatever was noticed.
     next_full: Instant,
@@ -140,6 +142,7 @@ impl Engine {
             kept: Kept::open(&config.state, config.keep)?,
             guard: Guard::new(config.guard),
             undecided: None,
+            held_trees: HeldTrees::default(),
             guard_here: Guard::new(config.guard),
             config,
             events,
@@ -434,6 +437,7 @@ impl Engine {
         mut row: Row,
     ) -> Step<()> {
         row.want = Want::Nothing;
+        self.held_trees.remove(path);
         if let Some(told) = row.told.clone() {
             let nothing = Version::absent(0);
             let (own, known) = match &row.own {

@@ -209,6 +209,7 @@ impl Engine {
     fn forget_what_was_agreed(&mut self) -> Step<()> {
         self.index.forget_partner()?;
         self.index.forget_tombstones()?;
+        self.held_trees.take();
         for path in self.index.with_bits(LEFT)? {
             if let Some(row) = self.index.get(&path)? {
                 self.index.delete(&path, &row)?;

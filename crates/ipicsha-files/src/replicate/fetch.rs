@@ -166,6 +166,7 @@ impl Fetch {
 impl Engine {
     /// Makes and asks for what is wanted, for a while.
     pub(super) fn fetch_some(&mut self, now: Instant) -> Step<()> {
+        self.see_held_trees(now);
         if self.judged_at().is_some_and(|at| now >= at) {
             self.fetch.wake();
         }

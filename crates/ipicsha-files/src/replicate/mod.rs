@@ -6,6 +6,7 @@
 //! licensed one, or what an application does with its files.
 
 mod apply;
+mod clear;
 mod compare;
 mod engine;
 mod enter;

@@ -301,7 +301,7 @@ impl Engine {
         }
     }
 
-    fn with_all_beneath(
+    pub(super) fn with_all_beneath(
         &mut self,
         path: &RelativePath,
         missing: &mut BTreeMap<RelativePath, Row>,
@@ -317,7 +317,7 @@ impl Engine {
     }
 
     /// How many files are lost with these: what lives on under another name is not.
-    fn losses(&mut self, missing: &[(RelativePath, Row)]) -> Step<u64> {
+    pub(super) fn losses(&mut self, missing: &[(RelativePath, Row)]) -> Step<u64> {
         let gone: std::collections::HashSet<&[u8]> =
             missing.iter().map(|(path, _)| path.as_written()).collect();
         let mut losses = 0;
@@ -360,8 +360,9 @@ impl Engine {
             self.enter_root_soon();
         }
         let refused = std::mem::take(&mut self.comparing.refused);
-        if refused > 0 {
-            self.guard.accept(refused, Instant::now());
+        let at_once = refused + self.held_trees.take();
+        if at_once > 0 {
+            self.guard.accept(at_once, Instant::now());
         }
         let mut count = self.index.turn_wanted(Want::Held, Want::Accepted)?;
         for path in self.index.with_bits(HELD_HERE)? {
@@ -372,7 +373,7 @@ impl Engine {
             }
         }
         self.fetch.wake();
-        Ok(count + refused)
+        Ok(count + at_once)
     }
 }
 

@@ -146,7 +146,7 @@ impl Engine {
             to_fetch_bytes: counts.wanted_bytes,
             bytes_per_second: rate,
             seconds_left: rate.map(|rate| counts.wanted_bytes / rate),
-            held_deletions: held,
+            held_deletions: held + self.held_trees.files(),
             kept: self.kept.usage(),
             conflicts_total: self.index.meta.conflicts,
             left: shown.map(|(path, reason)| Left { path, reason }).collect(),

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{
     super::KeptReason,
-    pair::{Pair, Side},
+    pair::{Pair, Side, eventually},
 };
 
 fn both_change(pair: &mut Pair, times: [u64; 2]) {
@@ -75,6 +75,30 @@ fn a_file_against_a_directory_keeps_the_tree_that_loses() {
     assert_eq!(pair.a.read("thing"), "a file");
     let kept = pair.a.kept("thing").unwrap();
     assert_eq!((kept.kind.as_str(), kept.reason), ("directory", KeptReason::Conflict));
+}
+
+#[test]
+fn a_file_does_not_take_the_place_of_more_files_than_may_go_by_themselves() {
+    let pair = Pair::running();
+    pair.cut();
+    for number in 0..1001 {
+        pair.b.write(&format!("tree/{number}"), format!("content {number}"));
+    }
+    pair.a.write("tree", "a file");
+    pair.a.set_time("tree", 4_000_000_000);
+    pair.a.until("the file", |status| status.to_send == 1);
+    pair.b.until("the tree", |status| status.to_send == 1002);
+    pair.connect();
+    pair.b.until("the hold", |status| status.held_deletions == 1001);
+    pair.a.write("other", "flows");
+    eventually("what takes nothing away is there", || pair.b.has("other"));
+    assert_eq!(pair.b.read("tree/7"), "content 7");
+    assert_eq!(pair.b.accept(), 1001);
+    eventually("it takes its place", || fs::read(pair.b.path("tree")).is_ok());
+    pair.settle_equal();
+    assert_eq!(pair.b.read("tree"), "a file");
+    assert_eq!(pair.b.kept("tree").unwrap().kind, "directory");
+    pair.b.until("the end of the hold", |status| status.held_deletions == 0);
 }
 
 #[test]
