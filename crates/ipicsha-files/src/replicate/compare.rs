@@ -17,7 +17,7 @@ use super::{
     engine::{Engine, Step},
     guard::Verdict,
     look,
-    row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT, Told, Want},
+    row::{HELD_HERE, LEFT, Own, REPAIR, Row, SILENT, Want},
     scan::Scan,
 };
 use crate::path::{RelativePath, escape};
@@ -48,7 +48,6 @@ struct Asked {
     read: bool,
     /// The partner has, up to this position of its index.
     there: Option<i64>,
-    found: Vec<Entry>,
     /// Repaired, and waiting for the partner to have it.
     repaired: Option<(CompareReport, i64)>,
 }
@@ -86,8 +85,7 @@ impl Engine {
         }
         self.comparing.next_id += 1;
         let id = self.comparing.next_id;
-        let asked =
-            Asked { id, apply, done, read: false, there: None, found: Vec::new(), repaired: None };
+        let asked = Asked { id, apply, done, read: false, there: None, repaired: None };
         self.comparing.asked = Some(asked);
         self.begin_audit();
         self.outbox.push(File::Audit { directory: self.config.name.clone(), id });
@@ -114,11 +112,12 @@ impl Engine {
         found: Vec<Entry>,
         last: bool,
     ) -> Step<()> {
-        let Some(asked) = self.comparing.asked.as_mut().filter(|asked| asked.id == id) else {
+        let waits = |asked: &Asked| asked.id == id && asked.there.is_none();
+        if !self.comparing.asked.as_ref().is_some_and(waits) {
             return Ok(());
-        };
-        asked.found.extend(found);
-        if last {
+        }
+        self.note_found(found)?;
+        if let Some(asked) = self.comparing.asked.as_mut().filter(|_| last) {
             asked.there = Some(to);
         }
         Ok(())
@@ -194,7 +193,6 @@ impl Engine {
     /// Everything was told: what differs?
     fn conclude(&mut self) -> Step<()> {
         let Some(mut asked) = self.comparing.asked.take() else { return Ok(()) };
-        self.note_found(std::mem::take(&mut asked.found))?;
         let (mut report, plan) = self.differences()?;
         if !asked.apply {
             (asked.done)(Ok(report));
@@ -226,13 +224,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Entries at the partner are not what they were told to be. They are noted as they come, so that
+    /// nothing has to be remembered of them.
     fn note_found(&mut self, found: Vec<Entry>) -> Step<()> {
         for entry in found {
-            let Some(old) = self.index.get(&entry.path)? else { continue };
-            let mut new = old.clone();
-            if old.told_known() == entry.known {
-                new.told = Some(Told { known: entry.known, version: entry.version });
-                self.index.put(&entry.path, Some(&old), &new)?;
+            let Some((path, told)) = self.believed(entry) else { continue };
+            let Some(old) = self.index.get(path.as_written())? else { continue };
+            if old.told.is_some() && old.told_known() == told.known {
+                let mut new = old.clone();
+                new.told = Some(told);
+                self.index.put(path.as_written(), Some(&old), &new)?;
             }
         }
         Ok(())
@@ -251,7 +252,8 @@ impl Engine {
                     continue;
                 }
                 report.entries += u64::from(row.is_present());
-                report.bytes += if row.is_present() { row.size() } else { 0 };
+                let bytes = if row.is_present() { row.size() } else { 0 };
+                report.bytes = report.bytes.saturating_add(bytes);
                 if row.is_agreed() {
                     continue;
                 }

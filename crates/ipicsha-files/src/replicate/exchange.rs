@@ -30,6 +30,8 @@ const BATCH_BYTES: usize = 512 * 1024;
 const TARGET_BYTES_MAX: usize = 4095;
 /// All attributes of an entry together.
 const ATTRIBUTE_BYTES_MAX: usize = 256 * 1024;
+/// No file system has a larger file.
+const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
 /// A change counter that lies farther ahead than clocks differ is not believed.
 const COUNTER_AHEAD_US: u64 = 24 * 3600 * 1_000_000;
 
@@ -249,34 +251,31 @@ impl Engine {
         Ok(())
     }
 
-    fn heard_entry(&mut self, entry: Entry) -> Step<()> {
+    /// What the partner says of an entry as far as it may be believed.
+    pub(super) fn believed(&mut self, entry: Entry) -> Option<(RelativePath, Told)> {
         let Entry { path, version, known, .. } = entry;
+        let path = RelativePath::try_from(path).ok()?;
         let newest = now_us().saturating_add(COUNTER_AHEAD_US);
-        let believed = known.primary.max(known.secondary) <= newest;
-        let path = match RelativePath::try_from(path) {
-            Ok(path)
-                if believed
-                    && !path.is_root()
-                    && is_sound(&version)
-                    && !is_ours(path.as_written()) =>
-            {
-                path
-            }
-            Ok(path) => {
-                let problem = "the partner's entry is not sound and is not taken".to_owned();
-                self.troubles.add(&path, problem, Instant::now());
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
-        };
+        let is_ahead = known.primary.max(known.secondary) > newest;
+        if is_ahead || path.is_root() || !is_sound(&version) || is_ours(path.as_written()) {
+            let problem = "the partner's entry is not sound and is not taken".to_owned();
+            self.troubles.add(&path, problem, Instant::now());
+            return None;
+        }
+        Some((path, Told { known, version: cleaned(version) }))
+    }
+
+    fn heard_entry(&mut self, entry: Entry) -> Step<()> {
+        let Some((path, told)) = self.believed(entry) else { return Ok(()) };
+        let known = told.known;
         let old = self.index.get(path.as_written())?;
         if old.as_ref().is_some_and(|row| row.told_known() == known && row.told.is_some()) {
             return Ok(());
         }
         let mut row = old.clone().unwrap_or_default();
-        let is_directory = version.contents.is_directory();
-        let is_absent = version.contents.is_absent();
-        row.told = Some(Told { known, version: cleaned(version) });
+        let is_directory = told.version.contents.is_directory();
+        let is_absent = told.version.contents.is_absent();
+        row.told = Some(told);
         row.bits &= !REPAIR;
         let root = self.root.clone();
         let excluded = root.is_some_and(|root| self.sieve.excludes(&root, &path, is_directory));
@@ -303,17 +302,18 @@ impl Engine {
 /// Whether a version could have been found on a disk.
 fn is_sound(version: &Version) -> bool {
     use ipicsha_core::file::Contents;
-    let target = match &version.contents {
+    let contents = match &version.contents {
         Contents::Symlink { target } => {
             !target.is_empty() && target.len() <= TARGET_BYTES_MAX && !target.contains(&0)
         }
-        Contents::Absent | Contents::File { .. } | Contents::Directory => true,
+        Contents::File { size, .. } => *size <= SIZE_MAX,
+        Contents::Absent | Contents::Directory => true,
     };
     let bytes: usize =
         version.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let link = version.link.clone().is_none_or(|link| RelativePath::try_from(link).is_ok());
     let names = version.attributes.iter().all(|(name, _)| !name.is_empty() && !name.contains(&0));
-    target && link && names && bytes <= ATTRIBUTE_BYTES_MAX
+    contents && link && names && bytes <= ATTRIBUTE_BYTES_MAX
 }
 
 /// Without what never travels, whoever says it.

@@ -236,7 +236,8 @@ impl Engine {
         let Some(hash) = row::content(&told.version).copied() else { return Ok(Outcome::Done) };
         let size = row::size(&told.version);
         let is_large = size >= LARGE_BYTES;
-        let too_much = self.fetch.expected > 0 && self.fetch.expected + size > BYTES_MAX;
+        let too_much =
+            self.fetch.expected > 0 && self.fetch.expected.saturating_add(size) > BYTES_MAX;
         if self.fetch.incoming.len() >= self.fetch.requests_max
             || too_much
             || is_large && self.fetch.large >= LARGE_MAX
@@ -281,7 +282,7 @@ impl Engine {
             incoming.asked = true;
             self.outbox.push(self.request(id, &incoming, Vec::new()));
         }
-        self.fetch.expected += size;
+        self.fetch.expected = self.fetch.expected.saturating_add(size);
         self.fetch.large += usize::from(is_large);
         self.fetch.busy.insert(path.clone(), id);
         self.fetch.incoming.insert(id, incoming);

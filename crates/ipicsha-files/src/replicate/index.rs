@@ -151,9 +151,9 @@ impl Index {
     }
 
     fn recount(&mut self) -> Result<(), IndexError> {
-        let sql = "SELECT coalesce(sum(present), 0), coalesce(sum(present * size), 0),
+        let sql = "SELECT coalesce(sum(present), 0), CAST(total(present * size) AS INTEGER),
             coalesce(sum(pending), 0), coalesce(sum(want > 0), 0),
-            coalesce(sum((want > 0) * told_size), 0), coalesce(sum(bits & 1), 0) FROM entry";
+            CAST(total((want > 0) * told_size) AS INTEGER), coalesce(sum(bits & 1), 0) FROM entry";
         self.counts = self.db.query_row(sql, [], |row| {
             let number = |at| row.get::<_, i64>(at).map(|n| n.max(0).unsigned_abs());
             Ok(Counts {

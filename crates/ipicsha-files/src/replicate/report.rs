@@ -68,7 +68,7 @@ impl Report {
 
     /// Bytes of content arrived.
     pub(super) fn arrived(&mut self, bytes: u64) {
-        self.arrived += bytes;
+        self.arrived = self.arrived.saturating_add(bytes);
     }
 
     /// An entry whose path is too long to be told.

@@ -240,12 +240,12 @@ impl Counts {
 
     pub(super) fn add(&mut self, row: &Row) {
         let one = Self::of(row);
-        self.entries += one.entries;
-        self.bytes += one.bytes;
-        self.pending += one.pending;
-        self.wanted += one.wanted;
-        self.wanted_bytes += one.wanted_bytes;
-        self.held_here += one.held_here;
+        self.entries = self.entries.saturating_add(one.entries);
+        self.bytes = self.bytes.saturating_add(one.bytes);
+        self.pending = self.pending.saturating_add(one.pending);
+        self.wanted = self.wanted.saturating_add(one.wanted);
+        self.wanted_bytes = self.wanted_bytes.saturating_add(one.wanted_bytes);
+        self.held_here = self.held_here.saturating_add(one.held_here);
     }
 
     pub(super) fn remove(&mut self, row: &Row) {
@@ -273,5 +273,16 @@ mod tests {
         assert!(Quick::of(&directory).fits(&directory));
         assert!(!Quick::of(&file).fits(&directory));
         assert!(!Quick::of(&directory).fits(&file));
+    }
+    #[test]
+    fn sizes_that_cannot_be_are_no_sum_that_cannot_be() {
+        let contents = Contents::File { size: u64::MAX, hash: [0; 32] };
+        let version = Version { contents, ..Version::absent(0) };
+        let own = Own { seq: 1, known: Known::default(), version, quick: None };
+        let row = Row { own: Some(own), ..Row::default() };
+        let mut counts = Counts::default();
+        counts.add(&row);
+        counts.add(&row);
+        assert_eq!((counts.entries, counts.bytes), (2, u64::MAX));
     }
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod conflicts;
 mod deletions;
+mod hostile;
 mod kinds;
 mod pair;
 mod refused;
