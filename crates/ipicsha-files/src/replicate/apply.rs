@@ -173,7 +173,7 @@ impl Engine {
                 Ok(result) => result,
                 Err(errno) => return Ok(Err(errno)),
             };
-            self.facts_touched = true;
+            self.touch_facts(&spot.dir);
             self.mended(&spot, &meta, &unset)?;
             return Ok(Ok(Outcome::Done));
         }
@@ -271,7 +271,7 @@ impl Engine {
             Ok(result) => result,
             Err(errno) => return Ok(Err(errno)),
         };
-        self.facts_touched = true;
+        self.touch_facts(&spot.dir);
         self.mended(&spot, &meta, &unset)?;
         Ok(Ok(Outcome::Done))
     }
@@ -369,7 +369,7 @@ impl Engine {
         });
         match placed {
             Ok((meta, unset)) => {
-                self.facts_touched = true;
+                self.touch_facts(&spot.dir);
                 self.mended(spot, &meta, &unset)?;
                 Ok(Ok(Outcome::Done))
             }

@@ -5,7 +5,7 @@
 //! for the partner.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
@@ -22,6 +22,7 @@ use super::{
     Command, DirectoryConfig, Event, Gate, Refused,
     clear::HeldTrees,
     compare::Comparing,
+    durable::Unsettled,
     exchange::Exchange,
     fetch::Fetch,
     guard::Guard,
@@ -36,12 +37,7 @@ use super::{
     sieve::Sieve,
     troubles::Troubles,
 };
-use crate::{
-    path::RelativePath,
-    resolve::{Dir, Root},
-    sync::Names,
-    watch::Watcher,
-};
+use crate::{path::RelativePath, resolve::Root, sync::Names, watch::Watcher};
 
 /// Messages of one turn; more wait for the next.
 const MESSAGES_MAX: usize = 1024;
@@ -51,8 +47,6 @@ const IDLE: Duration = Duration::from_millis(500);
 const FULL_EVERY: Duration = Duration::from_secs(3600);
 /// After the index could not be written.
 const INDEX_RETRY: Duration = Duration::from_secs(5);
-/// From so many directories on, the whole file system is made durable at once.
-const DIRECTORIES_MAX: usize = 16;
 
 /// What reaches the thread.
 pub(super) enum Message {
@@ -103,14 +97,12 @@ pub(super) struct Engine {
     pub(super) comparing: Comparing,
     /// Told when everything is durable.
     pub(super) outbox: Vec<File>,
-    /// Directories whose names are not durable yet.
-    pub(super) touched: HashMap<u64, Arc<Dir>>,
-    /// Facts of entries were changed in place.
-    pub(super) facts_touched: bool,
+    /// What the disk has not for good yet.
+    pub(super) unsettled: Unsettled,
     /// Deletions wait to be judged: how few entries were to be made at least, and since when.
     pub(super) undecided: Option<(u64, Instant)>,
     pub(super) held_trees: HeldTrees,
-    next_root: Instant,
+    pub(super) next_root: Instant,
     /// Everything is looked at again then, whatever was noticed.
     next_full: Instant,
     /// After a failure of the index nothing is done before.
@@ -165,8 +157,7 @@ impl Engine {
             flushes: Vec::new(),
             comparing: Comparing::default(),
             outbox: Vec::new(),
-            touched: HashMap::new(),
-            facts_touched: false,
+            unsettled: Unsettled::default(),
             next_root: now,
             next_full: now + FULL_EVERY,
             paused_until: None,
@@ -190,9 +181,7 @@ impl Engine {
         }
         self.keep_partials();
         // What is not committed is found again on the disk or told again by the partner.
-        let _ = self
-            .settle_disk()
-            .and_then(|()| self.index.commit().map_err(|_| rustix::io::Errno::IO));
+        let _ = self.make_durable();
     }
 
     /// How long nothing has to be done, if nothing is heard.
@@ -259,23 +248,6 @@ impl Engine {
         self.hold.is_none() && self.root.is_some() && self.gate == Gate::Open
     }
 
-    /// Disk first, then the index, then the partner's ears.
-    fn make_durable(&mut self) -> Step<()> {
-        if let Err(errno) = self.settle_disk() {
-            self.hold_for(format!(
-                "the disk cannot be written: {}; check it",
-                crate::error::Said(errno)
-            ));
-        }
-        if self.index.is_dirty() {
-            self.index.commit()?;
-        }
-        for file in std::mem::take(&mut self.outbox) {
-            (self.events)(Event::Send(file));
-        }
-        Ok(())
-    }
-
     fn after(&mut self, now: Instant) -> Step<()> {
         self.see_flushes()?;
         self.see_comparison()?;
@@ -284,22 +256,6 @@ impl Engine {
             self.make_durable()?;
         }
         self.report_status(now)
-    }
-
-    fn settle_disk(&mut self) -> Result<(), rustix::io::Errno> {
-        self.kept.settle()?;
-        let touched = std::mem::take(&mut self.touched);
-        if std::mem::take(&mut self.facts_touched) || touched.len() > DIRECTORIES_MAX {
-            return self.root.as_ref().map_or(Ok(()), |root| root.top().sync_all());
-        }
-        touched.values().try_for_each(|dir| dir.sync())
-    }
-
-    /// Names in this directory are to be durable before the index says so.
-    pub(super) fn touch(&mut self, dir: &Arc<Dir>) {
-        if let Ok(meta) = dir.meta() {
-            self.touched.insert(meta.inode, Arc::clone(dir));
-        }
     }
 
     fn recover(&mut self, error: &IndexError) {
@@ -322,7 +278,7 @@ impl Engine {
     }
 
     fn see_root(&mut self, now: Instant) -> Step<()> {
-        if self.root.is_none() && now >= self.next_root {
+        if self.root.is_none() && now >= self.next_root && !self.unsettled.has_failed() {
             self.next_root = now + Duration::from_secs(1);
             self.enter_root()?;
         }

@@ -8,6 +8,7 @@
 mod apply;
 mod clear;
 mod compare;
+mod durable;
 mod engine;
 mod enter;
 mod exchange;

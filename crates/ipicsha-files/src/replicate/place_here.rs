@@ -66,6 +66,7 @@ impl Engine {
         }
         self.fetch.waiting_bytes = 0;
         let mut batch = Batch::default();
+        let (mut paths, mut dirs) = (Vec::new(), Vec::new());
         for waiting in std::mem::take(&mut self.fetch.waiting) {
             self.fetch.ended(&waiting.path);
             let row = self.index.get(waiting.path.as_written())?.unwrap_or_default();
@@ -82,6 +83,8 @@ impl Engine {
                 self.failed(&waiting.path, "keep the old version of", errno);
                 continue;
             }
+            paths.push(waiting.path.clone());
+            dirs.push(dir);
             let tag = Tag {
                 path: waiting.path,
                 version: waiting.version,
@@ -96,23 +99,30 @@ impl Engine {
             };
             batch.push(waiting.ready, waiting.name, placement, tag, now);
         }
-        let committed = self
-            .kept
-            .settle()
-            .and_then(|()| batch.commit())
-            .and_then(|outcomes| batch.settle().map(|()| outcomes));
+        let committed = self.kept.settle().and_then(|()| batch.commit());
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(errno) => {
-                self.hold_for(format!(
-                    "the disk cannot be written: {}; check it",
-                    crate::error::Said(errno)
-                ));
+                self.none_placed(&paths, errno);
                 return Ok(());
             }
         };
+        if let Err(errno) = batch.settle() {
+            // They have their names: what came out for them must be looked at all the same.
+            dirs.iter().for_each(|dir| self.touch(dir));
+            self.unsettled.refused(errno);
+        }
         self.fetch.wake();
         outcomes.into_iter().try_for_each(|(tag, outcome)| self.placed(tag, outcome))
+    }
+
+    /// The disk did not take the contents: they are made again later.
+    fn none_placed(&mut self, paths: &[RelativePath], errno: Errno) {
+        self.unsettled.refused(errno);
+        for path in paths {
+            self.failed(path, "write", errno);
+        }
+        self.fetch.wake();
     }
 
     fn placed(&mut self, tag: Tag, outcome: Result<Placed, Errno>) -> Step<()> {

@@ -3,6 +3,7 @@
 mod changes;
 mod conflicts;
 mod deletions;
+pub(super) mod faults;
 mod hostile;
 mod kinds;
 mod pair;

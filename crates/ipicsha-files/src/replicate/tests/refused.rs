@@ -3,9 +3,14 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::mpsc::{TryRecvError, channel},
 };
 
+use rustix::io::Errno;
+
 use super::{
+    super::Command as Told,
+    faults::NoSync,
     pair::{Pair, eventually},
     walk,
 };
@@ -108,4 +113,52 @@ fn a_directory_that_takes_nothing_holds_its_own_and_nothing_else() {
     assert!(!pair.b.has("locked/two"));
     drop(locked);
     wait_equal(&pair);
+}
+
+#[test]
+fn what_a_disk_refuses_is_confirmed_only_when_it_has_it() {
+    let pair = Pair::running();
+    pair.a.write("before", "1");
+    pair.settle_equal();
+    let full = NoSync::of(&pair.b.root, Errno::NOSPC);
+    pair.a.write("file", "2");
+    pair.b.until("the hold", |status| {
+        status.hold.as_ref().is_some_and(|hold| hold.contains("free space"))
+    });
+    let (sender, flushed) = channel();
+    let done = Box::new(move |result| drop(sender.send(result)));
+    pair.a.send(Told::Flush { done });
+    // What the other side has said before arrives before these.
+    for _ in 0..2 {
+        pair.a.accept();
+    }
+    assert_eq!(flushed.try_recv(), Err(TryRecvError::Empty), "it is confirmed already");
+    drop(full);
+    assert_eq!(flushed.recv().unwrap(), Ok(()));
+    pair.b.until("the end of the hold", |status| status.hold.is_none());
+    wait_equal(&pair);
+}
+
+#[test]
+fn after_an_error_of_the_disk_nothing_is_confirmed_until_a_restart() {
+    let mut pair = Pair::running();
+    pair.a.write("before", "1");
+    pair.settle_equal();
+    let broken = NoSync::of(&pair.b.root, Errno::IO);
+    pair.a.write("file", "2");
+    pair.b.until("the hold", |status| status.hold.is_some());
+    drop(broken);
+    pair.b.write("mine", "3");
+    let hold = pair.b.status().hold.unwrap();
+    assert!(hold.contains("restart the daemon"), "{hold}");
+    assert!(pair.b.flush().is_err());
+    for _ in 0..2 {
+        pair.a.accept();
+    }
+    pair.a.until("what is not confirmed", |status| status.to_send == 1);
+    pair.stop_b();
+    pair.start_b();
+    pair.connect();
+    wait_equal(&pair);
+    assert_eq!((pair.b.read("file"), pair.a.read("mine")), ("2".into(), "3".into()));
 }
