@@ -132,6 +132,16 @@ impl Engine {
         }
     }
 
+    /// What was read is not known any more: the partner's audit begins anew, a comparison of this side
+    /// has failed.
+    pub(super) fn audit_anew(&mut self) {
+        let owed = self.comparing.owed;
+        self.fail_comparison();
+        if let Some(id) = owed {
+            self.audit_asked(id);
+        }
+    }
+
     /// Goes on with a comparison as far as it can.
     pub(super) fn see_comparison(&mut self) -> Step<()> {
         if self.scan.audit && self.scan.is_idle() {

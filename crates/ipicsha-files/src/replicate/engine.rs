@@ -267,10 +267,19 @@ impl Engine {
         self.next_root = Instant::now() + INDEX_RETRY;
         self.root = None;
         self.watcher = None;
-        self.fetch = Fetch::default();
+        self.keep_partials();
+        self.fetch.forget();
         self.scan = Scan::default();
-        self.exchange = Exchange::default();
+        self.fail_flushes();
+        self.audit_anew();
+        self.begin_exchange();
         self.send_status();
+    }
+
+    /// What was under way is void, and the partner hears so, if it can be talked to.
+    pub(super) fn begin_exchange(&mut self) {
+        self.exchange.begin(self.is_connected(), Instant::now());
+        self.server.begin(self.exchange.round);
     }
 
     pub(super) fn hold_for(&mut self, why: String) {
@@ -358,8 +367,7 @@ impl Engine {
             return;
         }
         self.keep_partials();
-        self.exchange.begin(is, Instant::now());
-        self.server.begin(self.exchange.round);
+        self.begin_exchange();
         self.fetch.wake();
         if !is {
             self.fail_flushes();

@@ -120,6 +120,11 @@ impl Default for Fetch {
 }
 
 impl Fetch {
+    /// Nothing is under way any more. Numbers go on, so that no late answer is taken for another.
+    pub(super) fn forget(&mut self) {
+        *self = Self { next_id: self.next_id, ..Self::default() };
+    }
+
     /// Something changed that may let wanted entries be made.
     pub(super) fn wake(&mut self) {
         self.again = true;
