@@ -235,6 +235,7 @@ impl Engine {
         if self.hold.is_none() && self.root.is_some() {
             self.scan_some(now)?;
         }
+        self.see_counters()?;
         self.say_hello(now);
         self.tell_entries()?;
         if self.may_make() {

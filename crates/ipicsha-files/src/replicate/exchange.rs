@@ -9,9 +9,8 @@ use std::{
 };
 
 use ipicsha_core::{
-    file::{Entry, File, IndexId, Version},
+    file::{Entry, File, IndexId, Known, Version},
     id::Seq,
-    license::LicensedRole,
 };
 
 use super::{
@@ -218,12 +217,25 @@ impl Engine {
             }
         }
         let counter = self.index.next_counter(now_us());
-        let column = match self.config.rank {
-            LicensedRole::Primary => "known_primary",
-            LicensedRole::Secondary => "known_secondary",
-        };
-        self.index.restamp(column, counter)?;
+        // Not even counters of the partner are kept: they may be of a clock that was ahead.
+        self.index.restamp(Known::default().changed(self.config.rank, counter))?;
+        self.flush_anew();
         self.fetch.wake();
+        Ok(())
+    }
+
+    /// A clock that was once far ahead has left counters that the partner does not believe, and later
+    /// ones are larger still: this index begins anew. Not before the partner is connected, which it is
+    /// only while both clocks agree: this one may be behind instead.
+    pub(super) fn see_counters(&mut self) -> Step<()> {
+        let newest = now_us().saturating_add(COUNTER_AHEAD_US / 2);
+        if self.index.meta.counter <= newest || !self.is_connected() {
+            return Ok(());
+        }
+        self.index.meta.id = IndexId(index::random());
+        self.index.meta.counter = 0;
+        self.forget_what_was_agreed()?;
+        self.begin_exchange();
         Ok(())
     }
 

@@ -110,6 +110,11 @@ impl Engine {
         Ok(())
     }
 
+    /// All entries have other positions from now on.
+    pub(super) fn flush_anew(&mut self) {
+        self.flushes.iter_mut().for_each(|waiting| waiting.seq = None);
+    }
+
     /// The connection is gone, or the gate closed.
     pub(super) fn fail_flushes(&mut self) {
         let Some(refused) = self.why_not_connected() else { return };

@@ -205,7 +205,7 @@ impl Index {
         if std::mem::take(&mut self.open) && !self.db.is_autocommit() {
             self.db.execute_batch("ROLLBACK")?;
         }
-        let (last, counter) = (self.meta.last, self.meta.counter);
+        let (last, counter) = (self.meta.last, self.meta.counter.max(self.saved.counter));
         self.meta = Remembered { last, counter, ..self.saved.clone() };
         self.recount()
     }
@@ -420,16 +420,14 @@ impl Index {
         self.recount()
     }
 
-    /// All own versions count as made just now, without knowing of any of the partner's to come.
-    pub(super) fn restamp(&mut self, column: &str, counter: u64) -> Result<(), IndexError> {
+    /// All own versions count as made just now, without knowing of any of the partner's.
+    pub(super) fn restamp(&mut self, known: Known) -> Result<(), IndexError> {
         self.begin()?;
         let first = self.meta.last;
-        let sql = format!(
-            "UPDATE entry SET {column} = ?1, pending = 1, seq = ?2 + r.rank FROM (SELECT path AS p,
-             row_number() OVER (ORDER BY path) AS rank FROM entry WHERE seq IS NOT NULL) AS r
-             WHERE r.p = entry.path"
-        );
-        self.db.execute(&sql, params![to_sql(counter), first])?;
+        let sql = "UPDATE entry SET known_primary = ?1, known_secondary = ?2, pending = 1,
+             seq = ?3 + r.rank FROM (SELECT path AS p, row_number() OVER (ORDER BY path) AS rank
+             FROM entry WHERE seq IS NOT NULL) AS r WHERE r.p = entry.path";
+        self.db.execute(sql, params![to_sql(known.primary), to_sql(known.secondary), first])?;
         let count: i64 =
             self.db.query_row("SELECT count(*) FROM entry WHERE seq IS NOT NULL", [], |row| {
                 row.get(0)

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use ipicsha_core::file::Known;
+
 use super::{
-    super::KeptReason,
+    super::{KeptReason, engine::now_us, index::Index},
     pair::{Pair, Side, eventually},
 };
 
@@ -137,4 +139,36 @@ fn a_lost_index_deletes_nothing_and_the_newer_stays() {
     pair.settle_equal();
     assert_eq!(pair.b.read("old"), "1", "it is not known that it was deleted");
     assert_eq!(pair.a.read("changed"), "newer");
+}
+
+/// What changed while the clock of this side was two days ahead. The side must not run.
+fn was_ahead(side: &Side, name: &str) {
+    let mut index = Index::open(&side.config.state).unwrap();
+    let ahead = now_us() + 48 * 3600 * 1_000_000;
+    let row = index.get(name.as_bytes()).unwrap().unwrap();
+    let mut new = row.clone();
+    let known = Known { primary: ahead, secondary: row.known().secondary };
+    new.own.as_mut().unwrap().known = known;
+    new.told.as_mut().unwrap().known = known;
+    index.put(name.as_bytes(), Some(&row), &new).unwrap();
+    index.meta.counter = ahead;
+    index.commit().unwrap();
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_once_stops_no_file() {
+    let mut pair = Pair::running();
+    pair.a.write("file", "common");
+    pair.b.write("other", "common");
+    pair.settle_equal();
+    pair.stop_a();
+    pair.stop_b();
+    was_ahead(&pair.a, "file");
+    was_ahead(&pair.b, "file");
+    pair.start();
+    pair.a.write("new", "of a");
+    pair.b.write("file", "changed by b");
+    fs::remove_file(pair.a.path("other")).unwrap();
+    pair.settle_equal();
+    assert_eq!((pair.b.read("new"), pair.a.read("file")), ("of a".into(), "changed by b".into()));
 }
