@@ -49,14 +49,14 @@ impl Engine {
                 }
             }
             Seen::Same(meta) => {
-                self.troubles_end(path, row.as_ref());
+                self.read_again(path, row.as_ref(), &meta);
                 if let Some(row) = row {
                     self.same_here(path, &row, &meta)?;
                 }
             }
             Seen::Version(found) => {
-                self.troubles_end(path, row.as_ref());
                 let (version, meta, racy) = *found;
+                self.read_again(path, row.as_ref(), &meta);
                 self.found(path, row, version, &meta, racy)?;
             }
             Seen::Large | Seen::Changing => self.look_later(path),
@@ -68,6 +68,12 @@ impl Engine {
     pub(super) fn troubles_end(&mut self, path: &RelativePath, row: Option<&Row>) {
         if row.is_none_or(|row| row.want == Want::Nothing) {
             self.troubles.remove(path);
+        }
+    }
+
+    fn read_again(&mut self, path: &RelativePath, row: Option<&Row>, meta: &Meta) {
+        if meta.kind != Kind::Directory || !self.troubles.is_unlisted(path) {
+            self.troubles_end(path, row);
         }
     }
 

@@ -228,9 +228,10 @@ impl Engine {
             std::mem::take(&mut self.scan.later).into_iter().partition(|(at, _)| *at <= now);
         self.scan.later = later;
         let due: Vec<(Instant, RelativePath)> = due;
-        let troubled = self.troubles.due(now);
-        for path in due.into_iter().map(|(_, path)| path).chain(troubled) {
-            self.scan.look_at(path);
+        let due = due.into_iter().map(|(_, path)| path);
+        for path in due.chain(self.troubles.due(now)) {
+            let unlisted = self.troubles.is_unlisted(&path);
+            self.scan.push(path, if unlisted { Depth::All } else { Depth::Entries });
             self.fetch.wake();
         }
     }
@@ -280,12 +281,16 @@ impl Engine {
                 return Ok(());
             }
             Err(Errno::XDEV) => return Ok(()),
-            Err(errno) => return self.unreadable(&at, "open", errno),
+            Err(errno) => return self.unlisted(&at, "open", errno),
         };
-        let listed = match dir.list() {
+        let listed = dir.list();
+        #[cfg(test)]
+        let listed = super::tests::faults::list(&self.config.root, &at).and(listed);
+        let listed = match listed {
             Ok(listed) => listed,
-            Err(errno) => return self.unreadable(&at, "list", errno),
+            Err(errno) => return self.unlisted(&at, "list", errno),
         };
+        self.troubles.listed(&at);
         if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
             // What cannot be removed now can be an hour later.
             let _ = place::remove_leftovers(&dir, LEFTOVER, &HashSet::new());
@@ -403,9 +408,16 @@ impl Engine {
         Ok(())
     }
 
+    fn unlisted(&mut self, at: &RelativePath, doing: &str, errno: Errno) -> Step<()> {
+        let problem = format!("cannot {doing} it: {}", Said(errno));
+        self.troubles.add_unlisted(at, problem, Instant::now());
+        Ok(())
+    }
+
     /// It takes no part any more, because of a rule: nothing is told of it.
     pub(super) fn leave(&mut self, path: &RelativePath, row: Option<&Row>) -> Step<()> {
         self.scan.gone.remove(path);
+        self.troubles.listed(path);
         let Some(row) = row.filter(|row| row.is_present()) else { return Ok(()) };
         let is_directory = row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
         let beneath = if is_directory {

@@ -21,6 +21,8 @@ struct Retry {
     wait: Duration,
     problem: String,
     due_told: bool,
+    /// It is a directory whose entries are not known.
+    unlisted: bool,
 }
 
 /// All of them.
@@ -32,10 +34,31 @@ pub(super) struct Troubles {
 impl Troubles {
     /// It failed, once more perhaps.
     pub(super) fn add(&mut self, path: &RelativePath, problem: String, now: Instant) {
-        let before = self.by_path.get(path).map(|retry| retry.wait * 2);
-        let wait = before.unwrap_or(FIRST).min(LONGEST);
-        let retry = Retry { at: now + wait, wait, problem, due_told: false };
+        let before = self.by_path.get(path);
+        let wait = before.map_or(FIRST, |retry| retry.wait * 2).min(LONGEST);
+        let unlisted = before.is_some_and(|retry| retry.unlisted);
+        let retry = Retry { at: now + wait, wait, problem, due_told: false, unlisted };
         self.by_path.insert(path.clone(), retry);
+    }
+
+    /// The entries of a directory could not be read: until they are, its own facts end nothing.
+    pub(super) fn add_unlisted(&mut self, path: &RelativePath, problem: String, now: Instant) {
+        self.add(path, problem, now);
+        if let Some(retry) = self.by_path.get_mut(path) {
+            retry.unlisted = true;
+        }
+    }
+
+    /// Whether it is a directory whose entries could not be read.
+    pub(super) fn is_unlisted(&self, path: &RelativePath) -> bool {
+        self.by_path.get(path).is_some_and(|retry| retry.unlisted)
+    }
+
+    /// The entries of a directory were read.
+    pub(super) fn listed(&mut self, path: &RelativePath) {
+        if self.is_unlisted(path) {
+            self.remove(path);
+        }
     }
 
     /// It went well, or is not wanted any more.

@@ -8,29 +8,49 @@ use std::{
 
 use rustix::io::Errno;
 
-static SYNC: Mutex<BTreeMap<PathBuf, Errno>> = Mutex::new(BTreeMap::new());
+use crate::path::RelativePath;
 
-fn syncs() -> MutexGuard<'static, BTreeMap<PathBuf, Errno>> {
-    SYNC.lock().unwrap_or_else(PoisonError::into_inner)
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Call {
+    /// Making durable what is in a root.
+    Sync,
+    /// Listing a directory.
+    List,
 }
 
-/// What a sync of this directory's disk says.
+static REFUSED: Mutex<BTreeMap<(Call, PathBuf), Errno>> = Mutex::new(BTreeMap::new());
+
+fn refused() -> MutexGuard<'static, BTreeMap<(Call, PathBuf), Errno>> {
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check(call: Call, at: PathBuf) -> Result<(), Errno> {
+    refused().get(&(call, at)).map_or(Ok(()), |errno| Err(*errno))
+}
+
+/// What making durable what is in a root is to say.
 pub(crate) fn sync(root: &Path) -> Result<(), Errno> {
-    syncs().get(root).map_or(Ok(()), |errno| Err(*errno))
+    check(Call::Sync, root.to_owned())
 }
 
-/// Its disk refuses every sync until this is dropped.
-pub(crate) struct NoSync(PathBuf);
+/// What listing a directory is to say.
+pub(crate) fn list(root: &Path, at: &RelativePath) -> Result<(), Errno> {
+    check(Call::List, root.join(at.to_string()))
+}
 
-impl NoSync {
-    pub(crate) fn of(root: &Path, errno: Errno) -> Self {
-        syncs().insert(root.to_owned(), errno);
-        Self(root.to_owned())
+/// The call fails there until this is dropped.
+pub(crate) struct Fault(Call, PathBuf);
+
+impl Fault {
+    pub(crate) fn new(call: Call, at: &Path, errno: Errno) -> Self {
+        refused().insert((call, at.to_owned()), errno);
+        Self(call, at.to_owned())
     }
 }
 
-impl Drop for NoSync {
+impl Drop for Fault {
     fn drop(&mut self) {
-        syncs().remove(&self.0);
+        refused().remove(&(self.0, self.1.clone()));
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{
     super::Command as Told,
-    faults::NoSync,
+    faults::{Call, Fault},
     pair::{Pair, eventually},
     walk,
 };
@@ -120,7 +120,7 @@ fn what_a_disk_refuses_is_confirmed_only_when_it_has_it() {
     let pair = Pair::running();
     pair.a.write("before", "1");
     pair.settle_equal();
-    let full = NoSync::of(&pair.b.root, Errno::NOSPC);
+    let full = Fault::new(Call::Sync, &pair.b.root, Errno::NOSPC);
     pair.a.write("file", "2");
     pair.b.until("the hold", |status| {
         status.hold.as_ref().is_some_and(|hold| hold.contains("free space"))
@@ -144,7 +144,7 @@ fn after_an_error_of_the_disk_nothing_is_confirmed_until_a_restart() {
     let mut pair = Pair::running();
     pair.a.write("before", "1");
     pair.settle_equal();
-    let broken = NoSync::of(&pair.b.root, Errno::IO);
+    let broken = Fault::new(Call::Sync, &pair.b.root, Errno::IO);
     pair.a.write("file", "2");
     pair.b.until("the hold", |status| status.hold.is_some());
     drop(broken);
@@ -187,5 +187,25 @@ fn files_travel_both_ways_after_the_index_had_no_room() {
     eventually("what was on its way is there", || pair.b.has("many/499"));
     pair.b.write("back", "to the other side");
     eventually("the other way", || pair.a.has("back"));
+    wait_equal(&pair);
+}
+
+#[test]
+fn what_is_in_a_directory_that_could_not_be_listed_comes_when_it_can() {
+    let mut pair = Pair::running();
+    pair.a.write("d/file", "1");
+    pair.settle_equal();
+    pair.stop_a();
+    pair.a.write("d/new", "2");
+    let unreadable = Fault::new(Call::List, &pair.a.path("d"), Errno::ACCESS);
+    pair.start_a();
+    pair.connect();
+    pair.a.until("it is named though it was tried again", |status| {
+        status.troubles.iter().any(|trouble| trouble.path == "d" && trouble.retry_seconds >= 2)
+    });
+    assert!(!pair.b.has("d/new"));
+    drop(unreadable);
+    eventually("what was in it is there", || pair.b.has("d/new"));
+    pair.a.until("it is not named any more", |status| status.troubles_total == 0);
     wait_equal(&pair);
 }
