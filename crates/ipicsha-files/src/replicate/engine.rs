@@ -31,6 +31,7 @@ use super::{
     look,
     reader::{Read_, Reader},
     report::Report,
+    rescue::Rescue,
     row::{HELD_HERE, LEFT, Own, Row, Want},
     scan::Scan,
     serve::Server,
@@ -102,6 +103,7 @@ pub(super) struct Engine {
     /// Deletions wait to be judged: how few entries were to be made at least, and since when.
     pub(super) undecided: Option<(u64, Instant)>,
     pub(super) held_trees: HeldTrees,
+    pub(super) rescue: Rescue,
     pub(super) next_root: Instant,
     /// Everything is looked at again then, whatever was noticed.
     next_full: Instant,
@@ -135,6 +137,7 @@ impl Engine {
             guard: Guard::new(config.guard),
             undecided: None,
             held_trees: HeldTrees::default(),
+            rescue: Rescue::default(),
             guard_here: Guard::new(config.guard),
             config,
             events,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Directory of our own in the root.
-const OWN: &[u8] = b".ipicsha";
+pub(super) const OWN: &[u8] = b".ipicsha";
 /// Says which index the root belongs to.
 const MARKER: &[u8] = b"root";
 
@@ -71,6 +71,7 @@ impl Engine {
         if self.watcher.is_none() && !self.start_watcher() {
             return Ok(());
         }
+        self.find_rescued(&root);
         self.hold = None;
         self.root = Some(Arc::new(root));
         self.report.changed();

@@ -23,6 +23,7 @@ mod place_here;
 mod reader;
 mod remove;
 mod report;
+mod rescue;
 mod row;
 mod scan;
 mod serve;

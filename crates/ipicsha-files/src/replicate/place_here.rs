@@ -265,16 +265,10 @@ impl Engine {
     }
 
     /// What had the name before without anybody knowing is kept.
-    fn keep_held(&mut self, hold: Hold, path: &RelativePath) {
+    pub(super) fn keep_held(&mut self, hold: Hold, path: &RelativePath) {
         match self.kept.put_held(hold, path, KeptReason::Conflict, now_unix()) {
             Ok(entry) => self.tell_kept(entry),
-            Err(not_kept) => {
-                let errno = not_kept.errno;
-                // It stays under its temporary name, which nothing removes for a day.
-                let name = not_kept.hold.release();
-                let said = crate::error::Said(errno);
-                self.failed_because(path, format!("cannot keep what it was ({name}): {said}"));
-            }
+            Err(not_kept) => self.rescue(not_kept, path),
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     DirectoryStatus, Event, Left,
     engine::{Engine, Step, now_unix},
     row::Want,
+    troubles::SHOWN_MAX,
 };
 use crate::watch;
 
@@ -97,6 +98,7 @@ impl Engine {
             self.report.expire_at = now + Duration::from_secs(60);
             // What cannot go now is too old in a minute as well.
             let _ = self.kept.expire(now_unix());
+            self.see_rescued();
         }
         if self.is_even() && !self.index.meta.synced {
             self.index.meta.synced = true;
@@ -151,8 +153,8 @@ impl Engine {
             conflicts_total: self.index.meta.conflicts,
             left: shown.map(|(path, reason)| Left { path, reason }).collect(),
             left_total: (self.left.len() + self.report.too_long.len()) as u64,
-            troubles: self.troubles.shown(now),
-            troubles_total: self.troubles.len(),
+            troubles: self.rescue.shown().chain(self.troubles.shown(now)).take(SHOWN_MAX).collect(),
+            troubles_total: self.rescue.len() + self.troubles.len(),
             hold: self.hold.clone(),
             last_change_unix: self.report.last_change_unix,
             compare: self.comparing.progress(&self.scan, counts.bytes),

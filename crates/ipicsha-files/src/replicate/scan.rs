@@ -293,7 +293,7 @@ impl Engine {
         self.troubles.listed(&at);
         if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
             // What cannot be removed now can be an hour later.
-            let _ = place::remove_leftovers(&dir, LEFTOVER, &HashSet::new());
+            let _ = place::remove_leftovers(&dir, LEFTOVER, &self.rescue.names());
         }
         let rows = self.index.children(at.as_written())?.into_iter().collect();
         self.scan.open = Some(Open { at, dir, depth, listed: listed.into_iter(), rows });

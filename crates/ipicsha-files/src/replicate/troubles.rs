@@ -13,7 +13,7 @@ use crate::path::RelativePath;
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 /// More are not listed, but each is tried again.
-const SHOWN_MAX: usize = 100;
+pub(super) const SHOWN_MAX: usize = 100;
 
 #[derive(Debug)]
 struct Retry {

@@ -9,5 +9,6 @@ mod kinds;
 mod pair;
 mod refused;
 mod repairs;
+mod rescues;
 mod transfers;
 mod walk;
