@@ -3,7 +3,11 @@
 //! Decides what counts as a difference; which side is right, the core's `plan_repair` says. Must not
 //! know how versions travel: a repair is a change like any other, made with the knowledge of both.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use ipicsha_core::{
     file::{Contents, Entry, File, Version},
@@ -28,6 +32,8 @@ const LISTED_MAX: usize = 1000;
 const FOUND_MAX: usize = 256;
 /// Rows read at a time.
 const ROWS: usize = 512;
+/// What did not move for so long is not waited for: it cannot be made, or somebody has to be asked.
+const STUCK: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
 
 /// What the two audits have told.
 #[derive(Default)]
@@ -50,6 +56,36 @@ struct Asked {
     there: Option<i64>,
     /// Repaired, and waiting for the partner to have it.
     repaired: Option<(CompareReport, i64)>,
+    /// Gone when nobody waits for the result any more.
+    asker: Weak<()>,
+    /// How far everything was, and since when.
+    moved: Option<(Moves, Instant)>,
+}
+
+/// Changes as long as something is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Moves {
+    pending: u64,
+    wanted: u64,
+    last: i64,
+    noted: i64,
+}
+
+impl Asked {
+    /// Whether nothing moves any more; `now_moves` is none while contents are under way.
+    fn is_stuck(&mut self, now_moves: Option<Moves>, now: Instant) -> bool {
+        match (now_moves, self.moved) {
+            (Some(moves), Some((before, since))) if moves == before => now >= since + STUCK,
+            (Some(moves), _) => {
+                self.moved = Some((moves, now));
+                false
+            }
+            (None, _) => {
+                self.moved = None;
+                false
+            }
+        }
+    }
 }
 
 impl Comparing {
@@ -66,7 +102,12 @@ impl Comparing {
 
 impl Engine {
     /// Begins to compare.
-    pub(super) fn compare(&mut self, apply: bool, done: Done<CompareReport>) -> Step<()> {
+    pub(super) fn compare(
+        &mut self,
+        apply: bool,
+        asker: Weak<()>,
+        done: Done<CompareReport>,
+    ) -> Step<()> {
         let refused = |message: &str, next_step: &str| Refused {
             message: message.into(),
             next_step: next_step.into(),
@@ -85,7 +126,8 @@ impl Engine {
         }
         self.comparing.next_id += 1;
         let id = self.comparing.next_id;
-        let asked = Asked { id, apply, done, read: false, there: None, repaired: None };
+        let asked =
+            Asked { id, apply, done, read: false, there: None, repaired: None, asker, moved: None };
         self.comparing.asked = Some(asked);
         self.begin_audit();
         self.outbox.push(File::Audit { directory: self.config.name.clone(), id });
@@ -156,23 +198,37 @@ impl Engine {
         {
             self.tell_audit(id)?;
         }
+        self.go_on_with_comparison(Instant::now())
+    }
+
+    fn go_on_with_comparison(&mut self, now: Instant) -> Step<()> {
+        self.comparing.asked.take_if(|asked| asked.asker.strong_count() == 0);
+        if self.comparing.asked.is_none() {
+            return Ok(());
+        }
         let last = self.index.meta.last;
         let noted = self.index.meta.noted.map_or(0, |(_, seq)| seq);
-        let Some(asked) = &self.comparing.asked else { return Ok(()) };
+        let takes = self.index.count_wanted(Want::Take)?;
+        let (pending, wanted) = (self.index.counts.pending, self.index.counts.wanted);
+        let is_quiet = self.fetch.is_quiet() && self.server.is_idle() && self.scan.is_idle();
+        let moves = Moves { pending, wanted, last, noted };
+        let Some(asked) = &mut self.comparing.asked else { return Ok(()) };
+        let is_stuck = asked.is_stuck(Some(moves).filter(|_| is_quiet), now);
         if let Some((_, seq)) = &asked.repaired {
-            let is_there = self.index.is_there_up_to(*seq)? && self.index.counts.wanted == 0;
-            if is_there && let Some(asked) = self.comparing.asked.take() {
+            let is_there = self.index.is_there_up_to(*seq)? && wanted == 0;
+            if (is_there || is_stuck)
+                && let Some(asked) = self.comparing.asked.take()
+            {
                 let report = asked.repaired.map(|(report, _)| report).unwrap_or_default();
-                (asked.done)(Ok(report));
+                let stuck = self.differences()?.0.stuck;
+                (asked.done)(Ok(CompareReport { stuck, ..report }));
             }
             return Ok(());
         }
         // What travels meanwhile arrives first, on both sides.
         let both = asked.read && asked.there.is_some_and(|there| noted >= there);
-        let even = self.exchange.noted_there >= last
-            && self.index.counts.pending == 0
-            && self.index.count_wanted(Want::Take)? == 0;
-        if both && even && self.scan.is_idle() {
+        let even = pending == 0 && takes == 0 || is_stuck;
+        if both && even && self.exchange.noted_there >= last && self.scan.is_idle() {
             self.conclude()?;
         }
         Ok(())
@@ -208,7 +264,7 @@ impl Engine {
             (asked.done)(Ok(report));
             return Ok(());
         }
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let entries = self.index.counts.entries + report.deletions;
         let verdict = self.guard.may_delete(report.deletions, entries, now);
         if verdict == Verdict::Hold {
@@ -229,6 +285,7 @@ impl Engine {
         report.applied = true;
         let seq = self.index.meta.last;
         asked.repaired = Some((report, seq));
+        asked.moved = None;
         self.comparing.asked = Some(asked);
         self.fetch.wake();
         Ok(())
@@ -266,6 +323,10 @@ impl Engine {
                 report.bytes = report.bytes.saturating_add(bytes);
                 if row.is_agreed() {
                     continue;
+                }
+                let waits = row.pending || matches!(row.want, Want::Take | Want::Held);
+                if waits && report.stuck.len() < LISTED_MAX {
+                    report.stuck.insert(escape(&path));
                 }
                 let Ok(path) = RelativePath::try_from(path) else { continue };
                 let repair = self.difference(&mut report, &path, &row);

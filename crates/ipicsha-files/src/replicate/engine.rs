@@ -354,7 +354,7 @@ impl Engine {
                 done(Ok(accepted));
                 Ok(())
             }
-            Command::Compare { apply, done } => self.compare(apply, done),
+            Command::Compare { apply, asker, done } => self.compare(apply, asker, done),
             Command::Forget { done } => {
                 done(self.forget());
                 Ok(())

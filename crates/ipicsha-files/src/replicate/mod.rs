@@ -37,6 +37,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
+    sync::Weak,
     time::Duration,
 };
 
@@ -139,7 +140,8 @@ pub enum Command {
     AcceptDeletions { done: Done<u64> },
     /// Compare both sides, contents read anew on both. With `apply`, what differs is repaired by the
     /// rules of spec D5, which only the primary may lead.
-    Compare { apply: bool, done: Done<CompareReport> },
+    /// It ends without an answer when who asks has dropped the other end of `asker`.
+    Compare { apply: bool, asker: Weak<()>, done: Done<CompareReport> },
     /// HA is not configured any more: the index is removed, what is kept stays.
     Forget { done: Done<()> },
 }
@@ -220,6 +222,10 @@ pub struct CompareReport {
     pub deletions: u64,
     /// Whether it was applied.
     pub applied: bool,
+    /// What cannot be made on one of the servers now, or waits for an administrator (the first 1000): it
+    /// was not waited for.
+    #[serde(default)]
+    pub stuck: BTreeSet<String>,
     /// What takes no part: databases, kinds that do not travel.
     pub not_compared: BTreeSet<String>,
 }

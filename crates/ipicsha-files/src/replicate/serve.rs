@@ -60,6 +60,8 @@ struct Queue {
     cancelled: HashSet<u64>,
     round: u64,
     stopping: bool,
+    /// Something is being sent.
+    serving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +116,12 @@ impl Server {
         queue.cancelled.insert(id);
     }
 
+    /// Whether nothing is to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        let queue = self.shared.lock();
+        queue.jobs.is_empty() && !queue.serving
+    }
+
     /// There is another connection, or none: what was queued is void.
     pub(super) fn begin(&self, round: u64) {
         let mut queue = self.shared.lock();
@@ -166,11 +174,13 @@ impl Serving {
 
     fn next(&self) -> Option<Job> {
         let mut queue = self.shared.lock();
+        queue.serving = false;
         loop {
             if queue.stopping {
                 return None;
             }
             if let Some(job) = queue.jobs.pop_front() {
+                queue.serving = true;
                 return Some(job);
             }
             queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);

@@ -242,6 +242,9 @@ fn print_outcome(outcome: &DirectoryOutcome, purpose: Purpose) {
     if purpose != Purpose::Verify && report.differences > 0 {
         print_plan(report);
     }
+    for path in report.stuck.iter().take(SHOWN_MAX) {
+        println!("  not waited for: {path} (`ipicsha ha-status` on both servers says why)");
+    }
     for left in report.not_compared.iter().take(SHOWN_MAX) {
         println!("  not compared: {left}");
     }

@@ -68,7 +68,10 @@ async fn answer(mut stream: UnixStream, events: mpsc::Sender<Event>) {
         return; // the command line went away
     }
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => ask(request, &events).await,
+        Ok(request) => match ask(request, &events, gone(&mut reader)).await {
+            Some(answer) => answer,
+            None => return,
+        },
         Err(error) => {
             Err(Failure::new(Kind::Usage, format!("the request cannot be read: {error}"))
                 .hinted("use the `ipicsha` of the same version as the daemon"))
@@ -81,10 +84,28 @@ async fn answer(mut stream: UnixStream, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn ask(request: Request, events: &mpsc::Sender<Event>) -> Answer {
+/// Ends when the command line goes away before it has its answer.
+async fn gone(reader: &mut (impl AsyncReadExt + Unpin)) {
+    let mut rest = [0; 64];
+    while reader.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+}
+
+/// The answer; none when who asked is `gone`, which who works on it sees. What was asked for happens
+/// all the same, unless only its answer is of use.
+async fn ask(
+    request: Request,
+    events: &mpsc::Sender<Event>,
+    gone: impl Future<Output = ()>,
+) -> Option<Answer> {
     let (sender, receiver) = oneshot::channel();
     let ending =
         || Failure::new(Kind::Unreachable, "the daemon is ending").hinted("start it again");
-    events.send(Event::Request(request, sender)).await.map_err(|_| ending())?;
-    receiver.await.map_err(|_| ending())?
+    if events.send(Event::Request(request, sender)).await.is_err() {
+        return Some(Err(ending()));
+    }
+    tokio::select! {
+        biased;
+        answer = receiver => Some(answer.unwrap_or_else(|_| Err(ending()))),
+        () = gone => None,
+    }
 }

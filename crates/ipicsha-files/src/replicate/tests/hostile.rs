@@ -1,6 +1,11 @@
 //! A partner that says what no honest one would: nothing it says gives a file power or ends the worker.
 
-use std::{any::Any, fs, os::unix::fs::MetadataExt, sync::mpsc::channel};
+use std::{
+    any::Any,
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::{Arc, mpsc::channel},
+};
 
 use ipicsha_core::{
     file::{Contents, DirectoryName, Entry, File, IndexId, Known, Version},
@@ -45,7 +50,8 @@ fn no_file_gets_power_through_what_an_audit_finds() {
     let entry = Entry { path: b"tool".to_vec(), seq: Seq(1), version, known };
     let (sender, repaired) = channel();
     let done = Box::new(move |result| drop(sender.send(result)));
-    pair.a.send(Command::Compare { apply: true, done });
+    let asker = Arc::new(());
+    pair.a.send(Command::Compare { apply: true, asker: Arc::downgrade(&asker), done });
     let found = vec![entry];
     let audited = File::Audited { directory: name(), id: 1, to: Seq(0), found, last: false };
     pair.a.send(Command::Received(audited, ticket()));

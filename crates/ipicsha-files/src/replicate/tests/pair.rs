@@ -161,7 +161,8 @@ impl Side {
     }
 
     pub(crate) fn compare(&self, apply: bool) -> Result<CompareReport, Refused> {
-        self.ask(|done| Command::Compare { apply, done })
+        let asker = Arc::new(());
+        self.ask(|done| Command::Compare { apply, asker: Arc::downgrade(&asker), done })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -1,14 +1,21 @@
 //! Comparing and repairing.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{Arc, mpsc::channel},
+};
+
+use rustix::io::Errno;
 
 use super::{
     super::{
+        Command,
         index::Index,
         look,
         row::{Own, Quick},
     },
-    pair::{Pair, Side},
+    faults::{Call, Fault},
+    pair::{Pair, Side, eventually},
 };
 use crate::path::RelativePath;
 
@@ -73,4 +80,41 @@ fn without_a_connection_nothing_is_compared() {
     let pair = Pair::running();
     pair.cut();
     assert!(pair.a.compare(false).is_err());
+}
+
+#[test]
+fn what_waits_for_an_administrator_is_named_and_not_waited_for() {
+    let mut pair = Pair::new();
+    pair.b.config.guard = super::super::GuardLimits { percent: 50, files_small: 5, files: 1000 };
+    for number in 0..20 {
+        pair.a.write(&format!("files/{number}"), format!("content {number}"));
+    }
+    pair.start();
+    pair.settle_equal();
+    fs::remove_dir_all(pair.a.path("files")).unwrap();
+    pair.b.until("the hold", |status| status.held_deletions == 20);
+    for side in [&pair.a, &pair.b] {
+        let report = side.compare(false).unwrap();
+        assert!(report.differences >= 20 && report.stuck.contains("files/7"), "{report:?}");
+    }
+}
+
+#[test]
+fn a_comparison_that_nobody_waits_for_is_given_up() {
+    let pair = Pair::running();
+    pair.a.write("file", "1");
+    pair.settle_equal();
+    // The other side cannot say that it has the next one.
+    let full = Fault::new(Call::Sync, &pair.b.root, Errno::NOSPC);
+    pair.a.write("next", "2");
+    pair.b.until("the hold", |status| status.hold.is_some());
+    let asker = Arc::new(());
+    let (sender, answered) = channel();
+    let done = Box::new(move |result| drop(sender.send(result)));
+    pair.a.send(Command::Compare { apply: false, asker: Arc::downgrade(&asker), done });
+    pair.a.until("that it runs", |status| status.compare.is_some());
+    drop(asker);
+    assert!(answered.recv().is_err(), "it is answered though nobody asks");
+    drop(full);
+    eventually("another one may begin", || pair.a.compare(false).is_ok());
 }

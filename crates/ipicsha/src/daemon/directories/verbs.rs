@@ -1,6 +1,8 @@
 //! What administrators ask of watched directories: protect and unprotect, what is kept, deletions
 //! that wait, comparisons and repairs (spec C2, D5).
 
+use std::sync::Arc;
+
 use ipicsha_core::license::LicensedRole;
 use ipicsha_files::replicate::{self, Command, CommandSender, CompareReport, Done, Refused};
 use serde::{Deserialize, Serialize};
@@ -262,22 +264,38 @@ impl Daemon {
             }
             Err(failure) => return Err((failure, answer)),
         };
-        let waiting =
-            ask_all(workers, |done: Done<CompareReport>| Command::Compare { apply, done });
+        let asker = Arc::new(());
+        let waiting = ask_all(workers, |done: Done<CompareReport>| Command::Compare {
+            apply,
+            asker: Arc::downgrade(&asker),
+            done,
+        });
         tokio::spawn(async move {
-            let mut outcomes = Vec::new();
-            for (directory, receiver) in waiting {
-                let (report, error, next_step) = match outcome(receiver).await {
-                    Ok(report) => (Some(report), None, None),
-                    Err(refused) => (None, Some(refused.message), Some(refused.next_step)),
-                };
-                outcomes.push(DirectoryOutcome { directory, report, error, next_step });
+            let mut answer = answer;
+            tokio::select! {
+                outcomes = compared(waiting) => {
+                    let result = refused_by_all(&outcomes).map_or_else(|| value(&outcomes), Err);
+                    let _ = answer.send(result); // the command line went away
+                }
+                // Nobody waits for it: the workers give it up.
+                () = answer.closed() => {}
             }
-            let result = refused_by_all(&outcomes).map_or_else(|| value(&outcomes), Err);
-            let _ = answer.send(result); // the command line went away
+            drop(asker);
         });
         Ok(())
     }
+}
+
+async fn compared(waiting: Vec<(String, Outcome<CompareReport>)>) -> Vec<DirectoryOutcome> {
+    let mut outcomes = Vec::new();
+    for (directory, receiver) in waiting {
+        let (report, error, next_step) = match outcome(receiver).await {
+            Ok(report) => (Some(report), None, None),
+            Err(refused) => (None, Some(refused.message), Some(refused.next_step)),
+        };
+        outcomes.push(DirectoryOutcome { directory, report, error, next_step });
+    }
+    outcomes
 }
 
 /// Where nothing at all was done, it is a refusal and no outcome.
