@@ -79,6 +79,8 @@ pub struct DirectoryReport {
     pub hold: Option<String>,
     /// Deletions that wait for an administrator.
     pub held_deletions: u64,
+    /// Why changes in it are noticed late, where something can be done about it.
+    pub late: Option<String>,
 }
 
 /// What kind of critical service it is (spec B3, B4).

@@ -123,6 +123,13 @@ pub enum Alarm {
         /// For how long from now.
         seconds: u64,
     },
+    /// Changes in a watched directory are noticed late, or at scans only.
+    ChangesLate {
+        /// Its name.
+        directory: String,
+        /// Why, with the remedy.
+        cause: String,
+    },
 }
 
 impl Alarm {
@@ -168,6 +175,9 @@ impl Alarm {
                 format!(
                     "{count} deletions in the directory {directory} wait: that many do not happen by themselves"
                 )
+            }
+            Self::ChangesLate { directory, cause } => {
+                format!("changes in the directory {directory} are noticed late: {cause}")
             }
             Self::CriticalServiceDown { service, cause } => {
                 format!("the critical service {service} is down: {cause}")
@@ -378,6 +388,10 @@ impl Alarm {
             | (
                 Self::DirectoryHeld { directory: mine, .. },
                 Self::DirectoryHeld { directory: theirs, .. },
+            )
+            | (
+                Self::ChangesLate { directory: mine, .. },
+                Self::ChangesLate { directory: theirs, .. },
             ) => mine == theirs,
             (
                 Self::CriticalServiceDown { service: mine, .. },
@@ -436,6 +450,9 @@ impl Alarm {
             Self::DirectoryHeld { .. } => {
                 Some("see the hold in the list of directories and do what it says")
             }
+            Self::ChangesLate { .. } => Some(
+                "apply the remedy if the alarm names one; until then changes are found by scans",
+            ),
             Self::DeletionsHeld { .. } => Some(
                 "if they are meant: `ipicsha repair files DIRECTORY --accept-deletions`; if not, put the files back where they were deleted",
             ),

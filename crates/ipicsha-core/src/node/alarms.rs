@@ -27,6 +27,7 @@ impl Alarm {
             | Self::CertificateEnds { .. }
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
+            | Self::ChangesLate { .. }
             | Self::WitnessDown { .. }
             | Self::RoleMoved { .. }
             | Self::Paused { .. } => false,
@@ -54,6 +55,7 @@ impl Alarm {
             | Self::CertificateEnds { .. }
             | Self::DirectoryHeld { .. }
             | Self::DeletionsHeld { .. }
+            | Self::ChangesLate { .. }
             | Self::CriticalServiceDown { .. }
             | Self::WitnessDown { .. }
             | Self::Fenced

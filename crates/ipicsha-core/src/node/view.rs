@@ -313,5 +313,7 @@ fn directory_alarms(report: &DirectoryReport) -> impl Iterator<Item = Alarm> {
         report.hold.clone().map(|cause| Alarm::DirectoryHeld { directory: directory(), cause });
     let count = report.held_deletions;
     let deletions = (count > 0).then(|| Alarm::DeletionsHeld { directory: directory(), count });
-    held.into_iter().chain(deletions)
+    let late = report.late.clone();
+    let late = late.map(|cause| Alarm::ChangesLate { directory: directory(), cause });
+    held.into_iter().chain(deletions).chain(late)
 }

@@ -481,7 +481,7 @@ fn a_held_directory_and_held_deletions_are_alarms_once_and_until_they_are_over()
     let mut world = pair();
     let report = |hold: Option<&str>, held_deletions| {
         let (name, hold) = ("uploads".to_owned(), hold.map(str::to_owned));
-        Input::Directories(vec![DirectoryReport { name, hold, held_deletions }])
+        Input::Directories(vec![DirectoryReport { name, hold, held_deletions, late: None }])
     };
     let before = world.servers[PRIMARY].raised.len();
     for input in [report(Some("its root is missing"), 0), report(None, 7), report(None, 9)] {
@@ -496,4 +496,24 @@ fn a_held_directory_and_held_deletions_are_alarms_once_and_until_they_are_over()
     assert_eq!(world.alarms(PRIMARY), []);
     let raised = world.servers[PRIMARY].raised.len() - before;
     assert_eq!(raised, 2, "figures that change raise nothing anew");
+}
+
+#[test]
+fn a_directory_whose_changes_are_noticed_late_is_an_alarm_until_it_is_mended() {
+    let mut world = pair();
+    let report = |late: Option<&str>| {
+        let (name, late) = ("uploads".to_owned(), late.map(str::to_owned));
+        Input::Directories(vec![DirectoryReport { name, hold: None, held_deletions: 0, late }])
+    };
+    let before = world.servers[PRIMARY].raised.len();
+    for late in ["9 directories are not watched", "8 directories are not watched"] {
+        world.input(PRIMARY, report(Some(late)));
+        world.run(SECOND);
+    }
+    let cause = "8 directories are not watched".to_owned();
+    assert_eq!(world.alarms(PRIMARY), [Alarm::ChangesLate { directory: "uploads".into(), cause }]);
+    assert_eq!(world.servers[PRIMARY].raised.len() - before, 1, "raised once");
+    world.input(PRIMARY, report(None));
+    world.run(SECOND);
+    assert_eq!(world.alarms(PRIMARY), []);
 }

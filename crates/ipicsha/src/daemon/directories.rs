@@ -223,8 +223,12 @@ impl Directories {
             name: row.name.0,
             hold: row.hold,
             held_deletions: row.held_deletions,
+            late: row.alarm,
         });
-        rows.filter(|row| row.hold.is_some() || row.held_deletions > 0).collect()
+        let matters = |row: &DirectoryReport| {
+            row.hold.is_some() || row.held_deletions > 0 || row.late.is_some()
+        };
+        rows.filter(matters).collect()
     }
 
     /// For the status.
@@ -325,6 +329,24 @@ fn callback(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_watches_is_reported_as_what_an_administrator_must_see_to() {
+        let (events, _receiver) = mpsc::channel(1);
+        let file = DirectoryFile::new("/srv/uploads".into(), None);
+        let name = file.common_name();
+        let queue = FilesQueue::new(None);
+        let mut directories = Directories::new(vec![file], PathBuf::new(), queue, events);
+        directories.rank = Some(LicensedRole::Primary);
+        let mut status = idle(&name, PathBuf::new());
+        directories.update(status.clone());
+        assert_eq!(directories.reports(), []);
+        status.alarm = Some("raise fs.inotify.max_user_watches".into());
+        directories.update(status.clone());
+        let late = status.alarm;
+        let report = DirectoryReport { name, hold: None, held_deletions: 0, late };
+        assert_eq!(directories.reports(), [report]);
+    }
 
     #[test]
     fn every_name_has_a_folder_of_its_own() {
