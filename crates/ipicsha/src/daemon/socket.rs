@@ -1,10 +1,10 @@
 //! The Unix socket for `ipicsha VERB`: one JSON line in, one JSON line out.
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
+    net::{UnixListener, UnixStream, unix::WriteHalf},
     sync::{mpsc, oneshot},
 };
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
+/// So often it is looked whether who asked still waits.
+const GONE_LOOK: Duration = Duration::from_millis(250);
 
 /// Opens the socket; a stale one of a dead daemon is replaced, a living daemon is not.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, Failure> {
@@ -54,7 +56,7 @@ pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "the socket does not accept");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -68,7 +70,7 @@ async fn answer(mut stream: UnixStream, events: mpsc::Sender<Event>) {
         return; // the command line went away
     }
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => match ask(request, &events, gone(&mut reader)).await {
+        Ok(request) => match ask(request, &events, gone(&write)).await {
             Some(answer) => answer,
             None => return,
         },
@@ -85,9 +87,11 @@ async fn answer(mut stream: UnixStream, events: mpsc::Sender<Event>) {
 }
 
 /// Ends when the command line goes away before it has its answer.
-async fn gone(reader: &mut (impl AsyncReadExt + Unpin)) {
-    let mut rest = [0; 64];
-    while reader.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+/// One that has only said everything waits for its answer.
+async fn gone(write: &WriteHalf<'_>) {
+    while write.ready(Interest::WRITABLE).await.is_ok_and(|ready| !ready.is_write_closed()) {
+        tokio::time::sleep(GONE_LOOK).await;
+    }
 }
 
 /// The answer; none when who asked is `gone`, which who works on it sees. What was asked for happens
@@ -107,5 +111,39 @@ async fn ask(
         biased;
         answer = receiver => Some(answer.unwrap_or_else(|_| Err(ending()))),
         () = gone => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request that is answered when the test says so.
+    async fn asked(client: &mut UnixStream, server: UnixStream) -> (mpsc::Receiver<Event>, Event) {
+        let (sender, mut events) = mpsc::channel(1);
+        tokio::spawn(answer(server, sender));
+        let request = serde_json::to_string(&Request::Look(crate::api::Look::Trust)).unwrap();
+        client.write_all(format!("{request}\n").as_bytes()).await.unwrap();
+        let event = events.recv().await.unwrap();
+        (events, event)
+    }
+
+    #[tokio::test]
+    async fn who_has_said_everything_gets_the_answer_and_who_is_gone_is_noticed() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (_events, event) = asked(&mut client, server).await;
+        client.shutdown().await.unwrap(); // as `nc -N` does
+        tokio::time::sleep(GONE_LOOK * 2).await;
+        let Event::Request(_, waiter) = event else { panic!("a request") };
+        waiter.send(Ok(serde_json::json!("here"))).unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "{\"Ok\":\"here\"}\n");
+
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (_events, event) = asked(&mut client, server).await;
+        drop(client);
+        let Event::Request(_, mut waiter) = event else { panic!("a request") };
+        waiter.closed().await; // without an end otherwise
     }
 }
