@@ -90,7 +90,9 @@ impl FilesReceiver {
 
 /// Bytes of content in a message.
 fn length(message: &File) -> u64 {
-    if let File::Part { part: Part::Data { bytes, .. }, .. } = message {
+    if let File::Part { part, .. } = message
+        && let Part::Data { bytes, .. } | Part::Last { bytes, .. } = part
+    {
         return bytes.len() as u64;
     }
     0
@@ -141,6 +143,11 @@ mod tests {
         File::Part { directory: DirectoryName("d".into()), id: 1, part }
     }
 
+    fn small_file(bytes: usize) -> File {
+        let part = Part::Last { bytes: vec![0; bytes], compressed: false };
+        File::Part { directory: DirectoryName("d".into()), id: 1, part }
+    }
+
     fn cancel() -> File {
         File::Cancel { directory: DirectoryName("d".into()), id: 1 }
     }
@@ -162,6 +169,18 @@ mod tests {
         let mut receiver = receiver.lock().await;
         assert!(matches!(receiver.next().await, Some(File::Cancel { .. })));
         assert!(matches!(receiver.next().await, Some(File::Part { .. })));
+    }
+
+    #[test]
+    fn small_files_keep_the_limit_and_wait_for_records_too() {
+        for (limit, records_wait) in [(Some(1_000_000), false), (None, true)] {
+            let queue = FilesQueue::new(limit);
+            queue.set_up(true);
+            queue.set_records_wait(records_wait);
+            let (parts, started) = (queue.parts(), Instant::now());
+            (0..5).for_each(|_| assert!(parts(small_file(100_000))));
+            assert!(started.elapsed() >= Duration::from_millis(390), "{limit:?}");
+        }
     }
 
     #[test]
