@@ -6,6 +6,7 @@
 
 pub mod attributes;
 mod bytes;
+mod compression;
 pub mod delta;
 mod error;
 pub mod facts;

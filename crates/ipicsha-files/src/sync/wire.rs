@@ -13,7 +13,7 @@ use super::{
     exit::Exit,
     message::{ToReceiver, ToSender},
 };
-use crate::Time;
+use crate::{Time, compression};
 
 /// Version of everything said in a transfer.
 pub const PROTOCOL: u16 = 1;
@@ -26,8 +26,6 @@ const ALONE_BYTES_MIN: usize = 32 * 1024;
 const WAIT_MAX: Duration = Duration::from_millis(4);
 /// Level for what is told of entries.
 const ENTRIES_LEVEL: i32 = 1;
-/// Shorter frames are not worth compressing.
-const COMPRESS_BYTES_MIN: usize = 1024;
 /// No frame becomes longer than this when it is unpacked.
 const UNPACKED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -207,13 +205,9 @@ impl Packer {
     }
 }
 
-/// A body compressed, when that makes it a tenth shorter, and its length before.
+/// A body compressed, when that is worth it, and its length before.
 fn compressed(body: &[u8], level: Option<i32>) -> Option<(Vec<u8>, [u8; 4])> {
-    let level = level.filter(|_| body.len() >= COMPRESS_BYTES_MIN)?;
-    let packed = zstd::bulk::compress(body, level).ok()?;
-    if packed.len() >= body.len() / 10 * 9 {
-        return None;
-    }
+    let packed = compression::compress(body, level?)?;
     // Frames are far below 4 GiB.
     Some((packed, u32::try_from(body.len()).ok()?.to_be_bytes()))
 }
@@ -235,7 +229,7 @@ pub fn unpack(
         if length > UNPACKED_BYTES_MAX {
             return Err(Malformed);
         }
-        frame = zstd::bulk::decompress(packed, length).map_err(|_| Malformed)?;
+        frame = compression::decompress(packed, length).map_err(|_| Malformed)?;
     }
     match kind {
         CONTENT => {
