@@ -18,9 +18,10 @@ use super::{
     place_here::Waiting,
     reader::Task,
     row::{self, Quick, Row, Want},
-    serve::{Job, Wanted},
+    serve::{Job, PART_BYTES, Wanted},
 };
 use crate::{
+    compression,
     delta::{self, Signature},
     error::Said,
     hash::Hash,
@@ -55,6 +56,19 @@ pub(super) enum Outcome {
     Later,
     /// Too much is under way.
     Full,
+}
+
+/// Why a part cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    /// It is compressed, and is not.
+    #[error(
+        "the partner's compressed content cannot be unpacked: install the same version on both servers"
+    )]
+    Malformed,
+    /// It has no place.
+    #[error("cannot write it: {0}")]
+    Place(#[from] PlaceError),
 }
 
 /// A content that arrives.
@@ -328,12 +342,11 @@ impl Engine {
         let Some(incoming) = self.fetch.incoming.get_mut(&id) else { return Ok(()) };
         let before = incoming.temp.length();
         let result = match part {
-            Part::Data { bytes, compressed: false } => incoming.write(&bytes).map(|()| false),
-            Part::Last { bytes, compressed: false } => incoming.write(&bytes).map(|()| true),
+            Part::Data { bytes, compressed } => incoming.data(bytes, compressed).map(|()| false),
+            Part::Last { bytes, compressed } => incoming.data(bytes, compressed).map(|()| true),
             Part::Hole { length } => incoming.hole(length).map(|()| false),
             Part::Copy { offset, length } => incoming.copy(offset, length).map(|()| false),
             Part::End => Ok(true),
-            Part::Data { .. } | Part::Last { .. } => Err(PlaceError::Mismatch),
             Part::Refused(why) => {
                 if let Some(incoming) = self.fetch.remove(id) {
                     let why = format!("the partner does not send it: {why}");
@@ -356,7 +369,7 @@ impl Engine {
             }
             Err(error) => {
                 if let Some(incoming) = self.fetch.remove(id) {
-                    self.failed_because(&incoming.path, format!("cannot write it: {error}"));
+                    self.failed_because(&incoming.path, error.to_string());
                 }
                 self.outbox.push(File::Cancel { directory: self.config.name.clone(), id });
                 self.fetch.wake();
@@ -454,21 +467,25 @@ impl Incoming {
         if all.is_some_and(|all| all <= self.size) { Ok(()) } else { Err(PlaceError::Mismatch) }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
+    fn data(&mut self, mut bytes: Vec<u8>, compressed: bool) -> Result<(), Unusable> {
+        if compressed {
+            let unpacked = compression::decompress(&bytes, PART_BYTES);
+            bytes = unpacked.map_err(|_| Unusable::Malformed)?;
+        }
         self.room(bytes.len() as u64)?;
-        self.temp.write(bytes)
+        Ok(self.temp.write(&bytes)?)
     }
 
-    fn hole(&mut self, length: u64) -> Result<(), PlaceError> {
+    fn hole(&mut self, length: u64) -> Result<(), Unusable> {
         self.room(length)?;
         self.temp.hole(length);
         Ok(())
     }
 
-    fn copy(&mut self, offset: u64, length: u64) -> Result<(), PlaceError> {
+    fn copy(&mut self, offset: u64, length: u64) -> Result<(), Unusable> {
         self.room(length)?;
-        let Some(basis) = &self.basis else { return Err(PlaceError::Mismatch) };
-        self.temp.copy(basis, offset, length)
+        let basis = self.basis.as_ref().ok_or(PlaceError::Mismatch)?;
+        Ok(self.temp.copy(basis, offset, length)?)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod apply;
 mod clear;
+mod bottleneck;
 mod compare;
 mod durable;
 mod engine;

@@ -1,20 +1,26 @@
 //! The thread that reads contents and sends them.
 //!
-//! Decides that what is sent is one state of a file or refused, and that small files do not wait for
-//! large ones. May wait for the connection; must not know the index.
+//! Decides that what is sent is one state of a file or refused, that small files do not wait for
+//! large ones, and what is compressed. May wait for the connection; must not know the index.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{HashSet, VecDeque},
     fs::File,
     os::{fd::AsFd, unix::fs::FileExt},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use ipicsha_core::file::{self, DirectoryName, Part};
 use rustix::{fs::SeekFrom, io::Errno};
 
-use super::{look::SMALL_BYTES_MAX, row::Quick};
+use super::{
+    bottleneck::{Bottleneck, Tries},
+    look::SMALL_BYTES_MAX,
+    row::Quick,
+};
 use crate::{
     delta::{Matcher, Op, Signature},
     error::Said,
@@ -24,8 +30,8 @@ use crate::{
     resolve::Dir,
 };
 
-/// Bytes of one part.
-const PART_BYTES: usize = 256 * 1024;
+/// Bytes of one part at most.
+pub(super) const PART_BYTES: usize = 256 * 1024;
 /// A longer copy is told in pieces, so that the receiver can do other things in between.
 const COPY_BYTES_MAX: u64 = 8 << 20;
 
@@ -76,7 +82,7 @@ impl Shared {
     }
 }
 
-type Send_ = Box<dyn Fn(file::File) -> bool + Send>;
+type Send_ = Box<dyn Fn(file::File) -> Option<Duration> + Send>;
 type Changed = Box<dyn Fn(RelativePath) + Send>;
 
 /// The thread. Dropping it ends it after the part that is being sent.
@@ -95,9 +101,17 @@ impl Server {
         directory: DirectoryName,
         parts: Send_,
         changed: Changed,
+        bottleneck: Bottleneck,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let serving = Serving { shared: Arc::clone(&shared), directory, parts, changed };
+        let serving = Serving {
+            shared: Arc::clone(&shared),
+            directory,
+            parts,
+            changed,
+            bottleneck: RefCell::new(bottleneck),
+            busy_since: Cell::new(Instant::now()),
+        };
         let thread =
             std::thread::Builder::new().name("files-send".into()).spawn(move || serving.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -147,6 +161,9 @@ struct Serving {
     directory: DirectoryName,
     parts: Send_,
     changed: Changed,
+    bottleneck: RefCell<Bottleneck>,
+    /// The last part went then, or the first job after none came.
+    busy_since: Cell<Instant>,
 }
 
 /// Why no more of a file is sent.
@@ -184,6 +201,7 @@ impl Serving {
                 return Some(job);
             }
             queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.busy_since.set(Instant::now());
         }
     }
 
@@ -236,8 +254,23 @@ impl Serving {
         }
         drop(queue);
         let directory = self.directory.clone();
-        let sent = (self.parts)(file::File::Part { directory, id, part });
-        if sent { Ok(()) } else { Err(End::Unwanted) }
+        let bytes = match &part {
+            Part::Data { bytes, .. } | Part::Last { bytes, .. } => bytes.len() as u64,
+            Part::Copy { .. } | Part::Hole { .. } | Part::End | Part::Refused(_) => 0,
+        };
+        let begun = Instant::now();
+        let waited = (self.parts)(file::File::Part { directory, id, part });
+        let waited = waited.ok_or(End::Unwanted)?;
+        let now = Instant::now();
+        // Pauses for others than the connection are as if they had not been.
+        let paused = (now - begun).saturating_sub(waited);
+        let passed = (now - self.busy_since.replace(now)).saturating_sub(paused);
+        self.bottleneck.borrow_mut().sent(bytes, waited, passed);
+        Ok(())
+    }
+
+    fn level(&self) -> Option<i32> {
+        self.bottleneck.borrow().level()
     }
 
     fn send_file(&self, id: u64, round: u64, wanted: &Wanted) -> Result<(), End> {
@@ -251,9 +284,10 @@ impl Serving {
         if wanted.quick.size <= SMALL_BYTES_MAX && wanted.from == 0 && wanted.signature.is_none() {
             let bytes = read_at(&file, 0, wanted.quick.size)?;
             check()?;
-            return self.say(id, round, Part::Last { bytes, compressed: false });
+            let (bytes, compressed) = Tries::default().compress(bytes, self.level());
+            return self.say(id, round, Part::Last { bytes, compressed });
         }
-        let mut out = Out { serving: self, id, round, failed: None };
+        let mut out = Out { serving: self, id, round, tries: Tries::default(), failed: None };
         let mut matcher = wanted.signature.as_ref().map(Matcher::new);
         let mut at = wanted.from;
         while at < wanted.quick.size {
@@ -268,7 +302,7 @@ impl Serving {
                 at += length;
                 match &mut matcher {
                     Some(matcher) => matcher.add(&bytes, |op| out.op(op)),
-                    None => out.say(Part::Data { bytes, compressed: false }),
+                    None => out.data(bytes),
                 }
             }
             out.result()?;
@@ -289,6 +323,7 @@ struct Out<'s> {
     serving: &'s Serving,
     id: u64,
     round: u64,
+    tries: Tries,
     failed: Option<End>,
 }
 
@@ -296,6 +331,13 @@ impl Out<'_> {
     fn say(&mut self, part: Part) {
         if self.failed.is_none() {
             self.failed = self.serving.say(self.id, self.round, part).err();
+        }
+    }
+
+    fn data(&mut self, bytes: Vec<u8>) {
+        if self.failed.is_none() {
+            let (bytes, compressed) = self.tries.compress(bytes, self.serving.level());
+            self.say(Part::Data { bytes, compressed });
         }
     }
 
@@ -311,7 +353,7 @@ impl Out<'_> {
             }
             Op::Literal(bytes) => {
                 for piece in bytes.chunks(PART_BYTES) {
-                    self.say(Part::Data { bytes: piece.to_vec(), compressed: false });
+                    self.data(piece.to_vec());
                 }
             }
         }

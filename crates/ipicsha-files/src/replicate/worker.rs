@@ -6,12 +6,14 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use ipicsha_core::file::File;
 
 use super::{
     Command, DirectoryConfig, Event, Refused,
+    bottleneck::Bottleneck,
     engine::{Engine, Message},
     reader::Reader,
     serve::Server,
@@ -23,8 +25,11 @@ pub struct Outlets {
     /// Everything but contents; must not wait.
     pub events: Box<dyn Fn(Event) + Send>,
     /// Parts of contents, called from a thread that only reads and sends: may wait as long as the
-    /// connection needs. `false`: there is no connection, what was to be sent is of no use.
-    pub parts: Box<dyn Fn(File) -> bool + Send>,
+    /// connection needs, and says how long that was; what it waits for beside the connection does not
+    /// count. `None`: there is no connection, what was to be sent is of no use.
+    pub parts: Box<dyn Fn(File) -> Option<Duration> + Send>,
+    /// Bytes of content per second that `parts` lets pass at most.
+    pub bandwidth_limit: Option<u64>,
 }
 
 /// Commands for one worker; it may have ended.
@@ -59,7 +64,9 @@ impl Worker {
         };
         let changed = sender.clone();
         let changed = move |path| drop(changed.send(Message::Changed(path)));
-        let server = Server::start(config.name.clone(), outlets.parts, Box::new(changed));
+        let bottleneck = Bottleneck::new(outlets.bandwidth_limit);
+        let name = config.name.clone();
+        let server = Server::start(name, outlets.parts, Box::new(changed), bottleneck);
         let read = sender.clone();
         let read = move |done| drop(read.send(Message::Read(done)));
         let reader = Reader::start(Arc::clone(&owners), read);

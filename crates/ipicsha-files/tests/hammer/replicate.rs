@@ -74,7 +74,8 @@ impl Partner {
                     let _ = told.send(file);
                 }
             }),
-            parts: Box::new(move |file| parts.send(file).is_ok()),
+            parts: Box::new(move |file| parts.send(file).ok().map(|()| Duration::ZERO)),
+            bandwidth_limit: None,
         };
         let worker = Worker::spawn(config(root, state), outlets).expect("a worker");
         worker.send(Command::SetGate(Gate::Open));

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, channel, sync_channel},
     },
+    time::Duration,
 };
 
 use ipicsha_core::{file::DirectoryName, license::LicensedRole};
@@ -81,14 +82,17 @@ fn come_and_go() {
     assert!(status.success(), "{}", std::fs::read_to_string(&home.log).unwrap_or_default());
 }
 
+fn is_primary() -> bool {
+    env::var_os(RANK).is_some_and(|rank| rank == "primary")
+}
+
 fn config() -> DirectoryConfig {
     let path = |name| PathBuf::from(env::var_os(name).expect("the test says it"));
-    let primary = env::var_os(RANK).is_some_and(|rank| rank == "primary");
     DirectoryConfig {
         name: DirectoryName("d".into()),
         root: path(ROOT),
         state: path(STATE),
-        rank: if primary { LicensedRole::Primary } else { LicensedRole::Secondary },
+        rank: if is_primary() { LicensedRole::Primary } else { LicensedRole::Secondary },
         rules: Vec::new(),
         ignore_file: String::new(),
         keep: KeepLimits { bytes: 1 << 40, ..KeepLimits::default() },
@@ -137,10 +141,12 @@ fn outlets(
     };
     let by = Arc::clone(connection);
     let part = move |file| match by.load(Ordering::SeqCst) {
-        0 => false,
-        number => parts.send(FromNode::Send(number, file)).is_ok(),
+        0 => None,
+        number => parts.send(FromNode::Send(number, file)).ok().map(|()| Duration::ZERO),
     };
-    Outlets { events: Box::new(tell), parts: Box::new(part) }
+    // One side compresses what it sends.
+    let bandwidth_limit = is_primary().then_some(1 << 20);
+    Outlets { events: Box::new(tell), parts: Box::new(part), bandwidth_limit }
 }
 
 fn run(stream: UnixStream) {

@@ -139,6 +139,7 @@ impl Directories {
         let outlets = Outlets {
             events: callback(&self.queue, &self.events, name),
             parts: self.queue.parts(),
+            bandwidth_limit: self.queue.limit(),
         };
         let Some(watched) = self.all.get_mut(name) else { return };
         // One of an earlier configuration may have had another rank.

@@ -53,13 +53,23 @@ impl FilesQueue {
         let _ = self.words.send(message); // the daemon ends
     }
 
-    /// Takes contents from a thread that may wait; `false`: there is no connection.
-    pub(crate) fn parts(&self) -> Box<dyn Fn(File) -> bool + Send> {
+    /// Takes contents from a thread that may wait, and says how long the connection or the limit made
+    /// it wait; `None`: there is no connection.
+    pub(crate) fn parts(&self) -> Box<dyn Fn(File) -> Option<Duration> + Send> {
         let (parts, pace) = (self.parts.clone(), Arc::clone(&self.pace));
         Box::new(move |message| {
-            pace.wait(length(&message));
-            pace.up.load(Ordering::Relaxed) && parts.blocking_send(message).is_ok()
+            let bytes = length(&message);
+            pace.wait_for_records(bytes);
+            let begun = Instant::now();
+            pace.wait(bytes);
+            let up = pace.up.load(Ordering::Relaxed);
+            (up && parts.blocking_send(message).is_ok()).then(|| begun.elapsed())
         })
+    }
+
+    /// Bytes of content per second, if an administrator has limited them.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.pace.limit
     }
 
     /// The connection came or went.
@@ -113,13 +123,17 @@ impl Pace {
         Self { up, records_wait, limit, next: Mutex::new(Instant::now()) }
     }
 
+    /// Gives way to records.
+    fn wait_for_records(&self, bytes: u64) {
+        if bytes > 0 && self.records_wait.load(Ordering::Relaxed) {
+            std::thread::sleep(BEHIND_RECORDS);
+        }
+    }
+
     /// Waits until `bytes` of content may go.
     fn wait(&self, bytes: u64) {
         if bytes == 0 {
             return;
-        }
-        if self.records_wait.load(Ordering::Relaxed) {
-            std::thread::sleep(BEHIND_RECORDS);
         }
         if let Some(limit) = self.limit {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,13 +171,13 @@ mod tests {
         let queue = FilesQueue::new(None);
         let parts = queue.parts();
         let parts = tokio::task::spawn_blocking(move || {
-            assert!(!parts(part(1)), "nobody is connected");
+            assert_eq!(parts(part(1)), None, "nobody is connected");
             parts
         })
         .await
         .unwrap();
         queue.set_up(true);
-        tokio::task::spawn_blocking(move || assert!(parts(part(1)))).await.unwrap();
+        tokio::task::spawn_blocking(move || assert!(parts(part(1)).is_some())).await.unwrap();
         queue.send(cancel());
         let receiver = queue.receiver();
         let mut receiver = receiver.lock().await;
@@ -178,7 +192,7 @@ mod tests {
             queue.set_up(true);
             queue.set_records_wait(records_wait);
             let (parts, started) = (queue.parts(), Instant::now());
-            (0..5).for_each(|_| assert!(parts(small_file(100_000))));
+            (0..5).for_each(|_| assert!(parts(small_file(100_000)).is_some()));
             assert!(started.elapsed() >= Duration::from_millis(390), "{limit:?}");
         }
     }

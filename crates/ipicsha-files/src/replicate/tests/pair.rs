@@ -65,6 +65,7 @@ type Inbox = Arc<Mutex<Option<CommandSender>>>;
 pub(crate) struct Side {
     pub(crate) root: PathBuf,
     pub(crate) config: DirectoryConfig,
+    pub(crate) bandwidth_limit: Option<u64>,
     worker: Option<Worker>,
     inbox: Inbox,
     pub(crate) log: Arc<Mutex<Log>>,
@@ -92,7 +93,8 @@ impl Side {
             keep: KeepLimits::default(),
             guard: GuardLimits::default(),
         };
-        Self { root, config, worker: None, inbox: Inbox::default(), log: Arc::default() }
+        let (inbox, log) = (Inbox::default(), Arc::default());
+        Self { root, config, bandwidth_limit: None, worker: None, inbox, log }
     }
 
     fn start(&mut self, partner: &Inbox, wire: &Arc<Wire>) {
@@ -107,9 +109,10 @@ impl Side {
                     if let File::Part { part: Part::Copy { length, .. }, .. } = &file {
                         log.lock().unwrap().copied += length;
                     }
-                    part(&wire, &partner, file)
+                    part(&wire, &partner, file).then_some(Duration::ZERO)
                 })
             },
+            bandwidth_limit: self.bandwidth_limit,
         };
         let (partner, wire) = (Arc::clone(partner), Arc::clone(wire));
         std::thread::spawn(move || {

@@ -103,3 +103,23 @@ fn many_small_files_arrive() {
     }
     pair.settle_equal();
 }
+
+#[test]
+fn over_a_limited_link_what_gets_shorter_travels_compressed() {
+    let mut pair = Pair::new();
+    pair.a.bandwidth_limit = Some(1_000_000);
+    pair.start();
+    let words = |number: u32| format!("{number} words and words ").repeat(100_000);
+    pair.a.write("large", words(1));
+    pair.a.write("small", &words(2)[..100_000]);
+    pair.settle_equal();
+    assert!(pair.passed() < 100_000, "{} bytes", pair.passed());
+    // Of a changed file, too, what the other side does not have.
+    pair.a.write("large", words(1) + &words(3)[..1_000_000]);
+    pair.settle_equal();
+    assert!(pair.passed() < 200_000, "{} bytes", pair.passed());
+    let passed = pair.passed();
+    pair.a.write("noise", noise(4 << 20, 4));
+    pair.settle_equal();
+    assert_eq!(pair.passed() - passed, 4 << 20);
+}
