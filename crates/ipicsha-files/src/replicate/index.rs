@@ -5,6 +5,8 @@
 //! - **Invariant**: nothing is told to the partner before its row is committed.
 //! - **Invariant**: a position or a change counter is never given out twice within one index.
 
+mod forget;
+
 use std::path::Path;
 
 use ipicsha_core::file::{IndexId, Known, Version};
@@ -50,6 +52,11 @@ CREATE INDEX entry_content ON entry(content) WHERE content IS NOT NULL;
 CREATE INDEX entry_inode ON entry(inode) WHERE inode IS NOT NULL;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 ";
+
+/// Tombstones that both servers have, by their age; an index made before this one gets it as well.
+const GONE: &str =
+    "CREATE INDEX IF NOT EXISTS entry_gone ON entry(max(known_primary, known_secondary))
+    WHERE present = 0 AND want = 0 AND pending = 0 AND bits = 0";
 
 const COLUMNS: &str = "seq, known_primary, known_secondary, version, quick, \
     told_primary, told_secondary, told_version, want, pending, bits";
@@ -135,6 +142,7 @@ impl Index {
                  PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         }
+        db.execute_batch(GONE)?;
         let text: Option<Vec<u8>> = db
             .query_row("SELECT value FROM meta WHERE name = 'meta'", [], |row| row.get(0))
             .optional()?;
@@ -405,51 +413,6 @@ impl Index {
         let sql =
             format!("SELECT path, {COLUMNS} FROM entry WHERE path > ?1 ORDER BY path LIMIT ?2");
         self.rows(&sql, params![after, limit as i64])
-    }
-
-    /// Nothing is known of the partner any more.
-    pub(super) fn forget_partner(&mut self) -> Result<(), IndexError> {
-        self.begin()?;
-        self.db.execute_batch(
-            "DELETE FROM entry WHERE seq IS NULL;
-             UPDATE entry SET told_primary = NULL, told_secondary = NULL, told_version = NULL,
-                 told_size = 0, want = 0, pending = 1;",
-        )?;
-        self.meta.noted = None;
-        self.meta.synced = false;
-        self.recount()
-    }
-
-    /// All own versions count as made just now, without knowing of any of the partner's.
-    pub(super) fn restamp(&mut self, known: Known) -> Result<(), IndexError> {
-        self.begin()?;
-        let first = self.meta.last;
-        let sql = "UPDATE entry SET known_primary = ?1, known_secondary = ?2, pending = 1,
-             seq = ?3 + r.rank FROM (SELECT path AS p, row_number() OVER (ORDER BY path) AS rank
-             FROM entry WHERE seq IS NOT NULL) AS r WHERE r.p = entry.path";
-        self.db.execute(sql, params![to_sql(known.primary), to_sql(known.secondary), first])?;
-        let count: i64 =
-            self.db.query_row("SELECT count(*) FROM entry WHERE seq IS NOT NULL", [], |row| {
-                row.get(0)
-            })?;
-        self.meta.last = first + count;
-        self.recount()
-    }
-
-    /// Nothing is known of anything any more.
-    pub(super) fn clear(&mut self) -> Result<(), IndexError> {
-        self.begin()?;
-        self.db.execute("DELETE FROM entry", [])?;
-        self.meta = Remembered::new();
-        self.recount()?;
-        self.commit()
-    }
-
-    /// Removes the tombstones.
-    pub(super) fn forget_tombstones(&mut self) -> Result<(), IndexError> {
-        self.begin()?;
-        self.db.execute("DELETE FROM entry WHERE present = 0 AND bits = 0", [])?;
-        self.recount()
     }
 
     fn paths(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Vec<u8>>, IndexError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     DirectoryStatus, Event, Left,
-    engine::{Engine, Step, now_unix},
+    engine::{Engine, Step, now_unix, now_us},
     row::Want,
     troubles::SHOWN_MAX,
 };
@@ -16,6 +16,12 @@ use crate::watch;
 const EVERY: Duration = Duration::from_millis(250);
 /// Time over which the arriving bytes are counted.
 const RATE: Duration = Duration::from_secs(2);
+/// So often it is looked for what is too old.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How long it is remembered what was deleted, after both servers have it.
+const TOMBSTONE_US: u64 = 30 * 24 * 3600 * 1_000_000;
+/// Tombstones that go at a time.
+const TOMBSTONES_MAX: usize = 10_000;
 /// What takes no part is listed up to so many.
 const LEFT_MAX: usize = 100;
 
@@ -33,6 +39,7 @@ pub(super) struct Report {
     pub(super) no_exchange: bool,
     too_long: Vec<String>,
     expire_at: Instant,
+    purge_at: Instant,
 }
 
 impl Report {
@@ -48,6 +55,7 @@ impl Report {
             no_exchange: false,
             too_long: Vec::new(),
             expire_at: now,
+            purge_at: now,
         }
     }
 
@@ -95,10 +103,15 @@ impl Engine {
     pub(super) fn report_status(&mut self, now: Instant) -> Step<()> {
         self.report.see_rate(now);
         if now >= self.report.expire_at {
-            self.report.expire_at = now + Duration::from_secs(60);
+            self.report.expire_at = now + CLEAN_EVERY;
             // What cannot go now is too old in a minute as well.
             let _ = self.kept.expire(now_unix());
             self.see_rescued();
+        }
+        if now >= self.report.purge_at && self.exchange.answered {
+            self.report.purge_at = now + CLEAN_EVERY;
+            let before = now_us().saturating_sub(TOMBSTONE_US);
+            self.index.purge(self.exchange.noted_there, before, TOMBSTONES_MAX)?;
         }
         if self.is_even() && !self.index.meta.synced {
             self.index.meta.synced = true;

@@ -10,5 +10,6 @@ mod pair;
 mod refused;
 mod repairs;
 mod rescues;
+mod tombstones;
 mod transfers;
 mod walk;
