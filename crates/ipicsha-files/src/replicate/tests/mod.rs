@@ -10,6 +10,8 @@ mod pair;
 mod refused;
 mod repairs;
 mod rescues;
+mod scripted;
 mod tombstones;
 mod transfers;
+mod unsound;
 mod walk;

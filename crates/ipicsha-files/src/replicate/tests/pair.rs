@@ -46,6 +46,8 @@ struct Wire {
     /// Bytes of content that passed; the link is cut when they reach the limit.
     bytes: AtomicU64,
     cut_at: AtomicU64,
+    /// Once so many have passed, the others wait.
+    hold_at: AtomicU64,
     waiting: Mutex<u64>,
     room: Condvar,
 }
@@ -234,7 +236,8 @@ fn part(wire: &Arc<Wire>, partner: &Inbox, file: File) -> bool {
         wire.up.store(false, Ordering::SeqCst);
     }
     let mut waiting = wire.waiting.lock().unwrap();
-    while *waiting >= PARTS_MAX && wire.up.load(Ordering::SeqCst) {
+    let is_held = || (1..passed).contains(&wire.hold_at.load(Ordering::SeqCst));
+    while (*waiting >= PARTS_MAX || is_held()) && wire.up.load(Ordering::SeqCst) {
         waiting = wire.room.wait_timeout(waiting, Duration::from_millis(100)).unwrap().0;
     }
     if !wire.up.load(Ordering::SeqCst) {
@@ -306,6 +309,21 @@ impl Pair {
     pub(crate) fn cut_after(&self, bytes: u64) {
         let now = self.wire.bytes.load(Ordering::SeqCst);
         self.wire.cut_at.store(now + bytes, Ordering::SeqCst);
+    }
+
+    /// Contents wait when so many more bytes of them have passed.
+    pub(crate) fn hold_after(&self, bytes: u64) {
+        let now = self.wire.bytes.load(Ordering::SeqCst);
+        self.wire.hold_at.store(now + bytes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        (1..self.passed()).contains(&self.wire.hold_at.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn release(&self) {
+        self.wire.hold_at.store(0, Ordering::SeqCst);
+        self.wire.room.notify_all();
     }
 
     pub(crate) fn is_cut(&self) -> bool {

@@ -1,12 +1,18 @@
 //! What the system of one server refuses: the rest travels, nothing is half-written, and it is tried again.
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::mpsc::{TryRecvError, channel},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    thread::CapabilitySet,
+};
 
 use super::{
     super::Command as Told,
@@ -39,7 +45,11 @@ impl SmallDisk {
     }
 
     fn resize(&self, size: &str) {
-        assert!(run("mount", &["-o", &format!("remount,size={size}")], &self.0));
+        self.remount(&format!("size={size}"));
+    }
+
+    fn remount(&self, option: &str) {
+        assert!(run("mount", &["-o", &format!("remount,{option}")], &self.0));
     }
 }
 
@@ -208,4 +218,86 @@ fn what_is_in_a_directory_that_could_not_be_listed_comes_when_it_can() {
     eventually("what was in it is there", || pair.b.has("d/new"));
     pair.a.until("it is not named any more", |status| status.troubles_total == 0);
     wait_equal(&pair);
+}
+
+#[test]
+fn a_file_system_that_is_read_only_holds_what_comes_until_it_is_not() {
+    if !is_root() {
+        return;
+    }
+    let mut pair = Pair::new();
+    let disk = SmallDisk::mount(&pair.b.root, "32m");
+    pair.start();
+    pair.a.write("changed", "1");
+    pair.a.write("gone", "1");
+    pair.settle_equal();
+    disk.remount("ro");
+    pair.a.write("changed", "2");
+    pair.a.write("new/file", "3");
+    fs::remove_file(pair.a.path("gone")).unwrap();
+    pair.b.until("all are named", |status| {
+        let is_named = |path: &str| {
+            let mut troubles = status.troubles.iter();
+            troubles.any(|it| it.path == path && it.problem.contains("Read-only"))
+        };
+        ["changed", "new", "gone"].into_iter().all(is_named)
+    });
+    assert_eq!((pair.b.read("changed"), pair.b.read("gone")), ("1".into(), "1".into()));
+    disk.remount("rw");
+    wait_equal(&pair);
+}
+
+/// Threads that are started from now on may not read what its owner has locked, whoever that is.
+fn give_up_reading_everything() {
+    let mut all = rustix::thread::capabilities(None).unwrap();
+    all.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+    rustix::thread::set_capabilities(None, all).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_travels_when_it_can() {
+    give_up_reading_everything();
+    let mut pair = Pair::new();
+    let lock = |path: &str, mode| {
+        fs::set_permissions(pair.a.path(path), Permissions::from_mode(mode)).unwrap();
+    };
+    for path in ["small", "large"] {
+        pair.a.write(path, vec![b'x'; if path == "small" { 10 } else { 1 << 20 }]);
+        lock(path, 0);
+    }
+    pair.a.write("free", "1");
+    pair.start();
+    pair.a.until("both are named", |status| {
+        let denied = |it: &&super::super::Trouble| it.problem.contains("cannot read it");
+        let paths = status.troubles.iter().filter(denied).map(|it| it.path.as_str());
+        paths.eq(["large", "small"])
+    });
+    eventually("the other one is there", || pair.b.has("free"));
+    assert!(!pair.b.has("small") && !pair.b.has("large"));
+    let lock = |path: &str, mode| {
+        fs::set_permissions(pair.a.path(path), Permissions::from_mode(mode)).unwrap();
+    };
+    lock("small", 0o644);
+    lock("large", 0o644);
+    wait_equal(&pair);
+    pair.a.until("nothing is tried again", |status| status.troubles_total == 0);
+}
+
+#[test]
+fn what_has_too_long_a_path_is_named_and_the_rest_travels() {
+    let pair = Pair::running();
+    let (name, flags) = ("n".repeat(250), OFlags::DIRECTORY | OFlags::CLOEXEC);
+    let mut at = rustix::fs::open(&pair.a.root, flags, Mode::empty()).unwrap();
+    for _ in 0..17 {
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, flags, Mode::empty()).unwrap();
+    }
+    pair.a.write("beside", "1");
+    pair.a.until("it is named", |status| {
+        status.left.iter().any(|left| left.reason.contains("longer than 4096 bytes"))
+    });
+    pair.settle();
+    assert_eq!(pair.b.read("beside"), "1");
+    // Sixteen names are not too long.
+    assert_eq!(pair.b.status().entries, 17);
 }

@@ -123,3 +123,24 @@ fn over_a_limited_link_what_gets_shorter_travels_compressed() {
     pair.settle_equal();
     assert_eq!(pair.passed() - passed, 4 << 20);
 }
+
+#[test]
+fn a_file_that_vanishes_while_it_is_sent_leaves_nothing_behind() {
+    let pair = Pair::running();
+    pair.hold_after(4 << 20);
+    pair.a.write("large", noise(16 << 20, 5));
+    eventually("a part of it has passed", || pair.is_held());
+    fs::remove_file(pair.a.path("large")).unwrap();
+    pair.a.until("the deletion is noticed", |status| status.entries == 0);
+    let passed = pair.passed();
+    pair.release();
+    pair.a.write("after", "1");
+    pair.settle_equal();
+    assert!(pair.passed() - passed < 1 << 20, "the rest of it was sent as well");
+    assert_eq!(pair.b.read("after"), "1");
+    let left = |entry: std::io::Result<fs::DirEntry>| {
+        crate::place::is_temporary(entry.unwrap().file_name().as_encoded_bytes())
+    };
+    assert!(!fs::read_dir(&pair.b.root).unwrap().any(left), "a part of it stayed");
+    pair.b.until("nothing is tried again", |status| status.troubles_total == 0);
+}
