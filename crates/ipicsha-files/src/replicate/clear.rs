@@ -4,7 +4,7 @@
 //! deletions. Must not know what takes its place.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,6 @@ use super::{
     apply::Spot,
     engine::{Engine, Step, now_unix},
     guard::Verdict,
-    row::Row,
 };
 use crate::{meta::Kind, path::RelativePath};
 
@@ -75,14 +74,16 @@ impl Engine {
         if !self.scan.once || self.held_trees.holds(&spot.path) {
             return Ok(Ok(false));
         }
-        let mut beneath = BTreeMap::new();
-        self.with_all_beneath(&spot.path, &mut beneath)?;
+        let mut beneath = BTreeSet::new();
+        self.with_all_beneath(&spot.path, &mut beneath, |_| true)?;
         beneath.remove(&spot.path);
-        if beneath.values().any(|row| row.want.is_removal()) {
-            // It goes by itself, and is kept by itself.
-            return Ok(Ok(false));
+        for path in &beneath {
+            let row = self.index.get(path.as_written())?;
+            if row.is_some_and(|row| row.want.is_removal()) {
+                // It goes by itself, and is kept by itself.
+                return Ok(Ok(false));
+            }
         }
-        let beneath: Vec<(RelativePath, Row)> = beneath.into_iter().collect();
         let (losses, now) = (self.losses(&beneath)?, Instant::now());
         if self.guard.may_delete(losses, self.index.counts.entries, now) == Verdict::Hold {
             self.held_trees.by_path.insert(spot.path.clone(), (losses, Some(now)));
@@ -94,8 +95,9 @@ impl Engine {
         }
         self.held_trees.remove(&spot.path);
         self.guard.done(losses, now);
-        for (path, row) in &beneath {
-            self.deleted_here(path, row)?;
+        for path in &beneath {
+            let row = self.index.get(path.as_written())?.unwrap_or_default();
+            self.deleted_here(path, &row)?;
         }
         spot.before = None;
         Ok(Ok(true))

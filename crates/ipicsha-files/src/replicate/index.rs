@@ -365,16 +365,26 @@ impl Index {
         self.rows(&sql, params![to_sql(inode)])
     }
 
-    /// The rows of the entries of a directory that exist here, not of those beneath them.
-    pub(super) fn children(&self, dir: &[u8]) -> Result<Vec<(Vec<u8>, Row)>, IndexError> {
+    /// The rows of the entries of a directory that exist here, not of those beneath them, from the one
+    /// after `after` on, in order of paths.
+    pub(super) fn children(
+        &self,
+        dir: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Row)>, IndexError> {
         let sql = format!(
             "SELECT path, {COLUMNS} FROM entry WHERE path >= ?1 AND path < ?2 ORDER BY path"
         );
         let mut statement = self.db.prepare_cached(&sql)?;
         let (mut from, to) = beneath(dir);
         let prefix = from.len();
+        if let Some(after) = after {
+            // No path is between these two.
+            from = [after, b"\0"].concat();
+        }
         let mut found = Vec::new();
-        loop {
+        while found.len() < limit {
             let mut rows = statement.query(params![from, to])?;
             let mut skip = None;
             while let Some(row) = rows.next()? {
@@ -384,21 +394,34 @@ impl Index {
                     skip = Some([&path[..prefix + slash], b"0"].concat());
                     break;
                 }
-                let own = row.get::<_, Option<i64>>(1)?.is_some();
-                if own {
-                    found.push((path.to_vec(), read(row, 1)?));
+                let (path, known) = (path.to_vec(), read(row, 1)?);
+                if known.is_present() {
+                    found.push((path, known));
+                    if found.len() >= limit {
+                        break;
+                    }
                 }
             }
             let Some(next) = skip else { break };
             from = next;
         }
-        found.retain(|(_, row)| row.is_present());
         Ok(found)
     }
 
     /// Paths of all entries beneath a directory that exist here, in order.
     pub(super) fn beneath(&self, dir: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, IndexError> {
+        self.beneath_after(dir, b"", limit)
+    }
+
+    /// The same from the one after `after` on.
+    pub(super) fn beneath_after(
+        &self,
+        dir: &[u8],
+        after: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, IndexError> {
         let (from, to) = beneath(dir);
+        let from = from.as_slice().max(after);
         let sql = "SELECT path FROM entry WHERE path > ?1 AND path < ?2 AND present > 0
             ORDER BY path LIMIT ?3";
         self.paths(sql, params![from, to, limit as i64])

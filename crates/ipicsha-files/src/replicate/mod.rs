@@ -8,6 +8,7 @@
 mod apply;
 mod clear;
 mod bottleneck;
+mod children;
 mod compare;
 mod durable;
 mod engine;

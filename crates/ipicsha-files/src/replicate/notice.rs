@@ -3,7 +3,7 @@
 //! Decides when an own version is another one than before, which files are hard links of one
 //! another, and which missing entries were deleted. Must not know the partner.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeSet, time::Instant};
 
 use ipicsha_core::file::{Contents, Version};
 
@@ -21,6 +21,8 @@ use crate::{
 
 /// An empty file this young may be one that somebody is about to write.
 const JUST_NOW_NS: i64 = 300_000_000;
+/// Paths read from the index at a time.
+const PATHS: usize = 512;
 
 impl Engine {
     /// Something was seen at `path`.
@@ -175,16 +177,21 @@ impl Engine {
             root.forget(path);
         }
         self.scan.leave_beneath(path);
-        for path in self.index.beneath(path.as_written(), usize::MAX >> 1)? {
-            let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
-                continue;
-            };
-            if let Ok(path) = RelativePath::try_from(path) {
-                self.scan.gone.remove(&path);
-                self.deleted_here(&path, &row)?;
+        let mut after = Vec::new();
+        loop {
+            let paths = self.index.beneath_after(path.as_written(), &after, PATHS)?;
+            let Some(last) = paths.last() else { return Ok(()) };
+            after.clone_from(last);
+            for path in paths {
+                let Some(row) = self.index.get(&path)?.filter(|row| !row.has(HELD_HERE)) else {
+                    continue;
+                };
+                if let Ok(path) = RelativePath::try_from(path) {
+                    self.scan.gone.remove(&path);
+                    self.deleted_here(&path, &row)?;
+                }
             }
         }
-        Ok(())
     }
 
     /// The same version with other facts to know it by.
@@ -273,19 +280,17 @@ impl Engine {
     pub(super) fn judge_missing(&mut self, root: &Root, now: Instant) -> Step<()> {
         let gone = std::mem::take(&mut self.scan.gone);
         // What is beneath a missing directory is often seen to be missing by itself as well.
-        let mut missing: BTreeMap<RelativePath, Row> = BTreeMap::new();
+        let mut missing = BTreeSet::new();
         for path in gone {
-            if missing.contains_key(&path) {
+            if missing.contains(&path) {
                 continue;
             }
             if is_missing(root, &path) {
-                self.with_all_beneath(&path, &mut missing)?;
+                self.with_all_beneath(&path, &mut missing, |row| !row.has(HELD_HERE))?;
             } else {
                 self.scan.look_at(path);
             }
         }
-        let mut missing: Vec<(RelativePath, Row)> = missing.into_iter().collect();
-        missing.retain(|(_, row)| !row.has(HELD_HERE));
         if missing.is_empty() {
             return Ok(());
         }
@@ -294,40 +299,52 @@ impl Engine {
         match self.guard_here.may_delete(losses + held, self.index.counts.entries, now) {
             Verdict::Go => {
                 self.guard_here.done(losses, now);
-                missing.iter().try_for_each(|(path, row)| self.deleted_here(path, row))
+                for path in &missing {
+                    let row = self.index.get(path.as_written())?.unwrap_or_default();
+                    self.deleted_here(path, &row)?;
+                }
             }
             Verdict::Hold => {
-                for (path, row) in &missing {
+                for path in &missing {
+                    let row = self.index.get(path.as_written())?.unwrap_or_default();
                     let mut new = row.clone();
                     new.bits |= HELD_HERE;
-                    self.index.put(path.as_written(), Some(row), &new)?;
+                    self.index.put(path.as_written(), Some(&row), &new)?;
                 }
-                Ok(())
-            }
-        }
-    }
-
-    pub(super) fn with_all_beneath(
-        &mut self,
-        path: &RelativePath,
-        missing: &mut BTreeMap<RelativePath, Row>,
-    ) -> Step<()> {
-        let beneath = self.index.beneath(path.as_written(), usize::MAX >> 1)?;
-        for path in std::iter::once(path.as_written().to_vec()).chain(beneath) {
-            let Ok(path) = RelativePath::try_from(path) else { continue };
-            if let Some(row) = self.index.get(path.as_written())?.filter(Row::is_present) {
-                missing.insert(path, row);
             }
         }
         Ok(())
     }
 
+    pub(super) fn with_all_beneath(
+        &mut self,
+        path: &RelativePath,
+        missing: &mut BTreeSet<RelativePath>,
+        counts: impl Fn(&Row) -> bool,
+    ) -> Step<()> {
+        let mut after = Vec::new();
+        let mut paths = vec![path.as_written().to_vec()];
+        while !paths.is_empty() {
+            for path in paths {
+                let Ok(path) = RelativePath::try_from(path) else { continue };
+                let row = self.index.get(path.as_written())?;
+                if row.is_some_and(|row| row.is_present() && counts(&row)) {
+                    missing.insert(path);
+                }
+            }
+            paths = self.index.beneath_after(path.as_written(), &after, PATHS)?;
+            after = paths.last().cloned().unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// How many files are lost with these: what lives on under another name is not.
-    pub(super) fn losses(&mut self, missing: &[(RelativePath, Row)]) -> Step<u64> {
+    pub(super) fn losses(&mut self, missing: &BTreeSet<RelativePath>) -> Step<u64> {
         let gone: std::collections::HashSet<&[u8]> =
-            missing.iter().map(|(path, _)| path.as_written()).collect();
+            missing.iter().map(RelativePath::as_written).collect();
         let mut losses = 0;
-        for (_, row) in missing {
+        for path in missing {
+            let Some(row) = self.index.get(path.as_written())? else { continue };
             let is_lost = match row.content() {
                 Some(hash) => {
                     let others = self.index.with_content(hash)?;

@@ -13,6 +13,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
+    children::Children,
     engine::{Engine, Step},
     look::{self, Care, Seen},
     notice::meta_of,
@@ -54,8 +55,9 @@ struct Open {
     at: RelativePath,
     dir: Arc<Dir>,
     depth: Depth,
+    /// In order, as the rows are.
     listed: std::vec::IntoIter<Listed>,
-    rows: HashMap<Vec<u8>, Row>,
+    rows: Children,
 }
 
 /// What is to be looked at.
@@ -286,33 +288,45 @@ impl Engine {
         let listed = dir.list();
         #[cfg(test)]
         let listed = super::tests::faults::list(&self.config.root, &at).and(listed);
-        let listed = match listed {
+        let mut listed = match listed {
             Ok(listed) => listed,
             Err(errno) => return self.unlisted(&at, "list", errno),
         };
         self.troubles.listed(&at);
+        listed.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         if self.scan.full && listed.iter().any(|one| place::is_temporary(one.name.as_bytes())) {
             // What cannot be removed now can be an hour later.
             let _ = place::remove_leftovers(&dir, LEFTOVER, &self.rescue.names());
         }
-        let rows = self.index.children(at.as_written())?.into_iter().collect();
+        let rows = Children::new(at.clone());
         self.scan.open = Some(Open { at, dir, depth, listed: listed.into_iter(), rows });
         Ok(())
     }
 
-    /// The next entry of a directory; at its end, what was not listed is missing.
+    /// What was not listed before `listed`, or at all, is missing.
+    fn see_missing(
+        &mut self,
+        root: &Root,
+        open: &mut Open,
+        listed: Option<&RelativePath>,
+    ) -> Step<()> {
+        while let Some((path, row)) = open.rows.next_before(&self.index, listed)? {
+            let Ok(path) = RelativePath::try_from(path) else { continue };
+            let is_directory =
+                row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
+            if self.sieve.excludes_in(root, &open.at, &path, is_directory) {
+                self.leave(&path, Some(&row))?;
+            } else {
+                self.scan.gone.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next entry of a directory.
     fn next_entry(&mut self, root: &Root, open: &mut Open) -> Step<bool> {
         let Some(listed) = open.listed.next() else {
-            for (path, row) in open.rows.drain() {
-                let Ok(path) = RelativePath::try_from(path) else { continue };
-                let is_directory =
-                    row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
-                if self.sieve.excludes_in(root, &open.at, &path, is_directory) {
-                    self.leave(&path, Some(&row))?;
-                } else {
-                    self.scan.gone.insert(path);
-                }
-            }
+            self.see_missing(root, open, None)?;
             return Ok(false);
         };
         let Ok(path) = open.at.join(&listed.name) else {
@@ -320,7 +334,8 @@ impl Engine {
             self.report.path_too_long(shown);
             return Ok(true);
         };
-        let row = open.rows.remove(path.as_written());
+        self.see_missing(root, open, Some(&path))?;
+        let row = open.rows.take(&self.index, &path)?;
         let is_directory = listed.directory.unwrap_or_else(|| {
             open.dir.entry(&listed.name).is_ok_and(|meta| meta.kind == crate::Kind::Directory)
         });

@@ -170,3 +170,31 @@ fn a_directory_that_was_there_for_a_moment_leaves_nothing_behind() {
         pair.settle_equal();
     }
 }
+
+#[test]
+fn what_happened_in_a_large_directory_while_its_server_was_away_is_seen() {
+    let mut pair = Pair::running();
+    // Beside one another they are in another order than with all that is beneath them.
+    let mixed = ["f1", "f1.x", "f1 x", "f10/deep", "f10/deeper/x", "f100!", "f2/f2"];
+    for number in 200..1700 {
+        pair.a.write(&format!("f{number}"), number.to_string());
+    }
+    for path in mixed {
+        pair.a.write(path, path);
+    }
+    pair.settle_equal();
+    pair.stop_a();
+    for number in (200..1700).step_by(3) {
+        fs::remove_file(pair.a.path(&format!("f{number}"))).unwrap();
+        pair.a.write(&format!("f{}", number + 1), "changed");
+        pair.a.write(&format!("f{number}.new"), "new");
+    }
+    fs::remove_file(pair.a.path("f1.x")).unwrap();
+    fs::remove_dir_all(pair.a.path("f10")).unwrap();
+    pair.start_a();
+    pair.mend();
+    pair.settle_equal();
+    assert!(!pair.b.has("f1.x") && !pair.b.has("f10") && pair.b.has("f2/f2"));
+    let files = 1500 + mixed.len() - 3;
+    pair.b.until("they are counted", |status| status.entries == files as u64 + 1);
+}
