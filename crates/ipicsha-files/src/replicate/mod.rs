@@ -6,9 +6,9 @@
 //! licensed one, or what an application does with its files.
 
 mod apply;
-mod clear;
 mod bottleneck;
 mod children;
+mod clear;
 mod compare;
 mod durable;
 mod engine;

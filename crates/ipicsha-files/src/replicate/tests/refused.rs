@@ -110,7 +110,7 @@ fn a_directory_that_takes_nothing_holds_its_own_and_nothing_else() {
         return;
     }
     let pair = Pair::running();
-    std::fs::create_dir(pair.a.path("locked")).unwrap();
+    fs::create_dir(pair.a.path("locked")).unwrap();
     pair.a.write("locked/one", "1");
     pair.settle_equal();
     let locked = Immutable::make(pair.b.path("locked"));
@@ -179,20 +179,20 @@ fn files_travel_both_ways_after_the_index_had_no_room() {
         return;
     }
     let mut pair = Pair::new();
-    std::fs::create_dir_all(&pair.b.config.state).unwrap();
+    fs::create_dir_all(&pair.b.config.state).unwrap();
     let _disk = SmallDisk::mount(&pair.b.config.state, "4m");
     pair.start();
     pair.a.write("before", "1");
     pair.settle_equal();
     let filler = pair.b.config.state.join("filler");
-    assert!(std::fs::write(&filler, vec![7; 8 << 20]).is_err(), "it is not full");
+    assert!(fs::write(&filler, vec![7; 8 << 20]).is_err(), "it is not full");
     for number in 0..500 {
         pair.a.write(&format!("many/{number}"), format!("content {number}"));
     }
     pair.b.until("the hold", |status| {
         status.hold.as_ref().is_some_and(|hold| hold.contains("the index cannot be used"))
     });
-    std::fs::remove_file(&filler).unwrap();
+    fs::remove_file(&filler).unwrap();
     pair.b.until("the end of the hold", |status| status.hold.is_none());
     eventually("what was on its way is there", || pair.b.has("many/499"));
     pair.b.write("back", "to the other side");

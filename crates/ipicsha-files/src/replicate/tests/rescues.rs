@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{
-    super::{DirectoryStatus, Event, engine::Engine, reader::Reader, serve::Server},
+    super::{
+        DirectoryStatus, Event, bottleneck::Bottleneck, engine::Engine, reader::Reader,
+        serve::Server,
+    },
     pair::Pair,
 };
 use crate::{
@@ -26,7 +29,8 @@ fn engine(pair: &Pair) -> (Engine, Receiver<Event>) {
     let (events, heard) = channel();
     let (inbox, _) = channel();
     let owners = Arc::new(Names::of_this_machine());
-    let server = Server::start(config.name.clone(), Box::new(|_| false), Box::new(drop)).unwrap();
+    let (name, unlimited) = (config.name.clone(), Bottleneck::new(None));
+    let server = Server::start(name, Box::new(|_| None), Box::new(drop), unlimited).unwrap();
     let reader = Reader::start(Arc::clone(&owners), drop).unwrap();
     let events = Box::new(move |event| drop(events.send(event)));
     let mut engine = Engine::new(config, events, inbox, server, reader, owners).unwrap();
