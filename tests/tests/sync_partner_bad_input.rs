@@ -210,6 +210,23 @@ fn no_more_is_deleted_there_than_its_server_allows() -> Result<()> {
 }
 
 #[test]
+fn no_more_is_moved_away_from_there_than_its_server_allows() -> Result<()> {
+    trusting_pair(|pair, places| {
+        for number in 0..5 {
+            places.write(&format!("open/src/{number}"), b"x")?;
+        }
+        let words = ["-a", "--remove-source-files", &places.there("open/src/"), "dst"];
+        let count = |path: &str| Ok::<_, anyhow::Error>(fs::read_dir(places.at(path))?.count());
+        let ran = sync(pair, places, &words)?;
+        ended(&ran, 25, "2 files have arrived and are left at the source")?;
+        ensure!((count("open/src")?, count("here/dst")?) == (2, 5), "{ran:?}");
+        ended(&sync(pair, places, &words)?, 0, "")?;
+        ensure!(count("open/src")? == 0, "{} are left", count("open/src")?);
+        Ok(())
+    })
+}
+
+#[test]
 fn problems_there_are_told_here_and_the_rest_is_transferred() -> Result<()> {
     trusting_pair(|pair, places| {
         // A directory in the way of a file there, and a name that exists only here.

@@ -84,6 +84,10 @@ pub(super) struct Sender<'a, C> {
     more_wanted: bool,
     troubles: Troubles,
     sent_bytes: u64,
+    /// Sources that were removed because they have arrived.
+    removed: u64,
+    /// Sources that are left because of the limit.
+    left: u64,
 }
 
 /// Sends what `sources` name, until the receiver wants nothing more.
@@ -115,6 +119,8 @@ where
         scanning: true,
         more_wanted: true,
         sent_bytes: 0,
+        removed: 0,
+        left: 0,
     };
     let begin = Begin { entries: planned.entries, directories: planned.directories };
     match sender.say(ToReceiver::Begin(begin)).and_then(|()| sender.work()) {
@@ -122,6 +128,7 @@ where
         // The receiver says itself why it is gone.
         Err(Gone) => sender.troubles.failed |= sender.scanning || sender.more_wanted,
     }
+    sender.tell_left();
     let troubles = sender.troubles.join(sender.tree.troubles());
     Ok(Sent { troubles, bytes: sender.sent_bytes })
 }

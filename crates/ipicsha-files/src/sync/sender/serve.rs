@@ -17,6 +17,7 @@ use crate::{
     hash::{Hash, Hasher},
     meta::Meta,
     sync::{
+        Event,
         channel::{Channel, Gone},
         message::{
             DATA_BYTES, EntryId, PACK_BYTES, SMALL_BYTES_MAX, Small, ToReceiver, ToSender, Want,
@@ -235,13 +236,18 @@ where
         Ok(())
     }
 
-    /// `--remove-source-files`: what has arrived goes, unless it changed since it was listed.
+    /// `--remove-source-files`: what has arrived goes, unless it changed since it was listed. For
+    /// somebody else it is a deletion like any other.
     pub(super) fn remove_sources(&mut self, ids: &[EntryId]) {
         if !self.options.remove_source_files {
             return;
         }
         for id in ids {
             let Some(offer) = self.offers.find(*id).cloned() else { continue };
+            if self.options.delete_guard.is_some_and(|most| self.removed >= most) {
+                self.left += 1;
+                continue;
+            }
             let removed = offer.place.dir().and_then(|dir| {
                 let now = dir.entry(&offer.name)?;
                 let same = now.size == offer.size || now.kind != crate::Kind::File;
@@ -251,7 +257,8 @@ where
                 dir.remove_file(&offer.name)
             });
             match removed {
-                Ok(()) | Err(Errno::NOENT) => {}
+                Ok(()) => self.removed += 1,
+                Err(Errno::NOENT) => {}
                 Err(Errno::BUSY) => {
                     let text = format!("\"{}\" has changed and stays", self.shown(&offer));
                     self.problem(text, false);
@@ -262,6 +269,20 @@ where
                 }
             }
         }
+    }
+
+    /// Tells how many sources are left because of the limit.
+    pub(super) fn tell_left(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        self.troubles.delete_limit = true;
+        let text = format!(
+            "the limit of deletions (`deletions_max` in `[sync]` there) is reached: {} files have \
+             arrived and are left at the source",
+            self.left
+        );
+        self.report.event(Event::Notice(text));
     }
 }
 

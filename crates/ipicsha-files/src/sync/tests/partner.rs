@@ -98,6 +98,25 @@ fn a_partner_deletes_no_more_than_the_guard_allows() {
 }
 
 #[test]
+fn sources_that_have_arrived_count_as_deletions_for_a_partner() {
+    for (guard, left) in [(Some(1), 3), (None, 0)] {
+        let folders = folders();
+        for name in ["a", "b", "c", "d"] {
+            fs::write(folders.source.join(name), "x").expect("a file");
+        }
+        let moving = Options { remove_source_files: true, delete_guard: guard, ..archive() };
+        let (outcome, heard) = folders.sync(&moving);
+        assert_eq!(folders.names(), ["a", "b", "c", "d"]);
+        assert_eq!(fs::read_dir(&folders.source).expect("a list").count(), left);
+        let limited = heard.0.lock().expect("no thread panics").iter().any(
+            |event| matches!(event, Event::Notice(text) if text.contains("3 files have arrived")),
+        );
+        assert_eq!(limited, left > 0);
+        assert_eq!(outcome.exit, if left > 0 { Exit::DeleteLimit } else { Exit::Success });
+    }
+}
+
+#[test]
 fn rules_above_what_is_open_are_not_read_for_a_partner() {
     let folders = folders();
     let above = folders.source.parent().expect("a directory");
