@@ -19,8 +19,10 @@ pub use sum::Signer;
 
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
-/// A block is held in memory until it is known.
-const BLOCK_BYTES_MAX: u32 = 1024 * 1024;
+/// Longest block: it is held in memory until it is known.
+pub const BLOCK_BYTES_MAX: u32 = 1024 * 1024;
+/// Most sums of one content: they are held in memory.
+const SUMS_MAX: u64 = 1 << 26;
 /// Files below this are sent whole.
 pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
 /// A content that is so much longer than what it becomes has little to give for its length.
@@ -99,6 +101,13 @@ pub fn block_bytes(size: u64) -> u32 {
         block *= 2;
     }
     block
+}
+
+/// The block size nearest to `wanted` of which a content of `size` bytes has no more than can be
+/// remembered; `None` when it has too many of any.
+pub fn bearable_block_bytes(wanted: u32, size: u64) -> Option<u32> {
+    let least = u32::try_from(size.div_ceil(SUMS_MAX)).ok()?.max(1);
+    (least <= BLOCK_BYTES_MAX).then(|| wanted.clamp(least, BLOCK_BYTES_MAX))
 }
 
 /// Whether a difference is worth computing, from the sizes alone. However short the old content is,

@@ -523,3 +523,16 @@ fn sums_of_a_large_file_are_made_by_two_threads_and_fit_together() {
     assert!(fs::read(folders.destination.join("f")).expect("read") == content);
     assert!(outcome.stats.literal_bytes < 100_000, "{:?}", outcome.stats);
 }
+
+#[test]
+fn blocks_of_every_size_that_can_be_asked_for_end_a_transfer() {
+    for block_bytes in [1, 700, 1024 * 1024, 1024 * 1024 + 1, u32::MAX] {
+        let folders = folders();
+        fs::write(folders.destination.join("f"), vec![1; 70_000]).expect("a file");
+        fs::write(folders.source.join("f"), vec![2; 70_001]).expect("a file");
+        let block_bytes = Some(block_bytes);
+        let options = Options { whole_file: Some(false), block_bytes, ..archive() };
+        assert_eq!(folders.sync(&options).0.exit, Exit::Success);
+        assert_eq!(fs::read(folders.destination.join("f")).expect("read"), vec![2; 70_001]);
+    }
+}

@@ -6,12 +6,18 @@
 use std::path::PathBuf;
 
 use ipicsha_files::{
+    delta::BLOCK_BYTES_MAX,
     path::escape,
     sync::{
         Exit, Fatal, Options, Outside, Territory,
         wire::{Half, PROTOCOL, Request},
     },
 };
+
+/// A slower transfer would hold a thread for hours between two looks at whether it shall end.
+const RATE_MIN: u64 = 512;
+/// Directories of `--link-dest` and its like, which all stay open.
+const BASIS_MAX: usize = 20;
 
 /// What the configuration of this server opens.
 #[derive(Clone, Debug)]
@@ -34,6 +40,7 @@ impl Policy {
             );
             return Err(Fatal::new(Exit::Protocol, text));
         }
+        self.check_numbers(request)?;
         let mut options = request.options.clone();
         options.territory = Territory::beneath(&self.allow);
         options.delete_guard = Some(self.deletions_max);
@@ -56,6 +63,35 @@ impl Policy {
             }
         }
         Ok(options)
+    }
+
+    /// Numbers that no command line lets through, but that a partner can say.
+    fn check_numbers(&self, request: &Request) -> Result<(), Fatal> {
+        let options = &request.options;
+        let basis = options.basis.as_ref().map_or(0, |(_, paths)| paths.len());
+        let fits = [
+            (
+                options.block_bytes.is_none_or(|bytes| (1..=BLOCK_BYTES_MAX).contains(&bytes)),
+                "--block-size",
+                "1 byte to 1 MiB",
+            ),
+            (
+                options.bytes_per_second.is_none_or(|rate| rate >= RATE_MIN),
+                "--bwlimit",
+                "512 bytes per second or more",
+            ),
+            (
+                request.compress.is_none_or(|level| (1..=22).contains(&level)),
+                "--compress-level",
+                "1 to 22",
+            ),
+            (basis <= BASIS_MAX, "--link-dest and its like", "20 directories at most"),
+        ];
+        let Some((_, option, known)) = fits.into_iter().find(|(fits, ..)| !fits) else {
+            return Ok(());
+        };
+        let text = format!("{option} does not fit\nnext: give {} {known}", self.server);
+        Err(Fatal::new(Exit::Usage, text))
     }
 
     fn refuse_followed_links(&self, options: &Options) -> Result<(), Fatal> {
@@ -137,6 +173,35 @@ mod tests {
         for path in ["", "srv/in", "../srv/in"] {
             assert!(judged(receive(path), same).expect_err(path).message.contains("whole path"));
         }
+    }
+
+    #[test]
+    fn numbers_that_no_command_line_lets_through_are_refused() {
+        let send = || Half::Send { sources: vec![b"/data".to_vec()] };
+        let receive = || Half::Receive { destination: b"/data".to_vec() };
+        let changes: [fn(&mut Options); 6] = [
+            |options| options.block_bytes = Some(0),
+            |options| options.block_bytes = Some(BLOCK_BYTES_MAX + 1),
+            |options| options.block_bytes = Some(u32::MAX),
+            |options| options.bytes_per_second = Some(0),
+            |options| options.bytes_per_second = Some(RATE_MIN - 1),
+            |options| {
+                options.basis = Some((BasisUse::Link, vec![b"/data".to_vec(); BASIS_MAX + 1]));
+            },
+        ];
+        for change in changes {
+            for half in [send(), receive()] {
+                let refused = judged(half, change).expect_err("too much");
+                assert_eq!(refused.exit, Exit::Usage, "{refused}");
+                assert!(refused.message.contains("next: "), "{refused}");
+            }
+        }
+        let most = |options: &mut Options| {
+            options.block_bytes = Some(BLOCK_BYTES_MAX);
+            options.bytes_per_second = Some(u64::MAX);
+            options.basis = Some((BasisUse::Link, vec![b"/data".to_vec(); BASIS_MAX]));
+        };
+        judged(receive(), most).expect("all of it fits");
     }
 
     #[test]

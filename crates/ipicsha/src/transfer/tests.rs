@@ -9,7 +9,7 @@ use std::{
 
 use ipicsha_core::{id::ServerId, trust::Partner};
 use ipicsha_files::sync::{
-    Depth, Event, Exit, Options, Outcome, Report,
+    Delete, Depth, Event, Exit, Options, Outcome, Report,
     message::{ToReceiver, ToSender},
     wire::{Half, Interest, Packer, Packet},
 };
@@ -76,6 +76,10 @@ fn connection(runtime: &tokio::runtime::Runtime, folder: &Path) -> (Duplex, Dupl
     ends
 }
 
+fn recursive() -> Options {
+    Options { depth: Depth::Recursive, ..Options::default() }
+}
+
 struct Place {
     folder: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
@@ -110,12 +114,21 @@ impl Place {
     }
 
     fn ask(&self, theirs: Half, ours: &str, duplex: Duplex) -> (Outcome, Vec<Event>) {
-        let options = Options { depth: Depth::Recursive, ..Options::default() };
+        self.ask_for(&recursive(), theirs, ours, duplex)
+    }
+
+    fn ask_for(
+        &self,
+        options: &Options,
+        theirs: Half,
+        ours: &str,
+        duplex: Duplex,
+    ) -> (Outcome, Vec<Event>) {
         let job = Job {
             partner: "bravo",
             theirs,
             ours: vec![self.bytes(ours)],
-            options: &options,
+            options,
             interest: Interest { items: true, progress: true, every_file: true },
             compress: None,
             silence_max: PATIENCE,
@@ -234,6 +247,44 @@ fn a_daemon_outlives_whatever_is_said_to_it() {
     let (here, there) = place.connection();
     transfers.spawn(there, "alpha".into());
     assert_eq!(place.ask(place.push(), "here/", here).0.exit, Exit::Success);
+    place.runtime.block_on(transfers.end());
+}
+
+/// What is said of an option, and how that ends.
+type Said = (fn(&mut Options), Exit);
+
+#[test]
+fn a_daemon_outlives_whatever_options_are_said_to_it() {
+    let place = Place::new();
+    let transfers = place.transfers();
+    // Long enough, on both sides, for a difference.
+    std::fs::write(place.at("here/f"), vec![1; 300_000]).unwrap();
+    let changes: [Said; 8] = [
+        (|o| o.block_bytes = Some(0), Exit::Usage),
+        (|o| o.block_bytes = Some(u32::MAX), Exit::Usage),
+        (|o| o.bytes_per_second = Some(0), Exit::Usage),
+        (|o| o.block_bytes = Some(1), Exit::Success),
+        (|o| (o.update, o.modify_window) = (true, i64::MIN), Exit::Success),
+        (|o| (o.update, o.modify_window) = (true, i64::MAX), Exit::Success),
+        (|o| (o.min_size, o.max_size) = (Some(u64::MAX), Some(0)), Exit::Success),
+        (|o| (o.delete, o.max_delete) = (Some(Delete::After), Some(u64::MAX)), Exit::Success),
+    ];
+    for (change, exit) in changes {
+        let mut options = Options { whole_file: Some(false), preallocate: true, ..recursive() };
+        change(&mut options);
+        for (theirs, ours) in [(place.push(), "here/"), (place.pull(), "back")] {
+            std::fs::write(place.at("there/f"), vec![2; 299_000]).unwrap();
+            let (here, there) = place.connection();
+            transfers.spawn(there, "alpha".into());
+            let (outcome, _) = place.ask_for(&options, theirs, ours, here);
+            assert_eq!(outcome.exit, exit, "{options:?}: {:?}", outcome.fatal);
+        }
+    }
+    // And it still serves.
+    let (here, there) = place.connection();
+    transfers.spawn(there, "alpha".into());
+    assert_eq!(place.ask(place.push(), "here/", here).0.exit, Exit::Success);
+    assert_eq!(std::fs::read(place.at("there/f")).unwrap(), vec![1; 300_000]);
     place.runtime.block_on(transfers.end());
 }
 

@@ -181,15 +181,13 @@ where
         if existing.size == 0 || !(verify || asked && worthwhile) {
             return (Want::Whole, None);
         }
-        match dir.open_file(&spot.name) {
-            Ok(file) => {
-                let size = existing.size;
-                let block_bytes =
-                    self.options.block_bytes.unwrap_or_else(|| delta::block_bytes(size));
-                (Want::Delta { block_bytes, size }, Some(file))
-            }
-            // It cannot be read: no basis.
-            Err(_) => (Want::Whole, None),
+        let size = existing.size;
+        let wanted = self.options.block_bytes.unwrap_or_else(|| delta::block_bytes(size));
+        let block_bytes = delta::bearable_block_bytes(wanted, size);
+        match (block_bytes, dir.open_file(&spot.name)) {
+            (Some(block_bytes), Ok(file)) => (Want::Delta { block_bytes, size }, Some(file)),
+            // It cannot be read, or is longer than can be compared: no basis.
+            _ => (Want::Whole, None),
         }
     }
 

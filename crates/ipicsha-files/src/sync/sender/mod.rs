@@ -37,10 +37,10 @@ use super::{
     names::Names,
     options::Options,
 };
-use crate::{delta::Signature, meta::Kind};
-
-/// Longest block of a difference.
-const BLOCK_BYTES_MAX: u32 = 16 * 1024 * 1024;
+use crate::{
+    delta::{self, Signature},
+    meta::Kind,
+};
 
 /// One file that is wanted.
 struct Job {
@@ -296,7 +296,9 @@ where
 fn is_sensible(want: Want) -> bool {
     match want {
         Want::Whole | Want::From(_) => true,
-        Want::Delta { block_bytes, .. } => (1..=BLOCK_BYTES_MAX).contains(&block_bytes),
+        Want::Delta { block_bytes, size } => {
+            delta::bearable_block_bytes(block_bytes, size) == Some(block_bytes)
+        }
     }
 }
 

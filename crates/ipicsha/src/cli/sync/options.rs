@@ -12,6 +12,7 @@ use std::{
 
 use clap::{ArgMatches, error::ErrorKind};
 use ipicsha_files::{
+    delta::BLOCK_BYTES_MAX,
     filter::{RulesConfig, Verdict},
     sync::{Append, BasisUse, Chmod, Delete, Depth, Exit, Options},
 };
@@ -354,8 +355,8 @@ impl Reader {
             "modify-window" => options.modify_window = number(id, value)?,
             "block-size" => {
                 let block = u32::try_from(size(id, value, 1)?).ok();
-                let block = block.filter(|block| (1..=16 * 1024 * 1024).contains(block));
-                let refused = || Refused::usage("--block-size: 1 byte to 16 MiB");
+                let block = block.filter(|block| (1..=BLOCK_BYTES_MAX).contains(block));
+                let refused = || Refused::usage("--block-size: 1 byte to 1 MiB");
                 options.block_bytes = Some(block.ok_or_else(refused)?);
             }
             "bwlimit" => {

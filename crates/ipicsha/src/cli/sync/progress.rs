@@ -60,7 +60,8 @@ impl Meter {
         } else {
             (progress.file_bytes, progress.file_size, self.file_begin)
         };
-        let percent = (bytes.min(total) * 100).checked_div(total).unwrap_or(100);
+        let share = u128::from(bytes.min(total)) * 100;
+        let percent = share.checked_div(u128::from(total)).unwrap_or(100);
         let seconds = now.duration_since(begin).as_secs_f64().max(0.001);
         let rate = bytes as f64 / seconds;
         let left = if progress.file_done && !self.of_all {
