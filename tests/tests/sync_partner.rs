@@ -6,13 +6,14 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::
 
 use anyhow::{Context, Result, ensure};
 use ipicsha_e2e::{
-    Pair, Ran, Settings, Side,
+    Pair, Ran, Settings, Side, Status,
     fixture::Fixture,
     fresh_pair, note,
     process::run,
     rsync::{self, Tried, told},
     tree::{Tree, make_old},
 };
+use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -188,5 +189,37 @@ fn sync_knows_the_partner_by_name_and_lists_what_it_has() -> Result<()> {
         pair.alpha.sync(&at, &["-az", "words", &to])?.ok()?;
         ensure!(fs::read(at.join("words"))? == fs::read(at.join("there/words"))?);
         Ok(())
+    })
+}
+
+#[test]
+fn sync_onto_a_watched_directory_leaves_it_watched() -> Result<()> {
+    const UPLOADS: &str = "uploads";
+    fresh_pair(Settings::fast().directory(UPLOADS, "deletions_max = 20"), |pair| {
+        let at = [Side::Alpha, Side::Bravo].map(|side| pair.server(side).directory(UPLOADS));
+        for (at, name) in at.iter().zip(["a", "b"]) {
+            fs::create_dir_all(at)?;
+            fs::write(at.join(name), name)?;
+        }
+        let new = pair.folder().join("new");
+        fs::create_dir(&new)?;
+        fs::write(new.join("c"), "c")?;
+        pair.make_ready()?;
+        let synced = |status: &Status| status.0["directories"][0]["synced"] == true;
+        pair.bravo.wait("its directory is in sync", synced)?;
+        let markers = at.each_ref().map(|at| at.join(".ipicsha/root"));
+        let before = [fs::read(&markers[0])?, fs::read(&markers[1])?];
+        let there = format!("bravo:{}", at[1].display());
+        pair.alpha.sync(&new, &["-a", "--delete", "./", &there])?.ok()?;
+        pair.wait_same_files(UPLOADS)?;
+        ensure!(at[0].join("c").exists() && !at[0].join("a").exists());
+        fs::write(at[0].join("d"), "d")?;
+        pair.alpha.sync(&at[0], &["-a", "--delete", "./", &there])?.ok()?;
+        ensure!([fs::read(&markers[0])?, fs::read(&markers[1])?] == before, "a marker changed");
+        // Entered anew, it still is the directory that the index is about.
+        pair.bravo.stop_by(Signal::TERM)?;
+        pair.bravo.start()?;
+        pair.bravo.wait("its directory is in sync", synced)?;
+        pair.wait_same_files(UPLOADS)
     })
 }

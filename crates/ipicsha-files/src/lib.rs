@@ -12,6 +12,7 @@ mod error;
 pub mod facts;
 pub mod filter;
 pub mod hash;
+mod marker;
 pub mod meta;
 pub mod path;
 pub mod place;

@@ -13,15 +13,11 @@ use super::{
 };
 use crate::{
     error::Said,
+    marker::{MARKER, OWN},
     path::Name,
     resolve::{Dir, Links, Mounts, Root},
     watch::{Options, Watcher},
 };
-
-/// Directory of our own in the root.
-pub(super) const OWN: &[u8] = b".ipicsha";
-/// Says which index the root belongs to.
-const MARKER: &[u8] = b"root";
 
 /// What the marker says.
 enum Marker {

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use super::{
     KeptReason, Trouble,
     engine::{Engine, now_unix},
-    enter::OWN,
     index,
     kept::NotKept,
 };
 use crate::{
     error::Said,
+    marker::OWN,
     path::{Name, RelativePath},
     resolve::{Dir, Root},
 };

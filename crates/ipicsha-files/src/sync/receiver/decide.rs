@@ -95,6 +95,14 @@ where
             Ok((Spot { path, parent, name, dir, directory }, existing))
         });
         match looked {
+            Ok((spot, Some(_)))
+                if spot
+                    .dir
+                    .as_ref()
+                    .is_some_and(|dir| self.is_own(dir, &spot.name, &spot.path)) =>
+            {
+                Ok(())
+            }
             Ok((spot, existing)) => self.decide(id, &spot, &details, existing),
             Err(problem) => {
                 self.problem(&problem);

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::Receiver;
 use crate::{
     error::Said,
+    marker,
     meta::Kind,
     path::{Name, escape},
     resolve::{Links, Root},
@@ -97,7 +98,16 @@ impl Destination {
         if !(self.created && options.dry_run) {
             let links = if options.keep_dirlinks { Links::Follow } else { Links::Refuse };
             let root = territory.open(&self.path, links);
-            self.root = Some(Arc::new(root.map_err(|errno| self.unusable(errno))?));
+            let root = root.map_err(|errno| self.unusable(errno))?;
+            if is_own(&self.path, &root) {
+                let shown = self.shown();
+                let text = format!(
+                    "\"{shown}\" holds the marker of the directory that is watched there\n\
+                     next: name another destination"
+                );
+                return Err(Fatal::new(Exit::Selection, text));
+            }
+            self.root = Some(Arc::new(root));
         }
         Ok(())
     }
@@ -149,6 +159,12 @@ impl Destination {
         self.path = path;
         Ok(())
     }
+}
+
+/// Whether a destination is the directory of our own in a watched one.
+fn is_own(path: &Path, root: &Root) -> bool {
+    let named = path.file_name().is_some_and(|name| name.as_bytes() == marker::OWN);
+    named && marker::has_marker(root.top())
 }
 
 /// Number of directories that a path lacks.

@@ -12,6 +12,7 @@ use crate::{
     Facts,
     error::{AtPath, Problem},
     filter::{Half, Level},
+    marker,
     meta::{Kind, Meta, Node},
     path::{Name, RelativePath},
     resolve::{Dir, Root},
@@ -174,6 +175,9 @@ where
         };
         let parent = root.dir(&above).at("open", &above)?;
         let existing = self.look_for_dir(&parent, &name).at("look at", path)?;
+        if self.is_own(&parent, &name, path) {
+            return Ok((Presence::Skipped, None));
+        }
         let Some(details) = details else {
             return self.on_the_way(&parent, &name, path, existing.as_ref());
         };
@@ -201,6 +205,16 @@ where
             return Ok((Presence::Missing, None));
         }
         self.make_dir(&root, &parent, &name, path, details)
+    }
+
+    /// The marker of a watched directory is that of this server and stays as it is.
+    pub(super) fn is_own(&self, parent: &Dir, name: &Name, path: &RelativePath) -> bool {
+        let own = marker::is_own(parent, name);
+        if own {
+            let text = format!("{path} is of the directory that is watched here");
+            self.report.event(Event::Skipped(Skipped::Quietly(text)));
+        }
+        own
     }
 
     /// A link to a directory counts as one when that was asked for.

@@ -12,6 +12,7 @@ use super::{Receiver, backup::Keep};
 use crate::{
     error::{AtPath, Problem},
     filter::{Half, Level, Verdict},
+    marker,
     meta::{Kind, Meta},
     path::{self, Name, RelativePath},
     place,
@@ -104,7 +105,7 @@ where
             let other_system = self.options.one_file_system > 0
                 && self.root().is_some_and(|root| root.device() != meta.device);
             let kept = protected || other_system || self.is_backup_tree(&meta);
-            if kept || is_in_use(&listed.name, &meta) {
+            if kept || is_in_use(&listed.name, &meta) || marker::is_own(dir, &listed.name) {
                 continue;
             }
             found.push((listed.name, directory));
@@ -314,9 +315,10 @@ where
         entries.sort_by(|a, b| {
             path::order((b.0.as_bytes(), directory(&b.2)), (a.0.as_bytes(), directory(&a.2)))
         });
-        for (_, below, meta) in entries {
+        for (name, below, meta) in entries {
             let verdict = level.check_inside_deleted(&below, directory(&meta));
             let gone = verdict != Some(Verdict::Exclude)
+                && !marker::is_own(&dir, &name)
                 && self.remove(root, &dir, &below, &meta, &level, Reason::Extra) == Removed::Yes;
             if !gone {
                 removed = Removed::No;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     error::AtPath,
     filter::{Half, Level},
+    marker,
     meta::{Kind, Meta},
     path::{Name, RelativePath, escape},
     resolve::Links,
@@ -183,7 +184,7 @@ impl Planner<'_> {
             Err(missing) => return self.missing(operand, &missing),
         };
         let directory = meta.kind == Kind::Directory;
-        if level.excludes(path, directory) {
+        if level.excludes(path, directory) || marker::is_own(&dir, name) {
             return;
         }
         if directory && self.options.depth == Depth::Files {

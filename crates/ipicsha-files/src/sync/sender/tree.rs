@@ -12,6 +12,7 @@ use super::details::{self, Missing};
 use crate::{
     error::{AtPath, Problem},
     filter::Level,
+    marker,
     meta::{Kind, Meta},
     path::{self, Name, RelativePath},
     place,
@@ -205,7 +206,7 @@ impl<'a> Tree<'a> {
         };
         let mut complete = true;
         for listed in listed {
-            if place::is_temporary(listed.name.as_bytes()) {
+            if place::is_temporary(listed.name.as_bytes()) || marker::is_own(dir, &listed.name) {
                 continue;
             }
             let Ok(full) = path.join(&listed.name) else {
