@@ -1,5 +1,7 @@
 //! Both sides over real connections, and each against another side that does not behave.
 
+mod trees;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
