@@ -27,21 +27,37 @@ pub struct Tried {
     pub stderr: String,
 }
 
-/// Lines that are compared: items in their order, then deletions, then what was skipped. Messages of
-/// rsync's other process arrive at any moment; sums depend on the wire.
+/// Lines that are compared: items in their order, then deletions, then what was skipped, then progress.
+/// Messages of rsync's other process arrive at any moment; sums depend on the wire.
 pub fn told(stdout: &str) -> Vec<String> {
-    let lines: Vec<&str> = stdout.lines().filter(|line| !line.is_empty()).collect();
+    // On a line of progress the last word counts.
+    let lines = stdout.lines().map(|line| line.rsplit('\r').next().unwrap_or(line));
+    let (progress, lines): (Vec<&str>, Vec<&str>) =
+        lines.filter(|line| !line.is_empty()).partition(|line| line.contains("B/s "));
     let begins = |line: &str, words: &[&str]| words.iter().any(|word| line.starts_with(word));
     let deletion = |line: &&&str| begins(line, &["*deleting", "deleting "]);
-    let skipped = |line: &&&str| begins(line, &["skipping ", "cannot delete"]);
+    let ends = |line: &str, words: &[&str]| words.iter().any(|word| line.ends_with(word));
+    let left_out = |line: &&&str| {
+        begins(line, &["skipping ", "not creating new "])
+            || ends(line, &[" exists", " is uptodate"])
+    };
+    let skipped = |line: &&&str| left_out(line) || begins(line, &["cannot delete"]);
     let dropped =
         |line: &&&str| begins(line, &["sent ", "total size", "Total bytes ", "File list "]);
     let rest = lines.iter().filter(|l| !deletion(l) && !skipped(l) && !dropped(l));
-    let mut skips: Vec<&str> =
-        lines.iter().filter(|line| line.starts_with("skipping ")).copied().collect();
+    let mut skips: Vec<&str> = lines.iter().filter(left_out).copied().collect();
     skips.sort_unstable();
     let deletions = lines.iter().filter(deletion);
-    rest.chain(deletions).copied().chain(skips).map(ToOwned::to_owned).collect()
+    let told = rest.chain(deletions).copied().chain(skips).map(ToOwned::to_owned);
+    told.chain(progress.into_iter().map(without_time)).collect()
+}
+
+/// Progress without speed and time, and without what was still to be looked at, which is told at other
+/// moments: `      1,234 100% (xfr#5,`.
+fn without_time(line: &str) -> String {
+    let done = line.find('%').map_or(line, |at| &line[..=at]);
+    let file = line.find("(xfr#").map_or("", |at| line[at..].split(' ').next().unwrap_or(""));
+    format!("{done} {file}")
 }
 
 /// What differs between rsync and the program under test.
@@ -153,6 +169,36 @@ pub const TRANSFERRED: &[&str] = &[
     "-aiH src/ dst",
     "-ai --out-format=%i|%n|%l|%M|%o src/ dst",
     "-ai --info=name0 src/ dst",
+    "-a --info=name src/ dst",
+    "-a --info=name2 src/ dst",
+    "-a --info=none src/ dst",
+    "-av --info=flist0 src/ dst",
+    "-av --info=none,name src/ dst",
+    "-a --info=stats src/ dst",
+    "-rt --info=name,nonreg0 src/ dst",
+    "-a --info=skip,name --ignore-existing src/ dst",
+    "-a --info=skip,name --existing src/ dst",
+    "-a --stats src/ dst",
+    "-an --stats src/ dst",
+    "-a --stats --delete src/ dst",
+    "-a --info=stats2 src/ new",
+];
+
+/// Numbers and progress: on [`Fixture::Contents`].
+pub const SHOWN: &[&str] = &[
+    "-a --stats src/ dst",
+    "-ah --stats src/ dst",
+    "-ahh --stats src/ dst",
+    "-a --no-h --stats src/ dst",
+    "-a --progress src/ dst",
+    "-a --progress src/ new",
+    "-ah --progress src/ dst",
+    "-aP src/ dst",
+    "-aP --no-progress src/ dst",
+    "-a --info=progress2 src/ dst",
+    "-ah --info=progress2 src/ new",
+    "-a --info=progress src/ dst",
+    "-a --list-only -h src/",
 ];
 
 /// Operands: on [`Fixture::Basic`].

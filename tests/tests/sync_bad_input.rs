@@ -81,6 +81,14 @@ fn sync_refuses_words_it_does_not_know_with_the_codes_of_rsync() -> Result<()> {
         (&["-aU", "src/", "dst"], 4, "--atimes"),
         (&["-a", "--temp-dir=/x", "src/", "dst"], 4, "--temp-dir"),
         (&["-az", "--zc=lz4", "src/", "dst"], 4, "lz4"),
+        (&["-az", "--skip-compress=gz/jpg", "src/", "dst"], 4, "--skip-compress"),
+        (&["-a", "--info=name,backup", "src/", "dst"], 4, "--info=backup is not supported"),
+        (&["-a", "--info=nonsense", "src/", "dst"], 1, "\"nonsense\" is not known"),
+        (&["-a", "--no-W", "-B2M", "src/", "dst"], 1, "1 byte to 1 MiB"),
+        (&["-a", "--stop-after=soon", "src/", "dst"], 1, "is no number"),
+        (&["-a", "--stop-after=0", "src/", "dst"], 1, "1 minute or more"),
+        (&["-a", "--stop-at=2020-1-1", "src/", "dst"], 1, "is no time to come"),
+        (&["-a", "--stop-at=25:00", "src/", "dst"], 1, "write it as"),
         (&["-a", "--cc=md5", "src/", "dst"], 4, "md5"),
         (&["-a", "src/", "partner:/dst"], 5, "--config FILE"),
         (&["-a", "nowhere:/src/", "dst"], 5, "--config FILE"),
@@ -274,6 +282,42 @@ fn slow_transfer(folder: &Folder, words: &[&str]) -> Result<std::process::Child>
         names.filter_map(Result::ok).any(begun).then_some(())
     })?;
     Ok(child)
+}
+
+#[test]
+fn sync_stops_at_its_time_and_goes_on_where_it_was() -> Result<()> {
+    let folder = Folder::new()?;
+    folder.write("src/big", &noise(40_000_000, 1))?;
+    // A minute at 500 KiB in a second.
+    let child = slow_transfer(&folder, &["--partial", "--stop-after=1"])?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(30), "{:?} {said}", output.status);
+    ensure!(said.contains("the time to stop has come"), "{said}");
+    ensure!(folder.temporary()?.is_empty(), "{:?}", folder.temporary()?);
+    let come = fs::metadata(folder.at("dst/big"))?.len();
+    ensure!((1..40_000_000).contains(&come), "{come} bytes have come");
+    // Enough time changes nothing.
+    let words = ["-a", "--no-W", "--stats", "--stop-after=1000000", "--stop-at=2999-1-1T12:00"];
+    let ran = folder.sync(&[&words[..], &["src/", "dst"]].concat())?;
+    ended(&ran, 0, "")?;
+    ensure!(!ran.stdout.lines().any(|line| line == "Matched data: 0 bytes"), "{ran:?}");
+    ensure!(fs::read(folder.at("dst/big"))? == noise(40_000_000, 1));
+    Ok(())
+}
+
+#[test]
+fn sync_shows_how_far_the_whole_is_however_short_it_was() -> Result<()> {
+    let folder = Folder::new()?;
+    for name in ["a", "b", "d/c"] {
+        folder.write(&format!("src/{name}"), &noise(50_000, 1))?;
+    }
+    let ran = folder.sync(&["-a", "--info=progress2", "src/", "dst"])?;
+    ended(&ran, 0, "")?;
+    let last = ran.stdout.lines().last().context("a line")?;
+    ensure!(last.starts_with("        150,000 100% "), "{ran:?}");
+    ensure!(last.ends_with(" (xfr#3, to-chk=0/5)"), "{ran:?}");
+    Ok(())
 }
 
 #[test]

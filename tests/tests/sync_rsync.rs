@@ -62,6 +62,11 @@ fn sync_equals_rsync_in_contents() -> Result<()> {
 }
 
 #[test]
+fn sync_equals_rsync_in_numbers_and_progress() -> Result<()> {
+    compare(Fixture::Contents, rsync::SHOWN)
+}
+
+#[test]
 fn sync_equals_rsync_in_facts() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         note("SKIPPED: sync of owners and devices like rsync, because that needs root");

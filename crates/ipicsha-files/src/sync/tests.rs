@@ -453,6 +453,15 @@ fn an_interrupted_transfer_leaves_nothing_half_written_unless_asked() {
 }
 
 #[test]
+fn nothing_is_begun_when_the_time_to_stop_has_come() {
+    let folders = folders();
+    fs::write(folders.source.join("f"), "x").expect("a file");
+    let stop_at = Some(std::time::Instant::now());
+    let (outcome, _) = folders.sync(&Options { stop_at, ..archive() });
+    assert_eq!((outcome.exit, folders.names()), (Exit::Timeout, Vec::new()));
+}
+
+#[test]
 fn several_names_of_one_file_stay_one_file_even_if_the_first_does_not_come() {
     let folders = folders();
     let entry = |text: &str| {

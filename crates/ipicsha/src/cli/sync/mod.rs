@@ -14,6 +14,8 @@ mod remote;
 mod render;
 mod table;
 mod text;
+mod until;
+mod view;
 
 use std::{
     ffi::OsString,

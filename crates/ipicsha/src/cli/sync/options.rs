@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{Local, TimeZone};
 use clap::{ArgMatches, error::ErrorKind};
 use ipicsha_files::{
     delta::BLOCK_BYTES_MAX,
     filter::{RulesConfig, Verdict},
+    path::escape,
     sync::{Append, BasisUse, Chmod, Delete, Depth, Exit, Options},
 };
 
@@ -24,38 +26,9 @@ use super::{
     remote::{self, Operand},
     table,
     text::{owner_maps, owner_of},
+    until,
+    view::View,
 };
-
-/// How the transfer is shown.
-#[derive(Clone, Debug, Default)]
-pub(super) struct View {
-    pub(super) verbose: u8,
-    pub(super) quiet: bool,
-    pub(super) json: bool,
-    pub(super) itemize: u8,
-    pub(super) out_format: Option<String>,
-    pub(super) stats: bool,
-    pub(super) human: u8,
-    pub(super) progress: bool,
-    pub(super) progress_of_all: bool,
-    pub(super) names: Option<bool>,
-    pub(super) deletions: Option<bool>,
-    pub(super) dry_run: bool,
-    pub(super) recursive: bool,
-    pub(super) list_only: bool,
-}
-
-impl View {
-    /// Progress of single files comes with their names.
-    fn shows_files(&self) -> bool {
-        self.progress && !self.progress_of_all
-    }
-
-    /// The scan is worth a line.
-    pub(super) fn lists(&self) -> bool {
-        self.verbose > 0 || self.shows_files()
-    }
-}
 
 /// What holds for the way between two servers.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +87,7 @@ pub(super) fn read(
 ) -> Result<Option<Wanted>, Refused> {
     let mut reader = Reader {
         options: Options { cancelled: Arc::clone(cancelled), ..Options::default() },
-        view: View { human: 1, ..View::default() },
+        view: View::new(),
         typed: Typed::default(),
     };
     let name = std::iter::once(OsString::from("ipicsha sync"));
@@ -267,7 +240,7 @@ impl Reader {
             "inplace" => &mut options.inplace,
             "partial" => &mut options.partial,
             "P" => {
-                self.view.progress = on;
+                (self.view.progress, self.view.progress_option) = (on, on);
                 &mut options.partial
             }
             "delay-updates" => &mut options.delay_updates,
@@ -280,7 +253,10 @@ impl Reader {
             "quiet" => &mut self.view.quiet,
             "json" => &mut self.view.json,
             "stats" => &mut self.view.stats,
-            "progress" => &mut self.view.progress,
+            "progress" => {
+                self.view.progress = on;
+                &mut self.view.progress_option
+            }
             _ => return false,
         } = on;
         true
@@ -364,9 +340,13 @@ impl Reader {
             }
             "stop-after" => {
                 let minutes: u64 = number(id, value)?;
+                if minutes == 0 {
+                    return Err(Refused::usage("--stop-after: 1 minute or more"));
+                }
                 let after = Duration::from_secs(minutes.saturating_mul(60));
                 options.stop_at = Instant::now().checked_add(after);
             }
+            "stop-at" => options.stop_at = Some(stop_at(text(value)?)?),
             "timeout" => self.typed.timeout_seconds = number(id, value)?,
             "contimeout" => self.typed.connect_seconds = number(id, value)?,
             _ => return Ok(false),
@@ -411,10 +391,11 @@ impl Reader {
                 options.groups = owner_maps(id, text(&value)?, true)?;
                 options.preserve.group = true;
             }
-            "info" => return self.info(text(&value)?),
+            "info" => return self.view.info(text(&value)?),
             "out-format" => self.view.out_format = Some(text(&value)?.to_owned()),
             "compress-choice" => match text(&value)? {
                 choice @ ("zstd" | "none" | "auto") => {
+                    self.typed.compress |= choice == "zstd";
                     self.typed.compress_nothing = choice == "none";
                 }
                 other => return Err(unsupported_choice(id, other, "zstd, none or auto")),
@@ -428,8 +409,8 @@ impl Reader {
                 let known = (0..=22).contains(&level);
                 let refused = || Refused::usage("--compress-level: 1 to 22, or 0 for none");
                 self.typed.compress_level = Some(known.then_some(level).ok_or_else(refused)?);
+                self.typed.compress |= level > 0;
             }
-            "skip-compress" => {}
             _ => return Err(Refused::usage(format!("--{id} is not known"))),
         }
         Ok(())
@@ -452,26 +433,6 @@ impl Reader {
         Ok(())
     }
 
-    fn info(&mut self, flags: &str) -> Result<(), Refused> {
-        for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
-            let name = flag.trim_end_matches(|c: char| c.is_ascii_digit()).to_ascii_lowercase();
-            let level: u8 = flag[name.len()..].parse().unwrap_or(1);
-            match name.as_str() {
-                "progress" => {
-                    self.view.progress = level > 0;
-                    self.view.progress_of_all = level > 1;
-                }
-                "name" => self.view.names = Some(level > 0),
-                "del" => self.view.deletions = Some(level > 0),
-                "stats" => self.view.stats = level > 1 || self.view.stats && level > 0,
-                "all" | "none" | "backup" | "copy" | "flist" | "misc" | "mount" | "nonreg"
-                | "remove" | "skip" | "symsafe" => {}
-                _ => return Err(Refused::usage(format!("--info: \"{flag}\" is not known"))),
-            }
-        }
-        Ok(())
-    }
-
     fn finish(mut self, paths: Vec<OsString>) -> Result<Wanted, Refused> {
         self.depth();
         self.deletions()?;
@@ -486,7 +447,7 @@ impl Reader {
             let pattern = [b"*", &self.options.suffix[..]].concat();
             self.options.rules.protect(&pattern);
         }
-        self.options.report_unchanged = self.view.verbose > 1 || self.view.itemize > 1;
+        self.options.report_unchanged = self.view.tells_unchanged() || self.view.itemize > 1;
         let operands: Result<Vec<Operand>, Refused> =
             paths.into_iter().map(|path| remote::read(&path.into_vec())).collect();
         let mut operands = operands?;
@@ -576,7 +537,21 @@ impl Reader {
     }
 }
 
-fn unsupported_choice(id: &str, choice: &str, known: &str) -> Refused {
+/// The moment that `--stop-at` names, in the time of this machine.
+fn stop_at(text: &str) -> Result<Instant, Refused> {
+    let now = Local::now();
+    let found = until::next(text, now.naive_local());
+    let at = found.and_then(|at| Local.from_local_datetime(&at).earliest());
+    let wait = at.and_then(|at| at.signed_duration_since(now).to_std().ok());
+    wait.and_then(|wait| Instant::now().checked_add(wait)).ok_or_else(|| {
+        let text = escape(text.as_bytes());
+        Refused::usage(format!(
+            "--stop-at: \"{text}\" is no time to come: write it as 2026-12-24T18:30, 12-24 or 18:30"
+        ))
+    })
+}
+
+pub(super) fn unsupported_choice(id: &str, choice: &str, known: &str) -> Refused {
     Refused::new(Exit::Unsupported, format!("--{id}={choice} is not supported: use {known}"))
 }
 

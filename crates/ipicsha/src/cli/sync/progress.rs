@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipicsha_files::sync::Progress;
+use ipicsha_files::sync::{Progress, Stats};
 
 use super::quantity;
 
@@ -18,6 +18,8 @@ pub(super) struct Meter {
     file_begin: Instant,
     file_bytes_before: u64,
     last_line: Option<Instant>,
+    /// What was told last, for the last line.
+    latest: Option<Progress>,
     /// The whole transfer, not single files.
     of_all: bool,
     terminal: bool,
@@ -28,12 +30,24 @@ impl Meter {
     pub(super) fn new(of_all: bool, terminal: bool, human: u8) -> Self {
         let now = Instant::now();
         let (begin, file_begin) = (now, now);
-        Self { begin, file_begin, file_bytes_before: 0, last_line: None, of_all, terminal, human }
+        Self {
+            begin,
+            file_begin,
+            file_bytes_before: 0,
+            last_line: None,
+            latest: None,
+            of_all,
+            terminal,
+            human,
+        }
     }
 
     /// The line to show now, if any; the first part returns to the begin of the line.
     pub(super) fn line(&mut self, progress: &Progress) -> Option<String> {
         let now = Instant::now();
+        if self.of_all {
+            self.latest = Some(progress.clone());
+        }
         if progress.file_bytes < self.file_bytes_before {
             self.file_begin = now;
         }
@@ -52,6 +66,21 @@ impl Meter {
             self.file_begin = now;
         }
         Some(line)
+    }
+
+    /// The line at the end, for the whole transfer. What came since the last word of it stands in the
+    /// numbers at the end, when it was gone through to its end.
+    pub(super) fn last(&mut self, ended: Option<&Stats>) -> Option<String> {
+        let mut progress = self.latest.take()?;
+        if let Some(stats) = ended {
+            (progress.bytes, progress.planned_bytes) =
+                (stats.transferred_bytes, stats.transferred_bytes);
+            progress.files_done = stats.transferred;
+            progress.entries = stats.entries.total();
+            progress.checked = progress.entries;
+            progress.scan_done = true;
+        }
+        Some(self.text(&progress, Instant::now()))
     }
 
     fn text(&self, progress: &Progress, now: Instant) -> String {
@@ -103,7 +132,32 @@ fn clock(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipicsha_files::sync::Counts;
+
     use super::*;
+
+    #[test]
+    fn progress_of_all_counts_everything_and_ends_with_a_line() {
+        let mut meter = Meter::new(true, false, 1);
+        let mut progress = Progress { planned_bytes: 4_000_000, ..Progress::default() };
+        (progress.bytes, progress.entries, progress.checked) = (1_000_000, 8, 6);
+        assert_eq!(meter.line(&progress), None);
+        let line = meter.last(None).expect("a line");
+        assert!(line.starts_with("      1,000,000  25% "), "{line}");
+        assert!(line.ends_with(" (xfr#0, ir-chk=2/8)"), "{line}");
+        assert_eq!(meter.last(None), None);
+        meter.line(&progress);
+        let entries = Counts { files: 9, ..Counts::default() };
+        let (transferred, transferred_bytes) = (2, 4_000_000);
+        let stats = Stats { entries, transferred, transferred_bytes, ..Stats::default() };
+        let line = meter.last(Some(&stats)).expect("a line");
+        assert!(line.starts_with("      4,000,000 100% "), "{line}");
+        assert!(line.ends_with(" (xfr#2, to-chk=0/9)"), "{line}");
+        // Contents with holes may be larger than anything that is multiplied.
+        (progress.bytes, progress.planned_bytes) = (u64::MAX / 2, u64::MAX);
+        meter.line(&progress);
+        assert!(meter.last(None).expect("a line").contains("  49% "));
+    }
 
     #[test]
     fn a_finished_file_has_a_line_in_every_log() {

@@ -16,7 +16,7 @@ use ipicsha_files::{
 };
 use serde_json::{Value, json};
 
-use super::{format, options::View, progress::Meter, quantity};
+use super::{format, progress::Meter, quantity, view::View};
 
 /// Says why nothing was begun.
 pub(super) fn refused(message: &str, exit: Exit, as_json: bool) {
@@ -58,10 +58,8 @@ struct State {
 
 impl Renderer {
     pub(super) fn new(view: View, direction: Direction) -> Self {
-        let files = view.progress && !view.progress_of_all;
-        let shown = view.names.unwrap_or(view.verbose > 0 || files);
         let default = match view.itemize {
-            0 => shown.then(|| "%n%L".to_owned()),
+            0 => view.tells_names().then(|| "%n%L".to_owned()),
             _ => Some("%i %n%L".to_owned()),
         };
         let format = view.out_format.clone().or(default);
@@ -76,7 +74,10 @@ impl Renderer {
     pub(super) fn interest(&self) -> Interest {
         let view = &self.view;
         Interest {
-            items: view.json || view.verbose > 1 || self.format.is_some(),
+            items: view.json
+                || view.tells_unchanged()
+                || view.tells_skips()
+                || self.format.is_some(),
             progress: view.progress && !view.quiet,
             every_file: view.json || !view.progress_of_all,
         }
@@ -117,7 +118,7 @@ impl Renderer {
             significant
                 || item.linked_to.is_some()
                 || self.view.itemize > 1
-                || self.view.verbose > 1
+                || self.view.tells_unchanged()
         } else {
             let directory = item.kind == ipicsha_files::Kind::Directory && significant;
             let local = matches!(change.update, Update::Local | Update::HardLink) && significant;
@@ -125,7 +126,7 @@ impl Renderer {
         };
         if told {
             self.line(&format::item(format, item, self.direction));
-        } else if self.view.verbose > 1 {
+        } else if self.view.tells_unchanged() {
             self.line(&format!("{} is uptodate", item.path));
         }
     }
@@ -133,21 +134,21 @@ impl Renderer {
     fn skipped(&self, skipped: &Skipped) {
         match skipped {
             Skipped::Directory(name) => self.line(&format!("skipping directory {name}")),
-            Skipped::NotRegular(path) => {
+            Skipped::NotRegular(path) if self.view.tells_irregular() => {
                 self.line(&format!("skipping non-regular file \"{path}\""));
             }
-            Skipped::Quietly(text) if self.view.verbose > 1 => self.line(text),
-            Skipped::UnsafeLink { path, target } if self.view.verbose > 0 => {
+            Skipped::Quietly(text) if self.view.tells_skips() => self.line(text),
+            Skipped::UnsafeLink { path, target } if self.view.tells_unsafe_links() => {
                 let target = escape(target);
                 self.line(&format!("ignoring unsafe symlink \"{path}\" -> \"{target}\""));
             }
-            Skipped::Quietly(_) | Skipped::UnsafeLink { .. } => {}
+            Skipped::NotRegular(_) | Skipped::Quietly(_) | Skipped::UnsafeLink { .. } => {}
         }
     }
 
     fn text(&self, event: &Event) {
         match event {
-            Event::Begun if self.view.lists() && self.view.recursive => {
+            Event::Begun if self.view.tells_scan() && self.view.recursive => {
                 self.line(match self.direction {
                     Direction::Here | Direction::There => "sending incremental file list",
                     Direction::FromThere => "receiving incremental file list",
@@ -166,7 +167,7 @@ impl Renderer {
                 }
             }
             Event::CreatedDestination { path, directories } => {
-                if self.view.verbose > 0 || self.has_code() {
+                if self.view.tells_names() || self.has_code() {
                     let path = escape(path);
                     let path = path.trim_end_matches('/');
                     self.line(&match directories {
@@ -196,11 +197,12 @@ impl Renderer {
         if self.view.json {
             return println!("{}", end_as_json(outcome, self.begin));
         }
+        self.end_progress(outcome);
         if !self.view.list_only {
             if self.view.stats {
                 self.stats(&outcome.stats);
             }
-            if self.view.stats || self.view.verbose > 0 {
+            if self.view.tells_summary() {
                 self.summary(&outcome.stats);
             }
         }
@@ -209,6 +211,18 @@ impl Renderer {
         }
         if outcome.exit != Exit::Success {
             eprintln!("ipicsha sync: {} (code {})", outcome.exit, outcome.exit.code());
+        }
+    }
+
+    /// However short it was, progress of the whole transfer has a last line.
+    fn end_progress(&self, outcome: &Outcome) {
+        let ended = outcome.fatal.is_none().then_some(&outcome.stats);
+        let last = self.state().meter.as_mut().and_then(|meter| meter.last(ended));
+        if let Some(line) = last {
+            self.write(&line, !std::io::stdout().is_terminal());
+        }
+        if std::mem::take(&mut self.state().open_line) {
+            println!();
         }
     }
 
