@@ -157,6 +157,21 @@ impl Network {
         command
     }
 
+    /// Bytes that a server has sent to the other one so far.
+    ///
+    /// # Errors
+    /// There are no namespaces: nobody counts.
+    pub fn sent_bytes(&self, side: Side) -> Result<u64> {
+        ensure!(matches!(self.kind, Kind::Namespaces(_)), "bytes are counted as root only");
+        let table = self.command(side, "cat").arg("/proc/net/dev").output()?;
+        let table = String::from_utf8(table.stdout)?;
+        let prefix = format!("{INTERFACE}:");
+        let of_link = table.lines().find_map(|line| line.trim().strip_prefix(&prefix));
+        // Eight columns of what came stand before it.
+        let sent = of_link.and_then(|row| row.split_whitespace().nth(8));
+        Ok(sent.with_context(|| format!("no {INTERFACE} in {table}"))?.parse()?)
+    }
+
     /// Cuts the link in both directions.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use ipicsha_e2e::{
     Pair, Ran, Settings, Side, Status,
     fixture::Fixture,
-    fresh_pair, note,
+    fresh_pair, net, note,
     process::run,
     rsync::{self, Tried, told},
     tree::{Tree, make_old},
@@ -156,6 +156,15 @@ fn sync_with_the_partner_equals_rsync_in_contents() -> Result<()> {
 }
 
 #[test]
+fn sync_with_the_partner_equals_rsync_in_numbers_and_progress() -> Result<()> {
+    // How much of a content is there already depends on the blocks.
+    let differs = rsync::SHOWN.iter().filter(|words| words.contains("--stats"));
+    let not =
+        [Way::There, Way::FromThere].map(|way| differs.clone().map(move |words| (way, *words)));
+    compare(Fixture::Contents, rsync::SHOWN, &not.into_iter().flatten().collect::<Vec<_>>())
+}
+
+#[test]
 fn sync_with_the_partner_equals_rsync_in_facts() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         note("SKIPPED: sync of owners with the partner like rsync, because that needs root");
@@ -183,11 +192,39 @@ fn sync_knows_the_partner_by_name_and_lists_what_it_has() -> Result<()> {
         let own = format!("alpha:{there}/");
         pair.alpha.sync(&at, &["-a", &own, "from-alpha"])?.ok()?;
         ensure!(fs::read(at.join("from-alpha/d/f"))? == b"f");
-        // With -z words become fewer bytes on the way.
-        fs::write(at.join("words"), "words and words ".repeat(100_000))?;
-        let to = format!("partner:{there}/words");
-        pair.alpha.sync(&at, &["-az", "words", &to])?.ok()?;
-        ensure!(fs::read(at.join("words"))? == fs::read(at.join("there/words"))?);
+        Ok(())
+    })
+}
+
+#[test]
+fn sync_compresses_on_the_way_when_that_is_asked_for() -> Result<()> {
+    if !net::can_cut("bytes of sync on the way")? {
+        return Ok(());
+    }
+    trusting_pair(|pair| {
+        let at = pair.folder().join("work");
+        fs::create_dir(&at)?;
+        let words = "words and words ".repeat(100_000);
+        fs::write(at.join("words"), &words)?;
+        let cases: &[(&[&str], bool)] = &[
+            (&["-a"], false),
+            (&["-az"], true),
+            (&["-az", "--zc=auto"], true),
+            (&["-az", "--zc=none"], false),
+            (&["-a", "--zc=zstd"], true),
+            (&["-a", "--zl=3"], true),
+            (&["-a", "--zl=0"], false),
+        ];
+        for (number, (options, compressed)) in cases.iter().enumerate() {
+            let copy = at.join(number.to_string());
+            let to = format!("partner:{}", copy.display());
+            let before = pair.network.sent_bytes(Side::Alpha)?;
+            pair.alpha.sync(&at, &[*options, &["words", &to]].concat())?.ok()?;
+            let sent = pair.network.sent_bytes(Side::Alpha)? - before;
+            // Heartbeats are on the way as well, but far fewer bytes.
+            ensure!((sent < words.len() as u64 / 2) == *compressed, "{options:?}: {sent} bytes");
+            ensure!(fs::read_to_string(&copy)? == words);
+        }
         Ok(())
     })
 }
