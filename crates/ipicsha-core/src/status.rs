@@ -150,17 +150,7 @@ impl Alarm {
                 let whose = whose(database);
                 format!("the transaction log{whose} is filled to {percent} %: {}", forecast.text())
             }
-            Self::LogFull { database, overflowed } => {
-                let what = if *overflowed {
-                    "overflowed, the partner does not have all changes"
-                } else {
-                    "reached 90 %"
-                };
-                let whose = whose(database);
-                format!(
-                    "the transaction log{whose} {what}: HA unconfigured itself so that applications go on"
-                )
-            }
+            Self::LogFull { database, overflowed } => log_full(database, *overflowed),
             Self::DatabaseHeld => "a database cannot be replicated".into(),
             Self::RoleChangeFailed { cause } => format!("a role change went wrong: {cause}"),
             Self::TakeoverNeeded { cause, .. } => {
@@ -209,6 +199,14 @@ impl Alarm {
             }
         }
     }
+}
+
+fn log_full(database: &str, overflowed: bool) -> String {
+    let (whose, what) = match overflowed {
+        true => (whose(database), "overflowed, the partner does not have all changes"),
+        false => (whose(database), "reached 90 %"),
+    };
+    format!("the transaction log{whose} {what}: HA unconfigured itself so that applications go on")
 }
 
 fn certificate_ends(days: i64) -> String {
