@@ -16,6 +16,7 @@ mod tree;
 pub use matching::Matcher;
 use serde::{Deserialize, Serialize};
 pub use sum::Signer;
+pub use tree::{Content, Value};
 
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;

@@ -3,7 +3,11 @@
 //! Decides the two sums. The weak one is made of the sum of all bytes and the sum of all sums that
 //! lead there, modulo 2^32, which a window can roll on, and which many bytes are added to at a time.
 
-use super::{BlockSum, Signature, blocks::Blocks, tree};
+use super::{
+    BlockSum, Signature,
+    blocks::Blocks,
+    tree::{self, Value},
+};
 
 /// Spreads the sum of the bytes over all bits.
 const SPREAD: u32 = 0x9e37_79b1;
@@ -96,6 +100,8 @@ impl Rolling {
 #[derive(Debug)]
 pub struct Signer {
     signature: Signature,
+    /// Of whole blocks and of the last one.
+    values: Vec<Value>,
     /// Where the next block stands.
     offset: u64,
     blocks: Blocks,
@@ -117,32 +123,41 @@ impl Signer {
     pub fn at(offset: u64, block_bytes: u32) -> Self {
         assert!(block_bytes > 0, "a block has bytes");
         let signature = Signature { block_bytes, ..Signature::default() };
-        Self { signature, offset, blocks: Blocks::of(block_bytes) }
+        Self { signature, values: Vec::new(), offset, blocks: Blocks::of(block_bytes) }
     }
 
     /// The next bytes of the content.
     pub fn add(&mut self, bytes: &[u8]) {
         self.signature.size += bytes.len() as u64;
-        let (sums, offset) = (&mut self.signature.sums, &mut self.offset);
-        self.blocks.add(bytes, |block| sign(sums, offset, block));
+        let (sums, values) = (&mut self.signature.sums, &mut self.values);
+        let offset = &mut self.offset;
+        self.blocks.add(bytes, |block| sign(sums, values, offset, block));
     }
 
     /// Takes the sums of the blocks that are whole by now.
     pub fn take(&mut self) -> Vec<BlockSum> {
+        self.values.clear();
         std::mem::take(&mut self.signature.sums)
     }
 
     /// The content has ended.
-    pub fn finish(mut self) -> Signature {
+    pub fn finish(self) -> Signature {
+        self.finish_with_values().0
+    }
+
+    /// The content has ended; with what its blocks are known by.
+    pub fn finish_with_values(mut self) -> (Signature, Vec<Value>) {
         if let Some(last) = self.blocks.rest() {
-            sign(&mut self.signature.sums, &mut self.offset, &last);
+            sign(&mut self.signature.sums, &mut self.values, &mut self.offset, &last);
         }
-        self.signature
+        (self.signature, self.values)
     }
 }
 
-fn sign(sums: &mut Vec<BlockSum>, offset: &mut u64, block: &[u8]) {
-    sums.push(BlockSum { weak: weak(block), strong: strong(block, *offset) });
+fn sign(sums: &mut Vec<BlockSum>, values: &mut Vec<Value>, offset: &mut u64, block: &[u8]) {
+    let value = tree::value(block, *offset);
+    sums.push(BlockSum { weak: weak(block), strong: half(&value) });
+    values.push(value);
     *offset += block.len() as u64;
 }
 

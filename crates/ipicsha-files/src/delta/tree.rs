@@ -17,6 +17,9 @@ use blake3::{
 use super::blocks::Blocks;
 use crate::hash::{Hash, Hasher};
 
+/// What a block is known by at its place.
+pub type Value = ChainingValue;
+
 /// What a block that stands at `offset` is known by: its place in the tree, where it is a part of one.
 pub(super) fn value(block: &[u8], offset: u64) -> ChainingValue {
     let is_aligned = offset.is_multiple_of(CHUNK_LEN as u64);
@@ -65,7 +68,7 @@ impl Tree {
 
 /// A content that comes piece by piece: its hash, and what its blocks are known by.
 #[derive(Debug)]
-pub(super) struct Content {
+pub struct Content {
     block: usize,
     blocks: Blocks,
     known: Known,
@@ -83,7 +86,8 @@ struct Known {
 }
 
 impl Content {
-    pub(super) fn new(block_bytes: u32) -> Self {
+    /// Of blocks of `block_bytes`.
+    pub fn new(block_bytes: u32) -> Self {
         Self {
             block: block_bytes as usize,
             blocks: Blocks::of(block_bytes),
@@ -97,12 +101,37 @@ impl Content {
     }
 
     /// The next bytes.
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    pub fn add(&mut self, bytes: &[u8]) {
         if !self.is_tree() {
             return self.known.hasher.add(bytes);
         }
         let (known, block) = (&mut self.known, self.block);
         self.blocks.add(bytes, |whole| known.take(whole, block));
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> u64 {
+        self.block as u64
+    }
+
+    /// The next `length` bytes are zero.
+    pub fn add_zeros(&mut self, mut length: u64) {
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        while length > 0 {
+            let part = usize::try_from(length).unwrap_or(ZEROS.len()).min(ZEROS.len());
+            self.add(&ZEROS[..part]);
+            length -= part as u64;
+        }
+    }
+
+    /// The next bytes are whole blocks that stood at the same place in another content, where they had
+    /// these values. How many of them are taken: none where a block has begun, or before the first one.
+    pub fn add_known(&mut self, values: &[Value]) -> usize {
+        if !self.is_tree() || !self.blocks.is_between() || self.known.tree.blocks == 0 {
+            return 0;
+        }
+        values.iter().for_each(|value| self.known.tree.push(*value));
+        values.len()
     }
 
     /// What the whole block at `offset` is known by, while it is remembered.
@@ -115,15 +144,17 @@ impl Content {
     }
 
     /// What comes before `offset` is not asked for any more.
-    pub(super) fn forget_before(&mut self, offset: u64) {
+    pub fn forget_before(&mut self, offset: u64) {
         let Known { values, first, .. } = &mut self.known;
-        while (*first + 1) * self.block as u64 <= offset && values.pop_front().is_some() {
+        while (*first + 1).saturating_mul(self.block as u64) <= offset
+            && values.pop_front().is_some()
+        {
             *first += 1;
         }
     }
 
     /// The content has ended.
-    pub(super) fn finish(mut self) -> Hash {
+    pub fn finish(mut self) -> Hash {
         if let Some(rest) = self.blocks.rest() {
             self.known.take(&rest, self.block);
         }
@@ -160,6 +191,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn blocks_that_are_known_need_not_be_seen() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(i) >> 5) as u8).collect();
+        let block = 4096;
+        let values: Vec<Value> = bytes
+            .chunks_exact(block)
+            .enumerate()
+            .map(|(index, part)| value(part, (index * block) as u64))
+            .collect();
+        for (first, count) in [(1, 1), (1, 5), (3, 21), (23, 1)] {
+            let mut content = Content::new(block as u32);
+            content.add(&bytes[..first * block]);
+            assert_eq!(content.add_known(&values[first..first + count]), count);
+            content.add(&bytes[(first + count) * block..]);
+            assert_eq!(content.finish(), Hash::of(&bytes), "{count} from {first}");
+        }
+        let mut content = Content::new(block as u32);
+        assert_eq!(content.add_known(&values), 0, "alone it would be the root");
+        content.add(&bytes[..100]);
+        assert_eq!(content.add_known(&values), 0, "a block has begun");
+        assert_eq!(Content::new(1000).add_known(&values), 0, "such blocks are no part of the tree");
     }
 
     #[test]

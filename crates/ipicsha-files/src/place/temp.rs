@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{NAMES_MAX, PlaceError, Placement, Sparse, errno_of, leftover, sparse};
 use crate::{
+    delta::{Content, Value},
     facts::{Facts, Unset},
     hash::{Hash, Hasher, READ_BYTES},
     meta::{Meta, Node},
@@ -59,12 +60,35 @@ impl Drop for Hold {
     }
 }
 
+/// How the content becomes known while it is written.
+#[derive(Debug)]
+enum Check {
+    /// It is read again when it is complete.
+    Later,
+    Whole(Hasher),
+    /// Block by block, of which some may be known.
+    Blocks(Content),
+}
+
+impl Check {
+    fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Later => {}
+            Self::Whole(hasher) => hasher.add(bytes),
+            Self::Blocks(content) => {
+                content.add(bytes);
+                content.forget_before(u64::MAX);
+            }
+        }
+    }
+}
+
 /// A temporary file that is being written, from begin to end.
 #[derive(Debug)]
 pub struct Temp {
     file: File,
     hold: Hold,
-    hasher: Option<Hasher>,
+    check: Check,
     sparse: Sparse,
     /// Bytes so far, holes included.
     length: u64,
@@ -128,11 +152,17 @@ impl Temp {
         Self {
             file,
             hold: Hold::new(dir, name),
-            hasher: verify.then(Hasher::default),
+            check: if verify { Check::Whole(Hasher::default()) } else { Check::Later },
             sparse,
             length: 0,
             hole_at_end: false,
         }
+    }
+
+    /// To be called before anything is written: what is known of blocks of this size can be used.
+    pub fn hash_in_blocks(&mut self, block_bytes: u32) {
+        debug_assert_eq!(self.length, 0, "nothing is written yet");
+        self.check = Check::Blocks(Content::new(block_bytes));
     }
 
     /// Bytes so far.
@@ -158,9 +188,7 @@ impl Temp {
     /// # Errors
     /// The disk is full or broken.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.add(bytes);
-        }
+        self.check.add(bytes);
         if self.sparse == Sparse::Full {
             return self.put(bytes);
         }
@@ -187,8 +215,10 @@ impl Temp {
 
     /// The next `length` bytes are zero and take no space.
     pub fn hole(&mut self, length: u64) {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.add_zeros(length);
+        match &mut self.check {
+            Check::Later => {}
+            Check::Whole(hasher) => hasher.add_zeros(length),
+            Check::Blocks(content) => content.add_zeros(length),
         }
         self.skip(length);
     }
@@ -199,9 +229,43 @@ impl Temp {
     /// # Errors
     /// The disk is full or broken, or the basis is shorter than that ([`PlaceError::Mismatch`]).
     pub fn copy(&mut self, basis: &File, offset: u64, length: u64) -> Result<(), PlaceError> {
-        if self.hasher.is_some() || self.sparse == Sparse::Holes {
-            return self.copy_by_reading(basis, offset, length);
+        if !matches!(self.check, Check::Later) || self.sparse == Sparse::Holes {
+            return self.copy_by_reading(basis, offset, length, Self::write);
         }
+        self.copy_unseen(basis, offset, length)
+    }
+
+    /// The next `length` bytes are those of `basis` at the same place, whose first blocks are known by
+    /// `values`: those the kernel copies without showing them. Whoever calls makes sure that `basis` is
+    /// what the values were made of.
+    ///
+    /// # Errors
+    /// As [`Self::copy`].
+    pub fn copy_known(
+        &mut self,
+        basis: &File,
+        length: u64,
+        mut values: &[Value],
+    ) -> Result<(), PlaceError> {
+        let end = self.length + length;
+        while let (Check::Blocks(content), [_, ..], Sparse::Full) =
+            (&mut self.check, values, self.sparse)
+        {
+            let block = content.block_bytes();
+            let taken = content.add_known(values);
+            if taken == 0 {
+                self.copy_by_reading(basis, self.length, block, Self::write)?;
+                values = values.get(1..).unwrap_or_default();
+            } else {
+                self.copy_unseen(basis, self.length, taken as u64 * block)?;
+                values = values.get(taken..).unwrap_or_default();
+            }
+        }
+        self.copy_by_reading(basis, self.length, end - self.length, Self::write)
+    }
+
+    /// The kernel copies where it can.
+    fn copy_unseen(&mut self, basis: &File, offset: u64, length: u64) -> Result<(), PlaceError> {
         let (mut from, end) = (offset, offset + length);
         while from < end {
             let mut to = self.length;
@@ -221,7 +285,7 @@ impl Temp {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    return self.copy_by_reading(basis, from, end - from);
+                    return self.copy_by_reading(basis, from, end - from, Self::put);
                 }
                 Err(errno) => return Err(errno.into()),
             }
@@ -234,6 +298,7 @@ impl Temp {
         basis: &File,
         mut offset: u64,
         mut length: u64,
+        take: fn(&mut Self, &[u8]) -> Result<(), PlaceError>,
     ) -> Result<(), PlaceError> {
         let mut buffer = vec![0; READ_BYTES];
         while length > 0 {
@@ -241,7 +306,7 @@ impl Temp {
             match basis.read_at(&mut buffer[..wanted], offset) {
                 Ok(0) => return Err(PlaceError::Mismatch),
                 Ok(got) => {
-                    self.write(&buffer[..got])?;
+                    take(self, &buffer[..got])?;
                     offset += got as u64;
                     length -= got as u64;
                 }
@@ -276,11 +341,14 @@ impl Temp {
     }
 
     fn hash(&mut self) -> Result<Hash, PlaceError> {
-        if let Some(hasher) = &self.hasher {
-            return Ok(hasher.finish());
+        match std::mem::replace(&mut self.check, Check::Later) {
+            Check::Whole(hasher) => Ok(hasher.finish()),
+            Check::Blocks(content) => Ok(content.finish()),
+            Check::Later => {
+                self.file.seek(SeekFrom::Start(0))?;
+                Ok(Hash::of_file(&mut self.file)?.0)
+            }
         }
-        self.file.seek(SeekFrom::Start(0))?;
-        Ok(Hash::of_file(&mut self.file)?.0)
     }
 
     /// Keeps what was written so far under the temporary name, for the next try.

@@ -1,6 +1,7 @@
 //! Both halves together, and each against another half that does not behave.
 
 mod marker;
+mod old;
 mod partner;
 
 use std::{

@@ -2,13 +2,14 @@
 //!
 //! Decides what is asked of the sender, and gives finished files their names. Must not receive bytes.
 
-use std::{fs::File, sync::Arc};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::{
     Receiver,
     decide::{Decision, Spot},
+    old::Old,
 };
 use crate::{
     delta,
@@ -32,7 +33,7 @@ pub(super) struct Pending {
     pub(super) details: Details,
     pub(super) existing: Option<Meta>,
     /// What it is made from, when the difference is asked for.
-    pub(super) basis: Option<File>,
+    pub(super) old: Option<Old>,
     pub(super) want: Want,
     /// What it is written over is kept already.
     pub(super) backed_up: bool,
@@ -155,21 +156,24 @@ where
         }
         self.progress.planned_bytes = self.progress.planned_bytes.saturating_add(details.size);
         self.outputs.wait(id, item);
-        let (want, basis) = self.way(spot, details, existing.as_ref());
+        let (want, old) = self.way(spot, details, existing.as_ref());
         let spot = Spot { dir: None, ..spot.clone() };
         let details = details.clone();
-        let pending = Pending { spot, details, existing, basis, want, backed_up: false };
+        let pending = Pending { spot, details, existing, old: None, want, backed_up: false };
         self.wants.push((id, want));
-        let signed = pending.basis.as_ref().map(File::try_clone);
         self.pending.insert(id, pending);
-        if let Some(Ok(basis)) = signed {
-            self.send_sums(id, &basis, want).map_err(|_| gone(&RelativePath::root()))?;
+        if let Some(old) = old {
+            let sent = self.send_sums(id, old, want);
+            let old = sent.map_err(|_| gone(&RelativePath::root()))?;
+            if let Some(pending) = self.pending.get_mut(&id) {
+                pending.old = Some(old);
+            }
         }
         Ok(Decision::Waiting)
     }
 
     /// Whether all of a file is asked for, its end, or the difference.
-    fn way(&self, spot: &Spot, details: &Details, existing: Option<&Meta>) -> (Want, Option<File>) {
+    fn way(&self, spot: &Spot, details: &Details, existing: Option<&Meta>) -> (Want, Option<Old>) {
         use crate::sync::options::Append;
         let (Some(dir), Some(existing)) = (&spot.dir, existing) else { return (Want::Whole, None) };
         if self.options.append == Some(Append::Trust) {
@@ -185,7 +189,9 @@ where
         let wanted = self.options.block_bytes.unwrap_or_else(|| delta::block_bytes(size));
         let block_bytes = delta::bearable_block_bytes(wanted, size);
         match (block_bytes, dir.open_file(&spot.name)) {
-            (Some(block_bytes), Ok(file)) => (Want::Delta { block_bytes, size }, Some(file)),
+            (Some(block_bytes), Ok(file)) => {
+                (Want::Delta { block_bytes, size }, Some(Old::new(file, block_bytes)))
+            }
             // It cannot be read, or is longer than can be compared: no basis.
             _ => (Want::Whole, None),
         }

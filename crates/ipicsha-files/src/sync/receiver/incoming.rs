@@ -5,15 +5,13 @@
 
 use std::{
     fs::File,
-    ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
 };
 
 use rustix::{fs::FallocateFlags, io::Errno};
 
-use super::{Receiver, files::Pending};
+use super::{Receiver, files::Pending, old::Old};
 use crate::{
-    delta::{BlockSum, Signer},
     error::{AtPath, Problem},
     hash::{Hash, Hasher, READ_BYTES},
     meta::{Meta, Node},
@@ -27,11 +25,6 @@ use crate::{
         message::{EntryId, Small, ToReceiver, ToSender, Want},
     },
 };
-
-/// Bytes of an old content that one thread makes sums of at a time.
-const SPAN_BYTES: u64 = 16 * 1024 * 1024;
-/// Sums sent at a time.
-const SUMS_MAX: usize = 4096;
 
 /// Where bytes go.
 #[derive(Debug)]
@@ -117,29 +110,6 @@ impl<C> Receiver<'_, C>
 where
     C: Channel<Out = ToSender, In = ToReceiver>,
 {
-    /// Tells the sender the sums of an old content.
-    pub(super) fn send_sums(&mut self, id: EntryId, basis: &File, want: Want) -> Result<(), Fatal> {
-        let Want::Delta { block_bytes, size } = want else { return Ok(()) };
-        debug_assert!(self.wants.last().is_some_and(|(last, _)| *last == id));
-        self.ask()?;
-        let block = u64::from(block_bytes);
-        let span = (SPAN_BYTES / block).max(1) * block;
-        let mut at = 0;
-        while at < size {
-            let middle = at.saturating_add(span).min(size);
-            let end = middle.saturating_add(span).min(size);
-            let (first, second) = sums_of_both(basis, block_bytes, at..middle, middle..end);
-            self.say_sums(&first)?;
-            self.say_sums(&second)?;
-            at = end;
-        }
-        Ok(())
-    }
-
-    fn say_sums(&mut self, sums: &[BlockSum]) -> Result<(), Fatal> {
-        sums.chunks(SUMS_MAX).try_for_each(|part| self.say(ToSender::Sums(part.to_vec())))
-    }
-
     /// A whole small file.
     pub(super) fn small(&mut self, small: Small) -> Result<(), Fatal> {
         self.open(small.id, 0)?;
@@ -191,7 +161,10 @@ where
             return Ok(Sink::InPlace(InPlace { file, at: offset, begin: offset, hasher, sparse }));
         }
         let sparse = if options.sparse { Sparse::Holes } else { Sparse::Full };
-        let temp = Temp::create(&dir, sparse, true).at("create a file for", &spot.path)?;
+        let mut temp = Temp::create(&dir, sparse, true).at("create a file for", &spot.path)?;
+        if let Some(block_bytes) = pending.old.as_ref().and_then(Old::remembered_blocks) {
+            temp.hash_in_blocks(block_bytes);
+        }
         if options.preallocate && !options.sparse {
             match temp.reserve(pending.details.size) {
                 // Empty files need nothing, and some file systems cannot.
@@ -229,8 +202,11 @@ where
         if offset.checked_add(length).is_none() {
             return Err(too_long());
         }
-        self.put(length, |sink, basis| match (sink, basis) {
-            (Sink::Temp(temp), Some(basis)) => temp.copy(basis, offset, length),
+        self.put(length, |sink, old| match (sink, old) {
+            (Sink::Temp(temp), Some(old)) if temp.length() == offset => {
+                temp.copy_known(&old.file, length, old.values(offset, length))
+            }
+            (Sink::Temp(temp), Some(old)) => temp.copy(&old.file, offset, length),
             (Sink::InPlace(file), _) => file.copy(offset, length),
             (Sink::Temp(_), None) => Err(PlaceError::Mismatch),
             (Sink::Nowhere, _) => Ok(()),
@@ -241,7 +217,7 @@ where
     fn put(
         &mut self,
         length: u64,
-        write: impl FnOnce(&mut Sink, Option<&File>) -> Result<(), PlaceError>,
+        write: impl FnOnce(&mut Sink, Option<&Old>) -> Result<(), PlaceError>,
     ) -> Result<(), Fatal> {
         let Some(incoming) = &mut self.incoming else {
             return Err(Fatal::new(Exit::Protocol, "bytes came that belong to no file"));
@@ -251,7 +227,7 @@ where
         if incoming.offset.checked_add(incoming.length).is_none_or(|end| end > i64::MAX as u64) {
             return Err(too_long());
         }
-        let written = write(&mut incoming.sink, incoming.pending.basis.as_ref());
+        let written = write(&mut incoming.sink, incoming.pending.old.as_ref());
         match written {
             Ok(()) => {}
             Err(PlaceError::System(errno)) => {
@@ -323,7 +299,7 @@ where
             }
             // Once more, all of it: a basis that changed, or a sum that fits by chance.
             Err(Ended::Mismatch) if pending.want != Want::Whole => {
-                (pending.want, pending.basis) = (Want::Whole, None);
+                (pending.want, pending.old) = (Want::Whole, None);
                 pending.backed_up = self.options.inplace || self.options.append.is_some();
                 self.wants.push((id, Want::Whole));
                 self.pending.insert(id, pending);
@@ -354,6 +330,10 @@ where
     ) -> Result<bool, Ended> {
         let path = &pending.spot.path;
         let facts = self.facts(&pending.details, pending.existing.as_ref());
+        // What the system copied was not looked at again.
+        if pending.old.as_ref().is_some_and(|old| !old.is_unchanged()) {
+            return Err(Ended::Mismatch);
+        }
         let (ready, unset) = temp.finish(Some(hash), &facts).map_err(|error| match error {
             PlaceError::Mismatch => Ended::Mismatch,
             PlaceError::System(errno) => {
@@ -427,42 +407,6 @@ where
 
 fn too_long() -> Fatal {
     Fatal::new(Exit::Protocol, "a file is longer than any file can be")
-}
-
-/// Sums of two parts of an old content, by two threads where there is a second part.
-fn sums_of_both(
-    basis: &File,
-    block_bytes: u32,
-    first: Range<u64>,
-    second: Range<u64>,
-) -> (Vec<BlockSum>, Vec<BlockSum>) {
-    if second.is_empty() {
-        return (sums(basis, block_bytes, first), Vec::new());
-    }
-    std::thread::scope(|scope| {
-        let second = scope.spawn(|| sums(basis, block_bytes, second));
-        let first = sums(basis, block_bytes, first);
-        (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-}
-
-/// Sums of a part of an old content that begins with a block.
-fn sums(basis: &File, block_bytes: u32, part: Range<u64>) -> Vec<BlockSum> {
-    let mut signer = Signer::at(part.start, block_bytes);
-    let mut buffer = vec![0; READ_BYTES];
-    let mut at = part.start;
-    while at < part.end {
-        let wanted = usize::try_from(part.end - at).unwrap_or(READ_BYTES).min(READ_BYTES);
-        // A basis that became shorter has sums of zeros instead, which nothing will be found by.
-        let got = basis.read_at(&mut buffer[..wanted], at).unwrap_or(0);
-        if got == 0 {
-            buffer[..wanted].fill(0);
-        }
-        let got = if got == 0 { wanted } else { got };
-        signer.add(&buffer[..got]);
-        at += got as u64;
-    }
-    signer.finish().sums
 }
 
 /// Opens a file to write over it. Its owner may do so although it is read-only; its permissions are

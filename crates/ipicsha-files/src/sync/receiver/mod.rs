@@ -14,6 +14,7 @@ mod files;
 mod incoming;
 mod links;
 mod make;
+mod old;
 mod outputs;
 mod owners;
 mod remove;

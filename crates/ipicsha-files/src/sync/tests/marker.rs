@@ -28,7 +28,10 @@ fn a_marker_is_neither_deleted_nor_copied_over_another() {
         assert_eq!((outcome.exit, folders.names()), (Exit::Success, names(&[".ipicsha", "f"])));
         mark(&folders.source, "here");
         let (outcome, heard) = folders.sync(&Options { force: true, ..deleting(delete) });
-        assert_eq!((outcome.exit, heard.items()), (Exit::Success, Vec::<String>::new()));
+        // The marker has changed the time of the source itself.
+        let told: Vec<String> =
+            heard.items().into_iter().filter(|item| item != ".d..t...... .").collect();
+        assert_eq!((outcome.exit, told), (Exit::Success, Vec::<String>::new()));
         assert_eq!(marker(&folders.destination), "there");
     }
 }

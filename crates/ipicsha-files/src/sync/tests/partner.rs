@@ -31,7 +31,7 @@ fn told_by_partner(folders: &Folders, change: impl FnOnce(&mut Details)) -> (Rec
     (received, heard)
 }
 
-fn file_details(size: u64) -> Details {
+pub(super) fn file_details(size: u64) -> Details {
     Details {
         kind: Kind::File,
         mode: 0o644,
