@@ -126,7 +126,7 @@ fn record_spans(
 #[test]
 fn spec_c3_a_large_upload_does_not_hold_up_records() -> Result<()> {
     const PIECE: usize = 64 << 20;
-    const PIECES: usize = 16;
+    const PIECES: usize = 32;
     watching(|pair| {
         let board = [pair.alpha.application(BOARD)?, pair.bravo.application(BOARD)?];
         let board = [&board[0], &board[1]];
