@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use ipicsha_core::{
     data::{
-        Applied, Attach, Batch, CompareStep, Data, DatabaseUuid, LogExtent, Origin, RepairReport,
-        Row as Sent, Value,
+        Applied, Attach, Batch, CompareStep, Data, DatabaseUuid, Follows, LogExtent, Origin,
+        RepairReport, Row as Sent, Value,
     },
     id::{DatabaseName, Seq},
     license::LicensedRole,
@@ -181,6 +181,7 @@ fn batch(from: Seq, changes: &[Change]) -> Batch {
         tables: vec!["rec".into()],
         rows: rows.collect(),
         sequences: Vec::new(),
+        follows: Follows::Nothing,
     }
 }
 
@@ -225,7 +226,7 @@ impl Partner<'_> {
         let applied =
             theirs.log.map(|log| Applied { origin: log.origin, seq: log.last, wall: None });
         self.send(Data::Attach(Attach {
-            log: Some(LogExtent { origin: ORIGIN, first: Seq(1), last: Seq(0) }),
+            log: Some(LogExtent { origin: ORIGIN, first: Seq(1), last: Seq(0), last_wall: None }),
             applied,
             open: true,
             ..theirs

@@ -4,6 +4,8 @@
 //! message travels, where a database lies, or which server is active. Append-only: a variant or
 //! field never changes its place (the order of postcard is the format; the test pins the bytes).
 
+mod bytes;
+
 use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
@@ -117,7 +119,20 @@ pub struct Row {
     pub change: Change,
 }
 
-/// A consistent prefix of the sender's log, read in one snapshot, in log order.
+/// What of the changes the sender read together comes behind a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follows {
+    /// Nothing: with this batch the receiver has what the sender had at one moment.
+    #[default]
+    Nothing,
+    /// The rest, at once: both are applied in one transaction, or neither.
+    AtOnce,
+    /// More than can be held back: what is here is applied, although the rest is missing.
+    Later,
+}
+
+/// A part of the sender's log, read in one snapshot, in log order. Together with the batches that follow
+/// at once it is a series: a consistent prefix, unless that is too large.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// The database.
@@ -138,6 +153,8 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Index into `tables` and largest id given out, of AUTOINCREMENT tables.
     pub sequences: Vec<(u32, i64)>,
+    /// Whether it is the last of its series.
+    pub follows: Follows,
 }
 
 impl Batch {
@@ -169,6 +186,8 @@ pub struct LogExtent {
     pub first: Seq,
     /// Newest entry.
     pub last: Seq,
+    /// When that entry was written, by the owner's clock, where it is still there.
+    pub last_wall: Option<WallTime>,
 }
 
 impl LogExtent {
@@ -561,37 +580,6 @@ impl Data {
             Self::Attach(attach) => &attach.database,
             Self::Batch(batch) => &batch.database,
         }
-    }
-}
-
-/// Byte strings as one piece; serde's default would visit every byte.
-mod bytes {
-    use std::fmt;
-
-    use serde::{Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl de::Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-                Ok(bytes)
-            }
-        }
-        from.deserialize_byte_buf(Bytes)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ipicsha_core::{
-    data::{Applied, Batch, Change, Key, Value},
+    data::{Applied, Batch, Change, Follows, Key, Value},
     id::{DatabaseName, Seq},
     license::LicensedRole,
     lww::{self, Decision, Own, Stamp},
@@ -58,13 +58,14 @@ pub(crate) struct Outcome {
     pub(crate) losers: Vec<Loser>,
 }
 
-/// How long one transaction goes on taking batches: larger ones write each page of the file once,
+/// How long one transaction goes on taking series: larger ones write each page of the file once,
 /// but the worker answers nobody meanwhile.
 const LONGEST: Duration = Duration::from_millis(250);
 
-/// Applies batches in one transaction, of the last one up to `limit` rows that are not applied yet.
-/// Where versions can be concurrent only the first is taken: what it decides must be stored before
-/// the next one is judged. The caller makes it durable before it tells the partner.
+/// Applies batches, which end with that of a series, in one transaction; of the last one up to `limit` rows
+/// that are not applied yet. Where versions can be concurrent only the first series is taken: what it
+/// decides must be stored before the next one is judged. The caller makes it durable before it tells the
+/// partner.
 pub(crate) fn apply_batches<'a>(
     database: &mut Database,
     setting: &mut Setting<'_>,
@@ -79,10 +80,12 @@ pub(crate) fn apply_batches<'a>(
         for batch in batches {
             let whole = done.add(database, setting, batch, limit)?;
             done.finished += usize::from(whole);
-            if !whole || !one_sided || started.elapsed() >= LONGEST {
+            let within = batch.follows == Follows::AtOnce;
+            if !whole || !within && (!one_sided || started.elapsed() >= LONGEST) {
                 break;
             }
         }
+        done.keep_displaced(database)?;
         fault::crash_at(Step::Written)?;
         for (_, seq) in done.superseded.iter().filter(|_| !forgets()) {
             supersede(&database.writer, *seq).at(&database.path)?;
@@ -114,13 +117,36 @@ struct Done {
     meta: Meta,
     finished: usize,
     losers: Vec<Loser>,
+    /// Records that were taken out because their new versions come later in the same series.
+    displaced: Vec<Loser>,
     superseded: Vec<(Record, Seq)>,
     seen: Vec<Record>,
 }
 
 impl Done {
     fn new(meta: Meta) -> Self {
-        Self { meta, finished: 0, losers: Vec::new(), superseded: Vec::new(), seen: Vec::new() }
+        Self {
+            meta,
+            finished: 0,
+            losers: Vec::new(),
+            displaced: Vec::new(),
+            superseded: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// The transaction ends within a series, and the rest of it may never come: what is neither in its old
+    /// place nor in its new one is kept.
+    fn keep_displaced(&mut self, database: &Database) -> Result<(), Error> {
+        for loser in self.displaced.drain(..) {
+            let captured = database.table(&loser.table);
+            let captured =
+                captured.ok_or(Error::Mismatch("a table that is not replicated here"))?;
+            if read_row(&database.writer, captured, &loser.key).at(&database.path)?.is_none() {
+                self.losers.push(loser);
+            }
+        }
+        Ok(())
     }
 
     /// Applies up to `limit` rows of one batch; `false`: rows are left.
@@ -159,7 +185,13 @@ impl Done {
             keep_overwritten: setting.received.is_some(),
         };
         self.losers.extend(losers);
-        self.losers.extend(place::execute(database, &writes, &rule)?.losers);
+        let placed = place::execute(database, &writes, &rule)?;
+        self.losers.extend(placed.losers);
+        self.displaced.extend(placed.displaced);
+        if whole && batch.follows == Follows::Nothing {
+            // All of them have come, or are gone at the partner, too.
+            self.displaced.clear();
+        }
         raise_sequences(database, batch)?;
         self.superseded.extend(superseded);
         if setting.received.is_some() {

@@ -246,8 +246,7 @@ impl Engine {
         } else {
             self.look_at
         };
-        let waits = !self.inbox.is_empty() && self.switchover.is_none();
-        if waits || self.unconfirmed.is_some() {
+        if self.has_work() || self.unconfirmed.is_some() {
             at = at.min(self.work_after);
         }
         if self.undoing.as_ref().is_some_and(Undoing::is_due) {

@@ -13,6 +13,7 @@ use ipicsha_core::{
     data::{Attach, Batch, CompareStep, Data, LogExtent, Origin, Schema, Standing, TableState},
     id::Seq,
     license::LicensedRole,
+    time::WallTime,
 };
 
 use crate::{
@@ -23,10 +24,10 @@ use crate::{
     fault::{self, Mutant},
     follow::{self, Extra},
     journal::Acked,
-    log::{self, Dirty},
+    log::{self, Dirty, Extent},
     pump::WINDOW,
     received::Received,
-    seed, sequence,
+    seed, sequence, series,
     session::{self, Agreement, Authority},
     status::{ConflictSummary, Event},
     worker::Writes,
@@ -67,8 +68,10 @@ impl Engine {
             self.wal.sync()?;
             let extent = log::extent(&database.reader).at(&database.path)?;
             self.check_overflow(extent)?;
-            let origin = database.meta.origin;
-            attach.log = Some(LogExtent { origin, first: extent.first, last: extent.last });
+            let Extent { first, last } = extent;
+            let last_wall =
+                log::written_at(&database.reader, last).at(&database.path)?.map(WallTime);
+            attach.log = Some(LogExtent { origin: database.meta.origin, first, last, last_wall });
             attach.applied = database.meta.applied;
             attach.synced = database.meta.synced;
             (attach.schema, attach.open) = (database.digest, !database.fence_closed);
@@ -185,9 +188,17 @@ impl Engine {
         }
     }
 
+    /// Whether a message waits that can be worked off.
+    pub(crate) fn has_work(&self) -> bool {
+        let attached = matches!(self.session, Session::Attached(_));
+        self.switchover.is_none()
+            && !self.inbox.is_empty()
+            && !(attached && series::is_begun(&self.inbox))
+    }
+
     fn work_off(&mut self, now: Instant) {
         let until = now + WORK;
-        while self.switchover.is_none() && Instant::now() >= self.work_after {
+        while self.has_work() && Instant::now() >= self.work_after {
             let Some(data) = self.inbox.pop_front() else { break };
             match self.work_one(&data) {
                 Ok(finished) => {
@@ -228,7 +239,7 @@ impl Engine {
         }
     }
 
-    /// Applies a batch, on a standby with those that wait behind it.
+    /// Applies a batch with the rest of its series, on a standby with all that wait behind it.
     fn apply(&mut self, batch: &Batch) -> Result<bool, Error> {
         let started = Instant::now();
         let shared = self.database.as_ref().is_some_and(|db| !db.fence_closed);
@@ -242,19 +253,14 @@ impl Engine {
             self.wal.keep_length(&database.writer, more && !alone)?;
         }
         let waiting = std::mem::take(&mut self.inbox);
-        let following = waiting.iter().map_while(|data| match data {
-            Data::Batch(batch) if !alone => Some(batch),
-            Data::Batch(_)
-            | Data::Invite { .. }
-            | Data::Attach(_)
-            | Data::Schema { .. }
-            | Data::Ack { .. }
-            | Data::Compare { .. }
-            | Data::Undo { .. }
-            | Data::Expect { .. } => None,
-        });
+        let batches = || std::iter::once(batch).chain(series::batches(&waiting));
+        // Two open sides compete record by record, and the one that writes here has to have its turn.
+        let together = if shared { 1 } else { series::complete(batches(), alone) };
         let applied = self.parts().and_then(|(database, mut setting)| {
-            let batches = std::iter::once(batch).chain(following);
+            if together == 0 {
+                return Err(Error::Mismatch("another message came within a series"));
+            }
+            let batches = batches().take(together);
             let outcome = apply::apply_batches(database, &mut setting, batches, limit)?;
             Ok((outcome, database.meta.applied.map_or(batch.to, |applied| applied.seq)))
         });

@@ -49,6 +49,7 @@ mod scan;
 mod schema;
 mod seed;
 mod sequence;
+mod series;
 mod session;
 mod stamps;
 mod status;

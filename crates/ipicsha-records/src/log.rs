@@ -11,7 +11,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use ipicsha_core::{
-    data::{Batch, Change, Columns, Key, Row, Value},
+    data::{Batch, Change, Columns, Follows, Key, Row, Value},
     id::{DatabaseName, Seq},
     time::WallTime,
 };
@@ -238,7 +238,8 @@ impl Dirty {
     }
 
     /// Reads the next batch behind `from`, and its size in bytes; call `refresh` on the same snapshot
-    /// before.
+    /// before. Otherwise it can hold one half of what the application has moved from one record to
+    /// another, and nothing says that the other half is missing.
     pub(crate) fn batch(
         &self,
         db: &Connection,
@@ -258,11 +259,13 @@ impl Dirty {
             tables: Vec::new(),
             rows: Vec::new(),
             sequences: Vec::new(),
+            follows: Follows::Nothing,
         };
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let mut bytes = 0;
         for (seq, pending) in self.by_seq.range(from.0 + 1..) {
             if batch.rows.len() >= limit || bytes >= BATCH_BYTES {
+                batch.follows = Follows::AtOnce;
                 if !fault::is(Mutant::PointerPastUnsent) {
                     let last = batch.rows.last().map(|row| (row.seq, row.wall));
                     batch.to = last.map_or(from, |(seq, _)| seq);

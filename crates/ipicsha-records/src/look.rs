@@ -1,6 +1,6 @@
 //! A look at the database: what others have committed, and whether it is still the same file.
 //!
-//! Decides what follows from what is seen. The next batch is read in the same look where nothing waits
+//! Decides what follows from what is seen. The next series is read in the same look where nothing waits
 //! before it: of a single commit that is what its way to the partner takes longest.
 
 use std::time::Instant;
@@ -10,14 +10,14 @@ use crate::{
     engine::{Engine, SAFETY, Session, Source},
     error::Error,
     log::Dirty,
-    pump::Loaded,
+    pump::Series,
 };
 
 /// What was seen.
 struct Seen {
     check: SchemaCheck,
     /// To be sent.
-    loaded: Option<Loaded>,
+    loaded: Option<Series>,
 }
 
 impl Seen {
@@ -75,7 +75,9 @@ impl Engine {
         let look = database.look(self.data_version, &mut self.dirty, |db, dirty| {
             // What is wrong shows when `pump` reads it.
             let attached = attached.filter(|_| dirty.refresh(db, database).is_ok())?;
-            attached.load(name, db, database, dirty).ok()
+            let mut series = Series::default();
+            attached.load(name, db, database, dirty, &mut series).ok()?;
+            series.has_ended().then_some(series)
         })?;
         let Some(look) = look else { return Ok(Seen::NOTHING) };
         self.unread = look.read.is_none();
@@ -94,6 +96,6 @@ impl Engine {
             check = SchemaCheck::Changed;
         }
         self.data_version = look.version;
-        Ok(Seen { check, loaded: look.read.flatten() })
+        Ok(Seen { check, loaded: look.read.filter(|series| !series.is_empty()) })
     }
 }

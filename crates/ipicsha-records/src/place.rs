@@ -60,6 +60,8 @@ pub(crate) enum Rule<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Placed {
     pub(crate) losers: Vec<Loser>,
+    /// Records that yielded because the sender has changed them, too.
+    pub(crate) displaced: Vec<Loser>,
     /// Keys of versions that had to yield.
     pub(crate) refused: Vec<Key>,
 }
@@ -217,7 +219,7 @@ fn settle<'a>(
     };
     for columns in blockers {
         match judge(database, write, rule, columns) {
-            Verdict::Yields(loser, key) => yielding.push((loser, key)),
+            Verdict::Yields(yields, loser, key) => yielding.push((yields, loser, key)),
             Verdict::Stays(loser) => {
                 placed.losers.extend(loser.map(|loser| *loser));
                 placed.refused.push(write.key.clone());
@@ -225,9 +227,12 @@ fn settle<'a>(
             }
         }
     }
-    for (loser, key) in yielding {
+    for (yields, loser, key) in yielding {
         delete(database, write.captured, &key)?;
-        placed.losers.extend(loser.map(|loser| *loser));
+        match yields {
+            Yields::Lost => placed.losers.push(*loser),
+            Yields::Displaced => placed.displaced.push(*loser),
+        }
     }
     if collides(database, statements, write)? {
         return Err(Error::Unplaceable {
@@ -239,9 +244,18 @@ fn settle<'a>(
     Ok(())
 }
 
+/// How a record goes that is here.
+#[derive(Clone, Copy)]
+enum Yields {
+    /// Into the journal.
+    Lost,
+    /// Its new version comes, or its deletion.
+    Displaced,
+}
+
 enum Verdict {
-    /// The record that is here goes, into the journal if a loser is given.
-    Yields(Option<Box<Loser>>, Key),
+    /// The record that is here goes.
+    Yields(Yields, Box<Loser>, Key),
     /// It stays; the incoming version goes into the journal if a loser is given.
     Stays(Option<Box<Loser>>),
 }
@@ -256,7 +270,7 @@ fn judge(database: &Database, write: &Write<'_>, rule: &Rule<'_>, columns: Colum
             wall,
             ..write.own_loser(kind, database.meta.origin, seq, None)
         };
-        Some(Box::new(Loser { version: Some(columns), ..loser }))
+        Box::new(Loser { version: Some(columns), ..loser })
     };
     match rule {
         Rule::LastWriter { dirty, base, role, partner, keep_overwritten } => {
@@ -268,16 +282,22 @@ fn judge(database: &Database, write: &Write<'_>, rule: &Rule<'_>, columns: Colum
                     Verdict::Stays(Some(Box::new(loser)))
                 }
                 Some((seq, wall)) => {
-                    Verdict::Yields(blocker(seq, Some(wall), JournalKind::Unique, columns), key)
+                    let loser = blocker(seq, Some(wall), JournalKind::Unique, columns);
+                    Verdict::Yields(Yields::Lost, loser, key)
                 }
                 None if *keep_overwritten => {
-                    Verdict::Yields(blocker(write.seq, None, JournalKind::Repair, columns), key)
+                    let loser = blocker(write.seq, None, JournalKind::Repair, columns);
+                    Verdict::Yields(Yields::Lost, loser, key)
                 }
-                None => Verdict::Yields(None, key),
+                None => {
+                    let loser = blocker(write.seq, None, JournalKind::Unique, columns);
+                    Verdict::Yields(Yields::Displaced, loser, key)
+                }
             }
         }
         Rule::IncomingWins(run) => {
-            Verdict::Yields(blocker(*run, None, JournalKind::Repair, columns), key)
+            let loser = blocker(*run, None, JournalKind::Repair, columns);
+            Verdict::Yields(Yields::Lost, loser, key)
         }
         Rule::LocalWins => Verdict::Stays(None),
     }

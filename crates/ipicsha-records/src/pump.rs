@@ -1,11 +1,12 @@
 //! What the log holds, on its way to the partner.
 //!
-//! Decides how much may be on its way, and that nothing leaves which the disk here does not have.
+//! Decides how much may be on its way, what is sent as one series, and that nothing leaves which the disk
+//! here does not have. A series is read whole before its first batch is sent, so that it has its end.
 
-use std::time::Instant;
+use std::{thread, time::Instant};
 
 use ipicsha_core::{
-    data::{Batch, Data},
+    data::{Batch, Data, Follows},
     id::DatabaseName,
 };
 use rusqlite::Connection;
@@ -25,8 +26,56 @@ const READ_AHEAD: i64 = 10_000;
 pub(crate) const WINDOW: usize = 128;
 const WINDOW_BYTES: usize = 32 << 20;
 
-/// A batch that was read, and its size in bytes.
-pub(crate) type Loaded = (Batch, usize);
+/// What one series holds at most, unless it is one batch: the partner applies it in one transaction, and
+/// keeps it in memory until it is complete.
+const SERIES_ROWS: usize = 50_000;
+const SERIES_BYTES: usize = 32 << 20;
+/// With a window that is all but full it stays below what the partner lets wait.
+const SERIES_BATCHES: usize = 100;
+
+/// Batches that were read to be applied together.
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    batches: Vec<(Batch, usize)>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Series {
+    fn push(&mut self, batch: Batch, bytes: usize) {
+        self.rows += batch.rows.len();
+        self.bytes += bytes;
+        self.batches.push((batch, bytes));
+        if self.rows + BATCH_ROWS > SERIES_ROWS
+            || self.bytes >= SERIES_BYTES
+            || self.batches.len() >= SERIES_BATCHES
+        {
+            self.cut();
+        }
+    }
+
+    /// What was not read comes later.
+    fn cut(&mut self) {
+        if let Some((last, _)) = self.batches.last_mut()
+            && last.follows == Follows::AtOnce
+        {
+            last.follows = Follows::Later;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    fn last(&self) -> Option<&Batch> {
+        self.batches.last().map(|(batch, _)| batch)
+    }
+
+    /// There is nothing to be read for it any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.last().is_none_or(|batch| batch.follows != Follows::AtOnce)
+    }
+}
 
 impl Attached {
     /// Whether another batch may be sent.
@@ -35,20 +84,29 @@ impl Attached {
             && self.in_flight.iter().map(|sent| sent.bytes).sum::<usize>() < WINDOW_BYTES
     }
 
-    /// Reads the next batch of the database called `name`, from a snapshot that has the schema the tables
-    /// were read from.
+    /// Reads the next series of the database called `name`, or goes on with it, from a snapshot that has the
+    /// schema the tables were read from and to which `dirty` was refreshed.
     pub(crate) fn load(
         &self,
         name: &DatabaseName,
         db: &Connection,
         database: &Database,
         dirty: &Dirty,
-    ) -> Result<Option<Loaded>, Error> {
-        if dirty.scanned_to() <= self.sent_to {
-            return Ok(None);
-        }
+        series: &mut Series,
+    ) -> Result<(), Error> {
         let limit = if database.keeps_rollback { rollback::BATCH_ROWS } else { BATCH_ROWS };
-        dirty.batch(db, database, &self.tables, name, self.sent_to, limit).map(Some)
+        let from = |series: &Series| series.last().map_or(self.sent_to, |batch| batch.to);
+        while from(series) < dirty.scanned_to() {
+            let behind = from(series);
+            let (batch, bytes) = dirty.batch(db, database, &self.tables, name, behind, limit)?;
+            series.push(batch, bytes);
+            // Without a WAL the application's commit waits for this snapshot; what it has changed when the
+            // next one begins is read there, so that the end of the series is a consistent state, too.
+            if series.has_ended() || database.keeps_rollback {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -59,13 +117,13 @@ impl Engine {
             self.read_ahead();
             return Ok(());
         }
-        while let Some(loaded) = self.load()? {
-            self.ship(loaded)?;
+        while let Some(series) = self.load()? {
+            self.ship(series)?;
         }
         Ok(())
     }
 
-    fn load(&mut self) -> Result<Option<Loaded>, Error> {
+    fn load(&mut self) -> Result<Option<Series>, Error> {
         let (Session::Attached(attached), Some(database)) = (&self.session, &self.database) else {
             return Ok(None);
         };
@@ -73,33 +131,46 @@ impl Engine {
         if !more || !attached.has_room() {
             return Ok(None);
         }
-        let (name, dirty, unread) = (&self.config.name, &mut self.dirty, self.unread);
-        let mut current = true;
-        let loaded = database.snapshot(|db| {
-            // Otherwise the next look reads the schema and attaches again.
-            current = database.is_current(db)?;
-            if !current {
-                return Ok(None);
+        let (name, dirty) = (&self.config.name, &mut self.dirty);
+        let (mut series, mut current) = (Series::default(), true);
+        loop {
+            let begun = Instant::now();
+            let read = database.snapshot(|db| {
+                // Otherwise the next look reads the schema and attaches again.
+                current = database.is_current(db)?;
+                if current {
+                    dirty.refresh(db, database)?;
+                    attached.load(name, db, database, dirty, &mut series)?;
+                }
+                Ok(())
+            });
+            match read {
+                // An application that leaves no room for all of it must not keep all of it here.
+                Err(error) if error.is_busy() && !series.is_empty() => series.cut(),
+                read => read?,
             }
-            if unread {
-                dirty.refresh(db, database)?;
+            if !current || series.has_ended() {
+                break;
             }
-            attached.load(name, db, database, dirty)
-        })?;
+            // The application's turn.
+            thread::sleep(begun.elapsed());
+        }
         self.unread = !current;
-        Ok(loaded)
+        Ok((current && !series.is_empty()).then_some(series))
     }
 
-    /// Sends a batch that was just read.
-    pub(crate) fn ship(&mut self, (batch, bytes): Loaded) -> Result<(), Error> {
-        // Each batch has contents that were committed after those of the one before.
+    /// Sends what was just read.
+    pub(crate) fn ship(&mut self, series: Series) -> Result<(), Error> {
+        // All of it was committed before the last of it was read.
         self.wal.sync_unless_synced()?;
-        if let Session::Attached(attached) = &mut self.session {
-            let is_all = batch.to >= self.dirty.scanned_to();
-            attached.sent_to = batch.to;
-            attached.in_flight.push_back(Sent { to: batch.to, bytes, is_all });
+        for (batch, bytes) in series.batches {
+            if let Session::Attached(attached) = &mut self.session {
+                let is_all = batch.follows == Follows::Nothing;
+                attached.sent_to = batch.to;
+                attached.in_flight.push_back(Sent { to: batch.to, bytes, is_all });
+            }
+            self.send(Data::Batch(batch));
         }
-        self.send(Data::Batch(batch));
         Ok(())
     }
 

@@ -62,7 +62,8 @@ pub(crate) fn agree(mine: &Attach, theirs: &Attach) -> Option<Agreement> {
     let (my_log, their_log) = (mine.log?, theirs.log?);
     let sending = my_log.continues(theirs.applied);
     let receiving = their_log.continues(mine.applied);
-    let at_end = Applied { origin: their_log.origin, seq: their_log.last, wall: None };
+    let at_end =
+        Applied { origin: their_log.origin, seq: their_log.last, wall: their_log.last_wall };
     let mut tables = BTreeSet::new();
     let mut held = Vec::new();
     let mut unequal = BTreeSet::new();
@@ -147,6 +148,7 @@ mod tests {
     use ipicsha_core::{
         data::{DatabaseUuid, LogExtent, Origin, TableState},
         id::DatabaseName,
+        time::WallTime,
     };
 
     use super::*;
@@ -159,7 +161,12 @@ mod tests {
         Attach {
             database: DatabaseName("d".into()),
             turn: 1,
-            log: Some(LogExtent { origin: origin(uuid), first: Seq(first), last: Seq(last) }),
+            log: Some(LogExtent {
+                origin: origin(uuid),
+                first: Seq(first),
+                last: Seq(last),
+                last_wall: Some(WallTime(last * 10)),
+            }),
             applied: applied.map(|(uuid, seq)| Applied {
                 origin: origin(uuid),
                 seq: Seq(seq),
@@ -201,7 +208,7 @@ mod tests {
             assert_eq!(at_a.send_from, Seq(9), "{what}");
             assert_eq!(
                 at_b.applied,
-                Applied { origin: origin(1), seq: Seq(9), wall: None },
+                Applied { origin: origin(1), seq: Seq(9), wall: Some(WallTime(90)) },
                 "{what}"
             );
             assert!(at_a.compare && at_b.compare, "{what}");

@@ -24,7 +24,12 @@ fn changes() -> Vec<(Data, &'static str)> {
             Data::Attach(Attach {
                 database: database(),
                 turn: 1,
-                log: Some(LogExtent { origin: origin(7), first: Seq(3), last: Seq(9) }),
+                log: Some(LogExtent {
+                    origin: origin(7),
+                    first: Seq(3),
+                    last: Seq(9),
+                    last_wall: Some(WallTime(-2)),
+                }),
                 applied: Some(Applied { origin: origin(8), seq: Seq(4), wall: Some(WallTime(7)) }),
                 synced: true,
                 tables: vec![TableState {
@@ -36,21 +41,7 @@ fn changes() -> Vec<(Data, &'static str)> {
                 schema: [6; 16],
                 open: true,
             }),
-            "01016401010707070707070707070707070707070702061201080808080808080808080808080808080208010e01010174010101010101010101010101010101010101030606060606060606060606060606060601",
-        ),
-        (
-            Data::Schema {
-                database: database(),
-                schema: Schema {
-                    statements: vec!["S".into()],
-                    page_size: 4096,
-                    encoding: "UTF-8".into(),
-                    auto_vacuum: 0,
-                    user_version: 3,
-                    application_id: -1,
-                },
-            },
-            "0201640101538020055554462d38000601",
+            "010164010107070707070707070707070707070707020612010301080808080808080808080808080808080208010e01010174010101010101010101010101010101010101030606060606060606060606060606060601",
         ),
         (
             Data::Batch(Batch {
@@ -76,14 +67,33 @@ fn changes() -> Vec<(Data, &'static str)> {
                     },
                 ],
                 sequences: vec![(0, 5)],
+                follows: Follows::Later,
             }),
-            "03016407070707070707070707070707070707020206010c040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a",
+            "03016407070707070707070707070707070707020206010c040101740200040900040002000000000000e03f040200ff01d80400060c0102010103016b01000a02",
         ),
         (
             Data::Ack { database: database(), origin: origin(7), to: Seq(3) },
             "040164070707070707070707070707070707070206",
         ),
     ]
+}
+
+/// How to build a missing file.
+fn schemas() -> Vec<(Data, &'static str)> {
+    vec![(
+        Data::Schema {
+            database: database(),
+            schema: Schema {
+                statements: vec!["S".into()],
+                page_size: 4096,
+                encoding: "UTF-8".into(),
+                auto_vacuum: 0,
+                user_version: 3,
+                application_id: -1,
+            },
+        },
+        "0201640101538020055554462d38000601",
+    )]
 }
 
 /// Every question of a comparison, and short answers.
@@ -236,7 +246,7 @@ fn all() -> impl Iterator<Item = (Data, &'static str)> {
     let invite = (Data::Invite { database: database() }, "000164");
     let expect = (Data::Expect { database: database() }, "070164");
     let all = changes().into_iter().chain(questions()).chain(results()).chain(fillings());
-    all.chain(undoing()).chain([invite, expect])
+    all.chain(undoing()).chain(schemas()).chain([invite, expect])
 }
 
 #[test]
@@ -262,7 +272,7 @@ fn values_are_equal_bit_by_bit() {
 
 #[test]
 fn a_log_goes_on_only_where_nothing_is_missing() {
-    let log = LogExtent { origin: origin(7), first: Seq(5), last: Seq(9) };
+    let log = LogExtent { origin: origin(7), first: Seq(5), last: Seq(9), last_wall: None };
     let at = |byte, seq| Some(Applied { origin: origin(byte), seq: Seq(seq), wall: None });
     for (applied, goes_on) in [
         (at(7, 4), true),

@@ -237,8 +237,9 @@ async fn a_wrong_hello_is_refused_in_words() {
     let mut listening = bravo.listen(Some(alpha.as_partner()));
     let partner = bravo.as_partner();
     let right = alpha.hello(Channel::Control);
+    let other = format!("speaks protocol {}", PROTOCOL + 1);
     let wrong = [
-        (Hello { protocol: PROTOCOL + 1, ..right.clone() }, "speaks protocol 2"),
+        (Hello { protocol: PROTOCOL + 1, ..right.clone() }, other.as_str()),
         (Hello { server: bravo.id, ..right }, "says it is server 000000000000000b"),
     ];
     for (hello, words) in wrong {

@@ -21,6 +21,7 @@ mod rewritten;
 mod right;
 mod rollback;
 mod seed;
+mod series;
 mod support;
 mod switchover;
 mod undo;

@@ -160,7 +160,7 @@ impl Drop for Lent<'_> {
 #[cfg(test)]
 mod tests {
     use ipicsha_core::{
-        data::{Batch, Change, DatabaseUuid, Origin, Row, Value},
+        data::{Batch, Change, DatabaseUuid, Follows, Origin, Row, Value},
         id::{DatabaseName, Seq},
         time::WallTime,
     };
@@ -190,6 +190,7 @@ mod tests {
             tables: vec!["t".into()],
             rows: (1..=rows).map(row).collect(),
             sequences: Vec::new(),
+            follows: Follows::Nothing,
         })
     }
 

@@ -1,0 +1,230 @@
+//! What the application has committed together arrives together, or not at all.
+
+use std::sync::mpsc::channel;
+
+use ipicsha_core::{
+    data::{Batch, CompareStep, Data, Follows},
+    id::{DatabaseName, Seq},
+    license::LicensedRole::{Primary, Secondary},
+};
+
+use crate::{
+    Command, Gate, JournalKind, Writes,
+    tests::support::{GENEROUS, Node, Pair, Side, application, dump, one, sql, wait},
+};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+const U: &str = "CREATE TABLE u(id INTEGER PRIMARY KEY, name TEXT UNIQUE)";
+const COUNT: &str = "SELECT count(*) FROM t";
+
+/// One transaction of so many rows.
+fn insert(side: &Side, rows: u32, v: &str) {
+    let numbers = format!("WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})");
+    sql(&side.path, &format!("INSERT INTO t(v) {numbers} SELECT {v} FROM n"));
+}
+
+/// The batches a side has sent.
+fn batches(side: &Side) -> Vec<Batch> {
+    let sent = side.sent.lock().unwrap();
+    let batches = sent.iter().filter_map(|data| match data {
+        Data::Batch(batch) => Some(batch.clone()),
+        Data::Invite { .. }
+        | Data::Attach(_)
+        | Data::Schema { .. }
+        | Data::Ack { .. }
+        | Data::Compare { .. }
+        | Data::Undo { .. }
+        | Data::Expect { .. } => None,
+    });
+    batches.collect()
+}
+
+/// Returns once the worker of `side` has done everything it can with what was given to it before.
+fn until_worked_off(side: &crate::CommandSender) {
+    // The first is answered behind it, before anything is worked off; the others in later rounds.
+    for _ in 0..3 {
+        let (to, answer) = channel();
+        let done = Box::new(move |result: Result<(), crate::Error>| to.send(result).unwrap());
+        side.send(Command::SetWrites { writes: Writes::Closed, drained: false, done });
+        answer.recv_timeout(GENEROUS).unwrap().unwrap();
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn of_a_transaction_that_was_cut_off_nothing_is_served_after_a_takeover() {
+    // By rows, and by bytes.
+    for (rows, v) in [(3500, "'x'"), (40, "randomblob(100000)")] {
+        let pair = Pair::running(T);
+        sql(&pair.a.path, "INSERT INTO t VALUES(0,'before')");
+        pair.wait_equal();
+        let (standby, mut sent) = (pair.b.worker.as_ref().unwrap().sender(), 0);
+        pair.a.cut_before(move |data| {
+            sent += usize::from(matches!(data, Data::Batch(_)));
+            let last = sent == 4 && matches!(data, Data::Batch(_));
+            if last {
+                until_worked_off(&standby);
+            }
+            last
+        });
+        insert(&pair.a, rows, v);
+        pair.wait_cut();
+        let begun = batches(&pair.a).iter().filter(|b| b.follows == Follows::AtOnce).count();
+        assert_eq!(begun, 3, "the transaction is of more than one batch");
+        pair.b.set_writes(Writes::Open);
+        assert_eq!(one::<i64>(&pair.b.path, COUNT), 1, "half a transaction is served");
+        pair.b.set_writes(Writes::Closed);
+        pair.connect();
+        pair.wait_equal();
+        assert_eq!(one::<i64>(&pair.b.path, COUNT), i64::from(rows) + 1);
+    }
+}
+
+#[test]
+fn a_reader_of_the_standby_never_sees_half_a_transaction() {
+    const ROWS: u32 = 2500;
+    let pair = Pair::running(T);
+    let standby = application(&pair.b.path);
+    let rounds = 8;
+    let mut count = standby.prepare(COUNT).unwrap();
+    let mut seen = 0;
+    for round in 1..=rounds {
+        insert(&pair.a, ROWS, "'x'");
+        wait("the transaction is there", || {
+            seen = count.query_row([], |row| row.get(0)).unwrap();
+            assert_eq!(seen % ROWS, 0, "a part of a transaction is there");
+            seen == round * ROWS
+        });
+    }
+    assert!(batches(&pair.a).len() > 2 * rounds as usize, "they were more than one batch each");
+}
+
+#[test]
+fn a_series_ends_at_its_bound_and_the_next_one_goes_on() {
+    let pair = Pair::running(T);
+    pair.a.send(Command::SetGate(Gate::Closed));
+    insert(&pair.a, 70_000, "'x'");
+    pair.a.send(Command::SetGate(Gate::Open));
+    wait("all is there", || one::<i64>(&pair.b.path, COUNT) == 70_000);
+    let batches: Vec<Batch> = batches(&pair.a);
+    let series: Vec<&[Batch]> =
+        batches.split_inclusive(|batch| batch.follows != Follows::AtOnce).collect();
+    let rows = |series: &[Batch]| series.iter().map(|batch| batch.rows.len()).sum::<usize>();
+    let sizes: Vec<usize> = series.iter().map(|series| rows(series)).collect();
+    assert_eq!(sizes, [50_000, 20_000]);
+    let ends: Vec<Follows> = series.iter().map(|series| series.last().unwrap().follows).collect();
+    assert_eq!(ends, [Follows::Later, Follows::Nothing]);
+    wait("it is acknowledged", || pair.a.is(|s| s.acked == s.last_seq));
+    assert!(dump(&pair.a.path) == dump(&pair.b.path));
+}
+
+#[test]
+fn large_series_do_not_wait_for_each_other() {
+    // More than a window of batches, of rows and of bytes, while nothing is acknowledged in between.
+    for (rows, v) in [(230_000, "'x'"), (90, "randomblob(1000000)")] {
+        let mut pair = Pair::stopped(T, T);
+        (pair.a.capacity, pair.b.capacity) = (1_000_000, 1_000_000);
+        pair.a.start(Writes::Open);
+        pair.b.start(Writes::Closed);
+        pair.connect();
+        pair.wait_synced();
+        insert(&pair.a, rows, v);
+        wait("all is there", || one::<u32>(&pair.b.path, COUNT) == rows);
+        wait("it is acknowledged", || pair.a.is(|s| s.acked == s.last_seq));
+    }
+}
+
+/// Two nodes, the first of which moves a UNIQUE value from record 1 to record 2, in two batches of one
+/// series: the one with the value, and the one without.
+fn moved() -> (Node, Node, [Batch; 2]) {
+    let (mut a, mut b) = (Node::new(Primary, U), Node::new(Secondary, U));
+    Node::introduce(&mut a, &mut b);
+    a.write("INSERT INTO u VALUES(1,'x'),(2,'y')", 1);
+    let batch = a.batch(usize::MAX);
+    b.apply(&batch, usize::MAX).unwrap();
+    a.acked = b.applied();
+    // The record that gives it away is changed once more.
+    a.write(
+        "BEGIN; UPDATE u SET name='z' WHERE id=1; UPDATE u SET name='x' WHERE id=2; UPDATE u SET name='w' WHERE id=1; COMMIT",
+        2,
+    );
+    let first = a.batch(1);
+    let second = a.batch_behind(first.to, 1);
+    assert_eq!((first.follows, second.follows), (Follows::AtOnce, Follows::Nothing));
+    (a, b, [first, second])
+}
+
+fn names(node: &Node) -> String {
+    one(node.path(), "SELECT group_concat(id||name) FROM (SELECT * FROM u ORDER BY id)")
+}
+
+#[test]
+fn what_is_moved_within_a_series_is_never_missing_without_a_trace() {
+    let (_a, mut b, [first, second]) = moved();
+    assert_eq!(b.apply_all(&[&first, &second], usize::MAX).unwrap(), 2);
+    assert_eq!((names(&b).as_str(), b.applied()), ("1w,2x", second.to));
+    assert!(b.losers().is_empty(), "everything is in its new place");
+
+    let (_a, mut b, [mut first, second]) = moved();
+    first.follows = Follows::Later;
+    assert_eq!(b.apply_all(&[&first], usize::MAX).unwrap(), 1);
+    assert_eq!(names(&b), "2x");
+    let [kept] = &b.losers()[..] else { panic!("the record that is nowhere is kept") };
+    assert_eq!((kept.kind, kept.describe_key().as_str()), (JournalKind::Unique, "1"));
+    assert_eq!(kept.describe(&kept.loser), "id = 1\nname = 'x'");
+    assert!(kept.loser_was_own);
+    b.apply(&second, usize::MAX).unwrap();
+    assert_eq!(names(&b), "1w,2x");
+}
+
+#[test]
+fn a_transaction_takes_in_whole_series_also_where_own_changes_may_be_concurrent() {
+    let (_a, mut b, [first, second]) = moved();
+    b.write("INSERT INTO u VALUES(9,'own')", 9);
+    assert_eq!(b.apply_all(&[&first, &second], usize::MAX).unwrap(), 2);
+    assert_eq!(names(&b), "1w,2x,9own");
+    assert!(b.losers().is_empty());
+}
+
+#[test]
+fn where_both_write_a_series_comes_in_pieces_and_what_is_moved_is_kept() {
+    let pair = Pair::start(U, U, Writes::Open, Writes::Open);
+    pair.wait_synced();
+    sql(&pair.a.path, "INSERT INTO u VALUES(1,'x'),(2,'y')");
+    pair.wait_equal();
+    let rows = "WITH n(i) AS (SELECT 10 UNION ALL SELECT i+1 FROM n WHERE i<1500)";
+    sql(
+        &pair.a.path,
+        &format!(
+            "BEGIN; UPDATE u SET name='z' WHERE id=1; UPDATE u SET name='x' WHERE id=2;
+             INSERT INTO u {rows} SELECT i,'n'||i FROM n; UPDATE u SET name='w' WHERE id=1; COMMIT"
+        ),
+    );
+    pair.wait_equal();
+    let kept = pair.b.conflicts.lock().unwrap().clone();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!((kept[0].key.as_str(), kept[0].kind), ("1", JournalKind::Unique));
+}
+
+#[test]
+fn another_message_within_a_series_makes_both_attach_anew() {
+    let pair = Pair::running(T);
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
+    pair.wait_equal();
+    let mut next = pair.a.last_batch();
+    (next.from, next.to, next.follows) = (next.to, Seq(next.to.0 + 1), Follows::AtOnce);
+    next.rows.clear();
+    let attached = || {
+        let sent = pair.b.sent.lock().unwrap();
+        sent.iter().filter(|data| matches!(data, Data::Attach(_))).count()
+    };
+    let before = attached();
+    pair.b.send(Command::Received(Data::Batch(next)));
+    until_worked_off(&pair.b.worker.as_ref().unwrap().sender());
+    assert_eq!(attached(), before, "it waits for the rest");
+    let database = DatabaseName("app".into());
+    pair.b.send(Command::Received(Data::Compare { database, run: 9, step: CompareStep::Ready }));
+    wait("it attaches", || attached() > before);
+    sql(&pair.a.path, "INSERT INTO t VALUES(2,'y')");
+    pair.wait_equal();
+}
