@@ -3,7 +3,7 @@
 //! Decides what must be installed and what of it is missing or outdated. Must not know what the
 //! log is read for. Everything is plain SQL, so that a copied database keeps working without us.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use ipicsha_core::{
     data::{Applied, DatabaseUuid, Origin, Standing},
@@ -13,6 +13,7 @@ use ipicsha_core::{
 use rusqlite::{Connection, params};
 
 use crate::{
+    error::{AtPath as _, Error},
     fence,
     identity::Identity,
     right,
@@ -25,6 +26,9 @@ pub(crate) const MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEG
 
 /// The ring works in steps of 1024 entries; fewer make no sense.
 pub(crate) const MIN_CAPACITY: u64 = 4096;
+
+/// Of our tables, as `sql/tables.sql` makes them; older ones are brought up to it.
+pub(crate) const FORMAT: i64 = 3;
 
 /// Our tables.
 const TABLES: [&str; 4] = ["_ipicsha_log", "_ipicsha_meta", "_ipicsha_tab", "_ipicsha_mark"];
@@ -76,6 +80,18 @@ pub(crate) fn is_installed(db: &Connection) -> rusqlite::Result<bool> {
         [],
         |row| row.get(0),
     )
+}
+
+/// Refuses tables of a format this version does not know.
+pub(crate) fn check_format(db: &Connection, path: &Path) -> Result<(), Error> {
+    if !is_installed(db).at(path)? {
+        return Ok(());
+    }
+    let read = "SELECT coalesce(max(format),0) FROM _ipicsha_meta";
+    match db.query_row(read, [], |row| row.get(0)).at(path)? {
+        ..=FORMAT => Ok(()),
+        format => Err(Error::Format { path: path.into(), format }),
+    }
 }
 
 /// Statements that bring the database to what `schema` needs; empty when all is in place.
@@ -130,6 +146,8 @@ struct Numbers {
     fence_closed: bool,
     /// VACUUM ran since the last look.
     vacuumed: bool,
+    /// The tables are of a format that did not know when what was applied was written.
+    lacks_applied_ms: bool,
     tables: BTreeMap<String, Numbered>,
     next: u32,
 }
@@ -149,6 +167,12 @@ pub(crate) fn plan(
             plan.statements.push(format!("DROP TABLE IF EXISTS {table}"));
         }
         plan.statements.push(include_str!("sql/tables.sql").into());
+    }
+    if installed.lacks_applied_ms {
+        // Of format 2.
+        plan.statements.push(format!(
+            "ALTER TABLE _ipicsha_meta ADD COLUMN partner_applied_ms; UPDATE _ipicsha_meta SET format={FORMAT}"
+        ));
     }
     if installed.vacuumed {
         plan.statements.push("UPDATE _ipicsha_mark SET rowid=2".into());
@@ -189,15 +213,24 @@ pub(crate) fn plan(
 fn read_installed(db: &Connection, fence_closed: bool) -> rusqlite::Result<Numbers> {
     if !is_installed(db)? {
         let tables = BTreeMap::new();
-        return Ok(Numbers { fresh: true, fence_closed, vacuumed: false, tables, next: 1 });
+        return Ok(Numbers {
+            fresh: true,
+            fence_closed,
+            vacuumed: false,
+            lacks_applied_ms: false,
+            tables,
+            next: 1,
+        });
     }
     let last: Option<u32> =
         db.query_row("SELECT max(t) FROM _ipicsha_tab", [], |row| row.get(0))?;
     let mark = "SELECT NOT EXISTS(SELECT 1 FROM _ipicsha_mark WHERE rowid=2)";
+    let column = "SELECT NOT EXISTS(SELECT 1 FROM pragma_table_info('_ipicsha_meta') WHERE name='partner_applied_ms')";
     Ok(Numbers {
         fresh: false,
         fence_closed,
         vacuumed: db.query_row(mark, [], |row| row.get(0))?,
+        lacks_applied_ms: db.query_row(column, [], |row| row.get(0))?,
         tables: read_numbers(db)?,
         next: last.unwrap_or(0) + 1,
     })

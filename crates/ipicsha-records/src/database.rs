@@ -535,9 +535,10 @@ fn install(writer: &Connection, path: &Path, capacity: u64) -> Result<Seen, Erro
     writer.flush_prepared_statement_cache();
     let seen = retry(path, SHORT, || {
         writer.execute_batch("BEGIN").at(path)?;
-        let seen = complete(writer, capacity, false);
+        let seen = capture::check_format(writer, path)
+            .and_then(|()| complete(writer, capacity, false).at(path));
         rollback(writer);
-        seen.at(path)
+        seen
     })?;
     if let Some(seen) = seen {
         return Ok(seen);

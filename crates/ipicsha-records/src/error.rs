@@ -40,6 +40,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Prepared by another version of this program.
+    #[error(
+        "{path} was prepared by another version: its log has format {format}, this one reads up to {}",
+        crate::capture::FORMAT
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        format: i64,
+    },
     /// WAL mode could not be switched on.
     #[error("{path} stays in journal mode {mode}, records need WAL")]
     NotWal {
@@ -183,6 +194,7 @@ impl Error {
             Self::NoPermission { .. } => {
                 "give the user of the daemon read and write permission on the file and its directory"
             }
+            Self::Format { .. } => "install the same version on both servers, the newer of the two",
             Self::NotWal { .. } => {
                 "stop the application for a moment and try again; the file must lie on a local file system"
             }
@@ -236,6 +248,7 @@ impl Error {
             | Self::Directory { .. }
             | Self::NotSqlite { .. }
             | Self::NoPermission { .. }
+            | Self::Format { .. }
             | Self::NotWal { .. }
             | Self::Replaced { .. }
             | Self::Io { .. }

@@ -6,8 +6,9 @@ use ipicsha_core::{
 };
 
 use crate::{
+    Error, Writes, capture,
     database::{self, Database},
-    tests::support::{Node, application, one, sql},
+    tests::support::{Node, Pair, application, one, sql, wait},
 };
 
 const NAMES: &str = "CREATE TABLE names(id INTEGER PRIMARY KEY, name TEXT UNIQUE, n INTEGER)";
@@ -150,6 +151,52 @@ fn opening_again_writes_nothing_and_repairs_what_was_dropped() {
     assert_eq!(standing, Standing::Counts, "what was written without triggers has to be compared");
     sql(node.path(), "INSERT INTO names VALUES(4,'again',0)");
     assert_eq!(log(&node), [entry(1, 4)]);
+}
+
+/// Makes our tables what version 0.1 made them before it knew when what it applied was written.
+fn to_format_2(path: &std::path::Path) {
+    sql(
+        path,
+        "ALTER TABLE _ipicsha_meta DROP COLUMN partner_applied_ms; UPDATE _ipicsha_meta SET format=2",
+    );
+}
+
+#[test]
+fn a_file_of_the_format_before_is_served_without_another_comparison() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    let mut pair = Pair::running(schema);
+    sql(&pair.a.path, "INSERT INTO t VALUES(1,'before')");
+    pair.wait_equal();
+    wait("it is acknowledged", || pair.a.is(|s| s.acked == s.last_seq));
+    pair.a.stop();
+    pair.b.stop();
+    to_format_2(&pair.a.path);
+    to_format_2(&pair.b.path);
+    sql(&pair.a.path, "INSERT INTO t VALUES(2,'while it was down')");
+    pair.a.start(Writes::Open);
+    pair.b.start(Writes::Closed);
+    pair.connect();
+    pair.wait_synced();
+    pair.wait_equal();
+    assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 2);
+    assert_eq!(pair.a.finished.lock().unwrap().len(), 1, "they were compared once");
+    for side in [&pair.a, &pair.b] {
+        assert_eq!(one::<i64>(&side.path, "SELECT format FROM _ipicsha_meta"), capture::FORMAT);
+    }
+}
+
+#[test]
+fn a_file_of_a_later_format_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sqlite");
+    sql(&path, NAMES);
+    drop(Database::open(&path, 5000).unwrap());
+    sql(&path, "UPDATE _ipicsha_meta SET format=99; DROP TRIGGER _ipicsha_1i");
+    let schema = schema_text(&path);
+    let error = Database::open(&path, 5000).err().unwrap();
+    assert!(matches!(error, Error::Format { format: 99, .. }), "{error}");
+    assert!(error.next_step().contains("install the same version"), "{}", error.next_step());
+    assert_eq!(schema_text(&path), schema);
 }
 
 fn one_version(db: &rusqlite::Connection) -> i64 {
