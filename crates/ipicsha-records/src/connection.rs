@@ -135,7 +135,10 @@ pub(crate) fn retry<T>(
     loop {
         match work() {
             Err(Error::Sqlite { source, .. }) if is_busy(&source) => {
-                if Instant::now() >= deadline {
+                let gives_up = Instant::now() >= deadline;
+                #[cfg(test)]
+                crate::fault::note_lock(!gives_up);
+                if gives_up {
                     return Err(Error::Locked { path: path.into() });
                 }
                 thread::sleep(LOCK_STEP);

@@ -50,7 +50,7 @@ pub(crate) const fn crash_at(_: Step) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-pub(crate) use in_tests::{arm, crash_at, is, mutate};
+pub(crate) use in_tests::{arm, crash_at, is, is_armed, locks, mutate, note_lock};
 
 #[cfg(test)]
 mod in_tests {
@@ -61,6 +61,7 @@ mod in_tests {
     thread_local! {
         static MUTANT: Cell<Option<Mutant>> = const { Cell::new(None) };
         static CRASH: Cell<Option<Step>> = const { Cell::new(None) };
+        static LOCKS: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
     }
 
     /// From now on this thread's engine has this mistake.
@@ -71,6 +72,22 @@ mod in_tests {
     /// The next time this thread comes there, it dies.
     pub(crate) fn arm(step: Option<Step>) {
         CRASH.set(step);
+    }
+
+    /// It has not come there yet.
+    pub(crate) fn is_armed() -> bool {
+        CRASH.get().is_some()
+    }
+
+    /// This thread was refused a lock, and waits for it or gives up.
+    pub(crate) fn note_lock(waits: bool) {
+        let (refused, waited) = LOCKS.get();
+        LOCKS.set((refused + 1, waited + u32::from(waits)));
+    }
+
+    /// How often it was refused one, and how often it waited then.
+    pub(crate) fn locks() -> (u32, u32) {
+        LOCKS.get()
     }
 
     pub(crate) fn is(mutant: Mutant) -> bool {

@@ -330,6 +330,11 @@ impl Pair {
         self.cut();
     }
 
+    /// From now on nothing arrives, and neither side knows.
+    pub(crate) fn lose_messages(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         self.a.send(Command::LinkDown);
