@@ -1,5 +1,6 @@
 //! Tests of the whole link: real TLS over real loopback sockets.
 
+mod blocking;
 mod duplex;
 mod hostile;
 mod identity;
