@@ -1,11 +1,15 @@
 //! A comparison that was cut off goes on where it was, where that is still correct.
 
-use std::sync::mpsc;
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipicsha_core::data::{CompareStep, Data, RepairReport};
 
 use crate::{
-    Command, Error, Journal, Writes,
+    Command, DatabaseStatus, Error, Journal, RepairProgress, Writes,
     tests::{
         seed::filled,
         support::{GENEROUS, Pair, Side, application, corrupt, dump, one, sql, wait},
@@ -64,7 +68,7 @@ fn an_initial_comparison_goes_on_after_cuts_and_restarts_of_either_side() {
     let first = rows_asked(&pair.a);
     assert!((QUESTION..=3 * QUESTION).contains(&first), "{first}");
     for side in [&pair.a, &pair.b] {
-        let paused = |s: &crate::DatabaseStatus| s.repair.clone().filter(|repair| repair.paused);
+        let paused = |s: &DatabaseStatus| s.repair.clone().filter(|repair| repair.paused);
         wait("it is shown", || side.is(|s| paused(s).is_some()));
         let shown = side.status.lock().unwrap().as_ref().and_then(paused).unwrap();
         assert_eq!(shown.rows_total, Some(ALL_ROWS));
@@ -197,4 +201,142 @@ fn after_a_change_of_the_schema_a_repair_begins_anew() {
     assert!(report.tables.iter().any(|table| table.table == "added"), "{report:?}");
     pair.wait_equal();
     assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM calls WHERE n=-1"), 0);
+}
+
+/// Differences of every kind: rows only one side has, one by one and in masses, and others.
+fn make_different(pair: &Pair) {
+    corrupt(
+        &pair.b.path,
+        "UPDATE calls SET n=-1 WHERE id IN (5, 700, 9500);
+         DELETE FROM calls WHERE id BETWEEN 3000 AND 8999; INSERT OR IGNORE INTO uniq VALUES(3,'extra')",
+    );
+    corrupt(
+        &pair.a.path,
+        "DELETE FROM calls WHERE id>14000; DELETE FROM uniq WHERE id=3; DELETE FROM tags",
+    );
+}
+
+/// Cuts the link before the message for which `which` says so, whoever sends it.
+fn cut_before(pair: &Pair, which: impl FnMut(&CompareStep) -> bool + Send + 'static) {
+    let which = Arc::new(Mutex::new(which));
+    for side in [&pair.a, &pair.b] {
+        let which = Arc::clone(&which);
+        side.cut_before(move |data| match data {
+            Data::Compare { step, .. } => (*which.lock().unwrap())(step),
+            Data::Invite { .. }
+            | Data::Attach(_)
+            | Data::Schema { .. }
+            | Data::Batch(_)
+            | Data::Ack { .. }
+            | Data::Undo { .. }
+            | Data::Expect { .. } => false,
+        });
+    }
+}
+
+/// A repair that is cut off once ends with both sides equal.
+fn repair_over_a_cut(pair: &Pair, run: u64, what: &str) {
+    let answer = repair(pair, run, true);
+    pair.wait_cut();
+    for side in [&pair.a, &pair.b] {
+        side.cut_before(|_| false);
+    }
+    pair.connect();
+    let report = answer.recv_timeout(GENEROUS).unwrap().unwrap();
+    assert_eq!(report.remaining(), 0, "cut before {what}");
+    assert_eq!(told(pair, run), report, "cut before {what}");
+    assert!(dump(&pair.a.path) == dump(&pair.b.path), "cut before {what}");
+    wait("it is over", || pair.a.is(|s| s.repair.is_none()));
+}
+
+type Which = fn(&CompareStep) -> bool;
+
+#[test]
+fn a_repair_may_be_cut_off_before_every_kind_of_message() {
+    let pair = Pair::start(&filled(20_000), &filled(20_000), Writes::Open, Writes::Closed);
+    pair.wait_synced();
+    let kinds: [(&str, Which); 9] = [
+        ("Ranges", |step| matches!(step, CompareStep::Ranges { .. })),
+        ("DifferingRanges", |step| matches!(step, CompareStep::DifferingRanges(_))),
+        ("Rows", |step| matches!(step, CompareStep::Rows { .. })),
+        ("DifferingKeys", |step| matches!(step, CompareStep::DifferingKeys(_))),
+        ("Fix", |step| matches!(step, CompareStep::Fix { .. })),
+        ("Fixed", |step| matches!(step, CompareStep::Fixed { .. })),
+        ("Fill", |step| matches!(step, CompareStep::Fill { .. })),
+        ("Fetch", |step| matches!(step, CompareStep::Fetch { .. })),
+        ("Fetched", |step| matches!(step, CompareStep::Fetched { .. })),
+    ];
+    for (run, (what, which)) in (100..).zip(kinds) {
+        make_different(&pair);
+        cut_before(&pair, which);
+        repair_over_a_cut(&pair, run, what);
+    }
+}
+
+#[test]
+fn a_repair_may_be_cut_off_before_any_message() {
+    let pair = Pair::start(&filled(20_000), &filled(20_000), Writes::Open, Writes::Closed);
+    pair.wait_synced();
+    let messages = |side: &Side| {
+        let sent = side.sent.lock().unwrap();
+        sent.iter().filter(|data| matches!(data, Data::Compare { .. })).count()
+    };
+    let before = messages(&pair.a) + messages(&pair.b);
+    make_different(&pair);
+    let report = repair(&pair, 200, true).recv_timeout(GENEROUS).unwrap().unwrap();
+    assert!(report.found() > 12_000 && report.remaining() == 0, "{report:?}");
+    let all = messages(&pair.a) + messages(&pair.b) - before;
+    // Spread over all of them, and others with each number of messages.
+    for (run, part) in (201..).zip(1..=8) {
+        let (number, mut left) = (all * part / 9, all * part / 9);
+        make_different(&pair);
+        cut_before(&pair, move |_| {
+            left -= 1;
+            left == 0
+        });
+        repair_over_a_cut(&pair, run, &format!("message {number} of {all}"));
+    }
+}
+
+/// Waits within a worker until the other side shows how fast a comparison is; `None`: it never did.
+fn shown_rate(status: &Mutex<Option<DatabaseStatus>>) -> Option<RepairProgress> {
+    let deadline = Instant::now() + GENEROUS;
+    while Instant::now() < deadline {
+        let shown = status.lock().unwrap().as_ref().and_then(|status| status.repair.clone());
+        if let Some(shown) = shown.filter(|shown| shown.rows_per_second.is_some()) {
+            return Some(*shown);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    None
+}
+
+#[test]
+fn both_sides_show_how_fast_a_comparison_is_and_what_is_left() {
+    let pair = Pair::start(&filled(ROWS), &filled(ROWS), Writes::Open, Writes::Closed);
+    pair.wait_synced();
+    // The one that is to answer, or to ask, takes its time; the other one shows what it knows.
+    let (to, seen) = mpsc::channel();
+    for (slow, shows, turn) in [(&pair.b, &pair.a, 4), (&pair.a, &pair.b, 7)] {
+        let (status, to, mut number) = (Arc::clone(&shows.status), to.clone(), 0);
+        slow.cut_before(move |data| {
+            let which = |step: &CompareStep| {
+                matches!(step, CompareStep::Ranges { .. } | CompareStep::DifferingRanges(_))
+            };
+            number += usize::from(matches!(data, Data::Compare { step, .. } if which(step)));
+            if number == turn {
+                number += 100;
+                to.send(shown_rate(&status)).unwrap();
+            }
+            false
+        });
+    }
+    let report = repair(&pair, 300, false).recv_timeout(GENEROUS * 3).unwrap().unwrap();
+    assert_eq!(report.found(), 0);
+    for _ in [&pair.a, &pair.b] {
+        let shown = seen.try_recv().unwrap().expect("it never showed how fast it is");
+        let (rate, left) = (shown.rows_per_second.unwrap(), ALL_ROWS - shown.rows_done);
+        assert!(shown.rows_done >= QUESTION && rate > 0, "{shown:?}");
+        assert_eq!(shown.seconds_left, Some(left.div_ceil(rate)), "{shown:?}");
+    }
 }
