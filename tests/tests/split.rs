@@ -89,9 +89,25 @@ fn spec_d1_d3_d4_split_brain_is_seen_ended_and_repaired() -> Result<()> {
     })
 }
 
+/// The status of replication counts what the list of conflicts shows.
+fn are_counted(server: &Server, listed: &[Value]) -> Result<()> {
+    let answer = server.ask(&["dbreplication", "status", "--db", BOARD])?;
+    let database = &answer["databases"][0];
+    let tables = database["tables"].as_array().context("no tables")?;
+    for table in tables {
+        let about = listed.iter().filter(|entry| entry["table"] == table["table"]).count();
+        ensure!(table["conflicts"] == about, "not {about}: {table}");
+    }
+    ensure!(database["conflicts"] == listed.len(), "not {}: {database}", listed.len());
+    Ok(())
+}
+
 /// Each of the three clashes has its loser in a journal, and a restored one reaches both servers.
 fn losers_are_kept(pair: &Pair) -> Result<()> {
     let kept = [conflicts(&pair.alpha)?, conflicts(&pair.bravo)?];
+    for (side, listed) in Side::BOTH.into_iter().zip(&kept) {
+        are_counted(pair.server(side), listed)?;
+    }
     for key in ["first", "second", "same key"] {
         let about = |entry: &&Value| entry["key_text"].as_str().is_some_and(|k| k.contains(key));
         let listed = kept.iter().flatten().filter(about).count();

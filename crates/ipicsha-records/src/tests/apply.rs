@@ -1,5 +1,7 @@
 //! Exactly once, the base rule, the journal, UNIQUE rules.
 
+use std::collections::BTreeMap;
+
 use ipicsha_core::{
     data::{DatabaseUuid, Value},
     id::Seq,
@@ -186,6 +188,18 @@ fn a_loser_is_restored_as_an_ordinary_write_and_reaches_the_other_server() {
     assert_eq!((v(&a).as_str(), v(&b).as_str()), ("1=a", "1=a"));
     assert!(b.losers()[0].restored_at.is_some());
     assert!(matches!(b.journal.restore(99, b.path()), Err(Error::NoEntry(99))));
+}
+
+#[test]
+fn conflicts_are_counted_by_table() {
+    let (mut a, mut b) = pair(&format!("{T}; {U}"));
+    a.write("INSERT INTO t VALUES(1,'a'),(2,'a'); INSERT INTO u VALUES(1,'x')", 5);
+    b.write("INSERT INTO t VALUES(1,'b'),(2,'b'); INSERT INTO u VALUES(2,'x')", 6);
+    exchange(&mut a, &mut b);
+    let counted = |node: &Node, database| node.journal.count_by_table(database).unwrap();
+    let two_and_one = BTreeMap::from([("t".to_owned(), 2), ("u".to_owned(), 1)]);
+    assert_eq!(counted(&b, "app"), two_and_one);
+    assert!(counted(&b, "another").is_empty());
 }
 
 #[test]
