@@ -1,16 +1,21 @@
 //! What the application has committed together arrives together, or not at all.
 
-use std::sync::mpsc::channel;
+use std::{collections::BTreeMap, sync::mpsc::channel};
 
 use ipicsha_core::{
-    data::{Batch, CompareStep, Data, Follows},
+    data::{Batch, Change, CompareStep, Data, Follows, Value},
     id::{DatabaseName, Seq},
     license::LicensedRole::{Primary, Secondary},
 };
 
+use rusqlite::Connection;
+
 use crate::{
     Command, Gate, JournalKind, Writes,
-    tests::support::{GENEROUS, Node, Pair, Side, application, dump, one, sql, wait},
+    tests::{
+        model::Random,
+        support::{GENEROUS, Node, Pair, Side, application, dump, one, sql, wait},
+    },
 };
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -227,4 +232,91 @@ fn another_message_within_a_series_makes_both_attach_anew() {
     wait("it attaches", || attached() > before);
     sql(&pair.a.path, "INSERT INTO t VALUES(2,'y')");
     pair.wait_equal();
+}
+
+/// Records by their number.
+type Records = BTreeMap<i64, String>;
+
+fn records(db: &Connection) -> Records {
+    let mut statement = db.prepare("SELECT id, name FROM u").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+/// A transaction of the application, in which names go from record to record.
+fn shuffle(random: &mut Random, a: &Node, now: i64) {
+    let mut statements = String::from("BEGIN; ");
+    for _ in 0..=random.below(5) {
+        let (id, name) = (random.below(8), random.below(8));
+        statements += &match random.below(5) {
+            0 => format!("DELETE FROM u WHERE id={id}; "),
+            1 => format!("UPDATE OR IGNORE u SET name='n{name}' WHERE id={id}; "),
+            _ => format!("REPLACE INTO u VALUES({id},'n{name}'); "),
+        };
+    }
+    a.write(&format!("{statements} COMMIT"), now);
+}
+
+/// Reads a series of at most `most` batches, while the application goes on; and what the application has
+/// at its end.
+fn read_series(random: &mut Random, a: &mut Node, now: i64) -> (Vec<Batch>, Records) {
+    let (limit, most) = (random.pick(&[1, 2, 5]), random.pick(&[1, 2, 4, 1000]));
+    let mut series: Vec<Batch> = Vec::new();
+    loop {
+        let from = series.last().map_or(a.acked, |batch| batch.to);
+        series.push(a.batch_behind(from, limit));
+        let last = series.len() == most;
+        let batch = series.last_mut().unwrap();
+        if batch.follows == Follows::AtOnce && last {
+            batch.follows = Follows::Later;
+        }
+        if batch.follows != Follows::AtOnce {
+            return (series, records(&a.app));
+        }
+        if random.chance(30) {
+            shuffle(random, a, now);
+        }
+    }
+}
+
+#[test]
+fn after_a_series_the_standby_has_what_the_active_had_and_within_one_it_has_lost_nothing() {
+    let (mut ends, mut displaced) = (0, 0);
+    for seed in 1..=60 {
+        let mut random = Random::new(seed);
+        let (mut a, mut b) = (Node::new(Primary, U), Node::new(Secondary, U));
+        Node::introduce(&mut a, &mut b);
+        for now in 1..=60 {
+            shuffle(&mut random, &a, now);
+            if random.chance(50) {
+                continue;
+            }
+            let (series, at_a) = read_series(&mut random, &mut a, now);
+            let before = records(&b.app);
+            let all: Vec<&Batch> = series.iter().collect();
+            assert_eq!(b.apply_all(&all, usize::MAX).unwrap(), all.len());
+            a.acked = b.applied();
+            let after = records(&b.app);
+            if series.last().unwrap().follows == Follows::Nothing {
+                assert_eq!(after, at_a, "seed {seed}, {now}");
+                ends += 1;
+                continue;
+            }
+            let kept: Vec<(String, String)> = b
+                .losers()
+                .iter()
+                .map(|loser| (loser.describe_key(), loser.describe(&loser.loser)))
+                .collect();
+            let changes = || series.iter().flat_map(|batch| &batch.rows).map(|row| &row.change);
+            for (id, name) in before.iter().filter(|(id, _)| !after.contains_key(id)) {
+                let deleted = Change::Delete(vec![Value::Integer(*id)]);
+                if !changes().any(|change| *change == deleted) {
+                    let version = (id.to_string(), format!("id = {id}\nname = '{name}'"));
+                    assert!(kept.contains(&version), "seed {seed}, {now}: {version:?} is lost");
+                    displaced += 1;
+                }
+            }
+        }
+    }
+    assert!(ends > 100 && displaced > 10, "{ends} and {displaced} prove nothing");
 }
