@@ -15,9 +15,6 @@ use crate::{
     time::{MonoTime, WallTime},
 };
 
-/// Version of the messages; the hello carries it.
-pub const PROTOCOL: u16 = 1;
-
 /// A message on the control connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
