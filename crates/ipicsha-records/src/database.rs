@@ -123,6 +123,10 @@ impl Database {
         check_file(path)?;
         let writer = open_connection(path)?;
         writer.busy_timeout(Duration::ZERO).at(path)?;
+        // What a later version has made is left as it is; one that is locked is looked at again below.
+        if let Err(later @ Error::Format { .. }) = capture::check_format(&writer, path) {
+            return Err(later);
+        }
         if journaling == Journaling::Wal {
             switch_to_wal(&writer, path)?;
         }
@@ -131,9 +135,9 @@ impl Database {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
             .and_then(|_| writer.execute_batch("PRAGMA foreign_keys=OFF; PRAGMA synchronous=FULL"))
             .at(path)?;
-        if !keeps_rollback {
-            writer.execute_batch(WRITER_MEMORY).at(path)?;
-        }
+        // Without a WAL pages that do not fit into memory would lock readers out before the commit does.
+        let memory = if keeps_rollback { "PRAGMA cache_spill=OFF" } else { WRITER_MEMORY };
+        writer.execute_batch(memory).at(path)?;
         let reader = open_reader(path)?;
         capacity::trim(&writer, path, capacity)?;
         let seen = install(&writer, path, capacity)?;

@@ -3,7 +3,10 @@
 //! Decides how much may be on its way, what is sent as one series, and that nothing leaves which the disk
 //! here does not have. A series is read whole before its first batch is sent, so that it has its end.
 
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipicsha_core::{
     data::{Batch, Data, Follows},
@@ -28,8 +31,11 @@ const WINDOW_BYTES: usize = 32 << 20;
 
 /// What one series holds at most, unless it is one batch: the partner applies it in one transaction, and
 /// keeps it in memory until it is complete.
-const SERIES_ROWS: usize = 50_000;
-const SERIES_BYTES: usize = 32 << 20;
+const SERIES_ROWS: usize = 10_000;
+const SERIES_BYTES: usize = 8 << 20;
+/// Reading one takes no longer than this: its snapshot keeps the application's WAL from beginning anew, and
+/// nothing else is answered meanwhile.
+const SERIES_TIME: Duration = Duration::from_secs(1);
 /// With a window that is all but full it stays below what the partner lets wait.
 const SERIES_BATCHES: usize = 100;
 
@@ -96,10 +102,14 @@ impl Attached {
     ) -> Result<(), Error> {
         let limit = if database.keeps_rollback { rollback::BATCH_ROWS } else { BATCH_ROWS };
         let from = |series: &Series| series.last().map_or(self.sent_to, |batch| batch.to);
+        let begun = Instant::now();
         while from(series) < dirty.scanned_to() {
             let behind = from(series);
             let (batch, bytes) = dirty.batch(db, database, &self.tables, name, behind, limit)?;
             series.push(batch, bytes);
+            if begun.elapsed() >= SERIES_TIME {
+                series.cut();
+            }
             // Without a WAL the application's commit waits for this snapshot; what it has changed when the
             // next one begins is read there, so that the end of the series is a consistent state, too.
             if series.has_ended() || database.keeps_rollback {
@@ -133,6 +143,7 @@ impl Engine {
         }
         let (name, dirty) = (&self.config.name, &mut self.dirty);
         let (mut series, mut current) = (Series::default(), true);
+        let first = Instant::now();
         loop {
             let begun = Instant::now();
             let read = database.snapshot(|db| {
@@ -150,6 +161,10 @@ impl Engine {
                 read => read?,
             }
             if !current || series.has_ended() {
+                break;
+            }
+            if first.elapsed() >= SERIES_TIME {
+                series.cut();
                 break;
             }
             // The application's turn.

@@ -108,17 +108,17 @@ fn a_reader_of_the_standby_never_sees_half_a_transaction() {
 fn a_series_ends_at_its_bound_and_the_next_one_goes_on() {
     let pair = Pair::running(T);
     pair.a.send(Command::SetGate(Gate::Closed));
-    insert(&pair.a, 70_000, "'x'");
+    insert(&pair.a, 30_000, "'x'");
     pair.a.send(Command::SetGate(Gate::Open));
-    wait("all is there", || one::<i64>(&pair.b.path, COUNT) == 70_000);
+    wait("all is there", || one::<i64>(&pair.b.path, COUNT) == 30_000);
     let batches: Vec<Batch> = batches(&pair.a);
     let series: Vec<&[Batch]> =
         batches.split_inclusive(|batch| batch.follows != Follows::AtOnce).collect();
     let rows = |series: &[Batch]| series.iter().map(|batch| batch.rows.len()).sum::<usize>();
     let sizes: Vec<usize> = series.iter().map(|series| rows(series)).collect();
-    assert_eq!(sizes, [50_000, 20_000]);
+    assert_eq!(sizes, [10_000; 3]);
     let ends: Vec<Follows> = series.iter().map(|series| series.last().unwrap().follows).collect();
-    assert_eq!(ends, [Follows::Later, Follows::Nothing]);
+    assert_eq!(ends, [Follows::Later, Follows::Later, Follows::Nothing]);
     wait("it is acknowledged", || pair.a.is(|s| s.acked == s.last_seq));
     assert!(dump(&pair.a.path) == dump(&pair.b.path));
 }
