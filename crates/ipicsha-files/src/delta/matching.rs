@@ -48,6 +48,8 @@ pub struct Matcher<'old> {
     window: Vec<u8>,
     /// Where the next old block is expected.
     expected: u64,
+    /// So far ahead of that nothing fits, in bytes.
+    tried: usize,
     mode: Mode,
     search_left: u64,
     /// An old part that is found but may still grow.
@@ -66,6 +68,7 @@ impl<'old> Matcher<'old> {
             blocks: None,
             window: Vec::new(),
             expected: 0,
+            tried: 0,
             mode: if usable { Mode::Expected } else { Mode::New },
             search_left: SEARCH_BYTES_MAX,
             copy: None,
@@ -116,6 +119,7 @@ impl<'old> Matcher<'old> {
                 Mode::Search => self.search(rest, ended, tell),
             };
             let Some(taken) = taken else { break };
+            self.tried = 0;
             at += taken;
             self.seen += taken as u64;
             let poor = self.seen >= TRIAL_BYTES && self.found < self.seen / TRIAL_SHARE;
@@ -162,16 +166,19 @@ impl<'old> Matcher<'old> {
             // Searching ended inside a block: on to the begin of the next one.
             return Some(self.pass(rest, self.block() - into_block, tell));
         }
-        if let Some(length) = self.matches(self.expected, rest, 0) {
+        if self.tried == 0
+            && let Some(length) = self.matches(self.expected, rest, 0)
+        {
             self.hit(self.expected, length, tell);
             return Some(length);
         }
+        // The next block is the likeliest one: it is tried as soon as it is here, and every one once.
         let ahead = self.ahead_bytes();
-        if rest.len() < ahead + self.block() && !ended {
-            return None;
-        }
-        let mut skipped = self.block();
+        let mut skipped = self.tried.max(self.block());
         while skipped <= ahead && skipped < rest.len() {
+            if rest.len() < skipped + self.block() && !ended {
+                break;
+            }
             let offset = self.expected + skipped as u64;
             if let Some(length) = self.matches(offset, &rest[skipped..], skipped) {
                 self.literal(&rest[..skipped], tell);
@@ -179,6 +186,10 @@ impl<'old> Matcher<'old> {
                 return Some(skipped + length);
             }
             skipped += self.block();
+        }
+        if skipped <= ahead && !ended {
+            self.tried = skipped;
+            return None;
         }
         if self.search_left > 0 {
             self.mode = Mode::Search;

@@ -155,22 +155,22 @@ impl<'a> Tree<'a> {
             gathered.nodes = self.prune(&path, gathered.nodes);
         }
         let listed = known.unwrap_or(gathered.listed());
-        let mut nodes: Vec<(Name, Node)> = gathered.nodes.into_iter().collect();
-        nodes.sort_by(|a, b| {
-            let key = |(name, node): &(Name, Node)| (name.clone(), node.is_directory());
-            let ((a, a_is), (b, b_is)) = (key(a), key(b));
-            path::order((a.as_bytes(), a_is), (b.as_bytes(), b_is))
-        });
         let (mut files, mut directories, mut below) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, node) in nodes {
+        let mut subtrees = Vec::new();
+        for (name, node) in gathered.nodes {
             if node.is_directory() {
-                // Found in this directory or named, so the path was measured.
-                if let Ok(path) = path.join(&name) {
-                    directories.push(name);
-                    below.push((path, node));
-                }
+                subtrees.push((name, node));
             } else if let (Some(details), Some(place)) = (node.details, node.place) {
                 files.push((Entry { name, details }, place));
+            }
+        }
+        // Files are in their order already.
+        subtrees.sort_by(|(a, _), (b, _)| path::order((a.as_bytes(), true), (b.as_bytes(), true)));
+        for (name, node) in subtrees {
+            // Found in this directory or named, so the path was measured.
+            if let Ok(path) = path.join(&name) {
+                directories.push(name);
+                below.push((path, node));
             }
         }
         self.open.extend(below.into_iter().rev());
