@@ -257,7 +257,11 @@ impl Temp {
                 self.copy_by_reading(basis, self.length, block, Self::write)?;
                 values = values.get(1..).unwrap_or_default();
             } else {
-                self.copy_unseen(basis, self.length, taken as u64 * block)?;
+                let copied = self.copy_unseen(basis, self.length, taken as u64 * block);
+                if copied.is_err() {
+                    self.check = Check::Later; // what is known is not what is here
+                }
+                copied?;
                 values = values.get(taken..).unwrap_or_default();
             }
         }

@@ -15,8 +15,9 @@ use super::{
     apply::Spot,
     engine::{Engine, Step, now_unix},
     guard::Verdict,
+    row::Row,
 };
-use crate::{meta::Kind, path::RelativePath};
+use crate::{meta::Kind, path::RelativePath, place::is_temporary};
 
 /// A held directory is judged again after this, if nothing is heard of it.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -90,6 +91,15 @@ impl Engine {
             self.report.changed();
             return Ok(Ok(false));
         }
+        if let Some(other) = self.unknown_beneath(&spot.path)? {
+            // Rules leave it out, or nobody has seen it yet: it is no part of what may go.
+            let problem = format!(
+                "the directory that is here holds \"{other}\", which takes no part: move it away"
+            );
+            self.troubles.add(&spot.path, problem, now);
+            self.scan.look_at(other);
+            return Ok(Ok(false));
+        }
         if let Err(errno) = self.put_aside(spot) {
             return Ok(Err(errno));
         }
@@ -101,6 +111,27 @@ impl Engine {
         }
         spot.before = None;
         Ok(Ok(true))
+    }
+
+    /// Something in a directory of which the index knows nothing.
+    fn unknown_beneath(&mut self, path: &RelativePath) -> Step<Option<RelativePath>> {
+        let Some(root) = self.root.clone() else { return Ok(Some(path.clone())) };
+        let mut open = vec![path.clone()];
+        while let Some(at) = open.pop() {
+            let Ok(listed) = root.dir(&at).and_then(|dir| dir.list()) else {
+                return Ok(Some(at));
+            };
+            for one in listed.into_iter().filter(|one| !is_temporary(one.name.as_bytes())) {
+                let Ok(path) = at.join(&one.name) else { return Ok(Some(at)) };
+                let row = self.index.get(path.as_written())?.filter(Row::is_present);
+                match row.and_then(|row| row.own) {
+                    None => return Ok(Some(path)),
+                    Some(own) if own.version.contents.is_directory() => open.push(path),
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What is there goes to what is kept.

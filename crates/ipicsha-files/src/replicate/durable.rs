@@ -66,7 +66,11 @@ impl Engine {
     /// others hears of it: after a loss of power it would look deleted.
     pub(super) fn make_durable(&mut self) -> Step<()> {
         let is_early = self.unsettled.until.is_some_and(|until| Instant::now() < until);
-        if self.unsettled.has_failed() && self.hold.is_some() || is_early {
+        if self.unsettled.has_failed() && self.hold.is_some() {
+            self.outbox.clear(); // it would be told after a restart only, and then anew
+            return Ok(());
+        }
+        if is_early {
             return Ok(());
         }
         if let Err(errno) = self.settle_disk() {

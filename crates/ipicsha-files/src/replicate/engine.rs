@@ -288,6 +288,8 @@ impl Engine {
 
     pub(super) fn hold_for(&mut self, why: String) {
         self.hold = Some(why);
+        self.fail_comparison();
+        self.fail_flushes();
     }
 
     fn see_root(&mut self, now: Instant) -> Step<()> {

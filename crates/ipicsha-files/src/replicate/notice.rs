@@ -83,6 +83,7 @@ impl Engine {
     pub(super) fn acknowledge_left(&mut self, path: &RelativePath, row: &Row) -> Step<()> {
         let mut new = row.clone();
         self.acknowledge(&mut new);
+        self.troubles.remove(path);
         self.store(path, Some(row), new)
     }
 

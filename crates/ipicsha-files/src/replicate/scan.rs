@@ -432,7 +432,7 @@ impl Engine {
     /// It takes no part any more, because of a rule: nothing is told of it.
     pub(super) fn leave(&mut self, path: &RelativePath, row: Option<&Row>) -> Step<()> {
         self.scan.gone.remove(path);
-        self.troubles.listed(path);
+        self.troubles.remove(path);
         let Some(row) = row.filter(|row| row.is_present()) else { return Ok(()) };
         let is_directory = row.own.as_ref().is_some_and(|own| own.version.contents.is_directory());
         let beneath = if is_directory {

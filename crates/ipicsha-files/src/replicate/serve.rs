@@ -60,6 +60,13 @@ pub(super) struct Wanted {
     pub(super) signature: Option<Signature>,
 }
 
+impl Wanted {
+    /// Whether it is one part, between which no other file can be served.
+    fn is_sent_at_once(&self) -> bool {
+        self.quick.size <= SMALL_BYTES_MAX && self.from == 0 && self.signature.is_none()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
@@ -208,7 +215,7 @@ impl Serving {
     /// Sends small files that were asked for while a large one is under way.
     fn serve_small_ones(&self) {
         let is_small = |job: &Job| match &job.what {
-            Ok(wanted) => wanted.quick.size <= SMALL_BYTES_MAX,
+            Ok(wanted) => wanted.is_sent_at_once(),
             Err(_) => true,
         };
         loop {
@@ -281,7 +288,7 @@ impl Serving {
             Err(errno) => Err(End::Failed(errno)),
         };
         check()?;
-        if wanted.quick.size <= SMALL_BYTES_MAX && wanted.from == 0 && wanted.signature.is_none() {
+        if wanted.is_sent_at_once() {
             let bytes = read_at(&file, 0, wanted.quick.size)?;
             check()?;
             let (bytes, compressed) = Tries::default().compress(bytes, self.level());

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::Receiver;
+use super::{Receiver, files::Pending};
 use crate::{
     delta::{BlockSum, Signer, Value},
     hash::READ_BYTES,
@@ -32,6 +32,10 @@ const VALUES_MAX: u64 = 1 << 20;
 const WAIT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// A clock of the file system has moved on after this: later changes show.
 const SETTLED: Duration = Duration::from_millis(50);
+/// The same of a file system that counts seconds.
+const SETTLED_SECONDS: Duration = Duration::from_secs(2);
+/// Of so many files at a time it is remembered.
+const REMEMBERED_MAX: usize = 8;
 
 /// It, while the new content comes.
 #[derive(Debug)]
@@ -57,7 +61,7 @@ impl Old {
     /// Begins to remember, where that is of use.
     fn begin(&mut self, size: u64) {
         if size / u64::from(self.block_bytes.max(1)) <= VALUES_MAX {
-            let before = settled(&self.file);
+            let before = settled(&self.file).filter(|before| before.size == size);
             self.remembered = before.map(|before| Remembered { before, values: Vec::new() });
         }
     }
@@ -95,9 +99,10 @@ fn settled(file: &File) -> Option<Meta> {
         let seconds = u64::try_from(meta.ctime.seconds).unwrap_or_default();
         now.checked_sub(Duration::new(seconds, meta.ctime.nanoseconds))
     };
+    let enough = if meta.ctime.nanoseconds == 0 { SETTLED_SECONDS } else { SETTLED };
     match age(&meta) {
-        Some(age) if age >= SETTLED => Some(meta),
-        Some(age) if meta.size >= WAIT_BYTES_MIN => {
+        Some(age) if age >= enough => Some(meta),
+        Some(age) if age < SETTLED && enough == SETTLED && meta.size >= WAIT_BYTES_MIN => {
             std::thread::sleep(SETTLED - age);
             Meta::of(file).ok().filter(|now| now.same_content_as(&meta))
         }
@@ -119,7 +124,10 @@ where
         let Want::Delta { block_bytes, size } = want else { return Ok(old) };
         debug_assert!(self.wants.last().is_some_and(|(last, _)| *last == id));
         self.ask()?;
-        if !self.options.inplace && self.options.append.is_none() && !self.options.sparse {
+        let plain = !self.options.inplace && self.options.append.is_none() && !self.options.sparse;
+        let remembers =
+            |pending: &&Pending| pending.old.as_ref().is_some_and(|old| old.remembered.is_some());
+        if plain && self.pending.values().filter(remembers).count() < REMEMBERED_MAX {
             old.begin(size);
         }
         let block = u64::from(block_bytes);
@@ -131,8 +139,10 @@ where
             let both = sums_of_both(&old.file, block_bytes, at..middle, middle..end);
             for (sums, values) in both {
                 self.say_sums(&sums)?;
-                if let Some(remembered) = &mut old.remembered {
-                    remembered.values.extend(values);
+                match (&mut old.remembered, values) {
+                    (Some(remembered), Some(values)) => remembered.values.extend(values),
+                    (_, None) => old.remembered = None,
+                    (None, Some(_)) => {}
                 }
             }
             at = end;
@@ -149,12 +159,13 @@ where
     }
 }
 
-type Sums = (Vec<BlockSum>, Vec<Value>);
+/// Of a part of an old content; no values where something of it could not be read.
+type Sums = (Vec<BlockSum>, Option<Vec<Value>>);
 
 /// Sums of two parts of an old content, by two threads where there is a second part.
 fn sums_of_both(file: &File, block_bytes: u32, first: Range<u64>, second: Range<u64>) -> [Sums; 2] {
     if second.is_empty() {
-        return [sums(file, block_bytes, first), Sums::default()];
+        return [sums(file, block_bytes, first), (Vec::new(), Some(Vec::new()))];
     }
     std::thread::scope(|scope| {
         let second = scope.spawn(|| sums(file, block_bytes, second));
@@ -167,18 +178,19 @@ fn sums_of_both(file: &File, block_bytes: u32, first: Range<u64>, second: Range<
 fn sums(file: &File, block_bytes: u32, part: Range<u64>) -> Sums {
     let mut signer = Signer::at(part.start, block_bytes);
     let mut buffer = vec![0; READ_BYTES];
-    let mut at = part.start;
+    let (mut at, mut whole) = (part.start, true);
     while at < part.end {
         let wanted = usize::try_from(part.end - at).unwrap_or(READ_BYTES).min(READ_BYTES);
         // A file that became shorter has sums of zeros instead, which nothing will be found by.
         let got = file.read_at(&mut buffer[..wanted], at).unwrap_or(0);
         if got == 0 {
             buffer[..wanted].fill(0);
+            whole = false;
         }
         let got = if got == 0 { wanted } else { got };
         signer.add(&buffer[..got]);
         at += got as u64;
     }
     let (signature, values) = signer.finish_with_values();
-    (signature.sums, values)
+    (signature.sums, whole.then_some(values))
 }
