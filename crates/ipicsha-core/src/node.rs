@@ -137,6 +137,8 @@ pub struct Node {
     /// When a role change that went wrong is tried again.
     retry_at: Option<MonoTime>,
     split_noticed: Option<MonoTime>,
+    /// The partner could take over from the activation with this epoch.
+    relieved: Option<Epoch>,
     services: ServicesReport,
     /// Since when a critical service is down while this server is active.
     services_down_since: Option<MonoTime>,
@@ -174,6 +176,7 @@ impl Node {
         let configured = persisted.ha.config.is_some();
         let phase =
             if configured { Phase::Booting { since: now.mono } } else { Phase::Unconfigured };
+        let relieved = persisted.epoch;
         let mut node = Self {
             config,
             state: persisted,
@@ -201,6 +204,7 @@ impl Node {
             failure: None,
             retry_at: None,
             split_noticed: None,
+            relieved: Some(relieved),
             services: ServicesReport::default(),
             services_down_since: None,
             services_well_since: now.mono,
@@ -342,6 +346,7 @@ impl Node {
         self.licensed = licensed_role(&self.licenses, now.wall);
         self.forget_takeovers(now);
         self.expire_requests(now);
+        self.note_relief(now.mono);
         self.consider_boot(now);
         self.consider_takeover(now);
         self.consider_kept(now);

@@ -115,7 +115,7 @@ impl Node {
         if let Some(seconds) = self.takeovers_held(now) {
             raise(configured, Alarm::TakeoversHeld { seconds });
         }
-        if let Some(reason) = self.moved_by_itself(now) {
+        if let Some(reason) = self.moved_by_itself() {
             raise(configured, Alarm::RoleMoved { reason });
         }
         if let Some(pause) = self.pause_in_force() {
@@ -159,14 +159,21 @@ impl Node {
         hears.is_some_and(|age| age > self.takeover_after() / 2 + self.interval())
     }
 
-    /// Why this server became active without anybody's wish, until the other one could take over again.
-    fn moved_by_itself(&self, now: MonoTime) -> Option<Reason> {
+    /// Remembers that the partner could take over again.
+    pub(super) fn note_relief(&mut self, now: MonoTime) {
         let ready = self.reachable_report(now).is_some_and(|report| report.not_ready.is_none());
+        if self.phase == Phase::Active && ready {
+            self.relieved = Some(self.state.epoch);
+        }
+    }
+
+    /// Why this server became active without anybody's wish, until the other one could take over again.
+    fn moved_by_itself(&self) -> Option<Reason> {
         let reason = self.state.role_reason;
         let moved = self.phase == Phase::Active
             && reason.is_automatic()
             && reason != Reason::AutomaticFallback;
-        (moved && !ready).then_some(reason)
+        (moved && self.relieved != Some(self.state.epoch)).then_some(reason)
     }
 
     /// The active is lost, and nobody takes over by itself.
