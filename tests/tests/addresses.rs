@@ -146,16 +146,16 @@ fn of_two_active_servers_one_has_the_address_and_the_network_is_told_when_it_is_
         pair.alpha.wait("the split is seen", |status| status.is_split())?;
         wait_for_it(pair, Side::Bravo)?;
         stays(pair, Side::Bravo)?;
-        // Who goes on is told to a host that knows the other one.
+        // A host that has talked to the other one meanwhile is told who goes on.
         let old = format!("neigh replace {ADDRESS} lladdr 02:00:00:00:00:99 dev eth0 nud stale");
-        ip(pair, Side::Bravo, &old)?;
-        pair.bravo.ask(&["go-standby"])?;
-        pair.wait_roles(Side::Alpha)?;
-        let winner = mac(pair, Side::Alpha)?;
+        ip(pair, Side::Alpha, &old)?;
+        pair.alpha.ask(&["go-standby"])?;
+        pair.wait_roles(Side::Bravo)?;
+        let winner = mac(pair, Side::Bravo)?;
         wait_for("the network knows who has it", SOON, || {
-            let known = ip(pair, Side::Bravo, &format!("neigh show {ADDRESS} dev eth0")).ok()?;
+            let known = ip(pair, Side::Alpha, &format!("neigh show {ADDRESS} dev eth0")).ok()?;
             known.contains(&winner).then_some(())
         })?;
-        wait_for_it(pair, Side::Alpha)
+        wait_for_it(pair, Side::Bravo)
     })
 }

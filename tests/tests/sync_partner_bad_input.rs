@@ -404,6 +404,7 @@ fn one_of_many_that_may_not_be_read_is_told_and_the_others_come() -> Result<()> 
             ended(&ran, 23, "cannot open \"secret\": Permission denied (13)")?;
             ensure!(fs::read_dir(&to)?.count() == 700 && !to.join("secret").exists(), "{ran:?}");
         }
+        drop(mounted); // nobody could look at them either
         ensure!(places.temporary()?.is_empty(), "{:?}", places.temporary()?);
         Ok(())
     })

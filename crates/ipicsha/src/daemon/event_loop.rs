@@ -85,6 +85,8 @@ pub(crate) struct Daemon {
     /// Who waits for the certificate to be changed, which is done between two events.
     /// Both servers were active when the addresses were looked at last.
     pub(crate) split: bool,
+    /// It ends to come back at once.
+    pub(crate) restarting: bool,
     pub(crate) renewing: Option<oneshot::Sender<Result<(), Failure>>>,
 }
 
@@ -196,7 +198,10 @@ impl Daemon {
                 environment(&self.config).into_iter().for_each(|input| self.input(input));
             }
             Event::Renew(done) => self.renewing = Some(done),
-            Event::Shutdown(shutdown) => self.input(Input::Shutdown(shutdown)),
+            Event::Shutdown(shutdown) => {
+                self.restarting = shutdown == Shutdown::Restart;
+                self.input(Input::Shutdown(shutdown));
+            }
         }
     }
 
@@ -330,8 +335,10 @@ impl Daemon {
         {
             tracing::error!("services do not end in time; they are left to the system");
         }
-        // The addresses of a cloud move by a hook.
-        self.hooks.end().await;
+        if !self.restarting {
+            // The addresses of a cloud move by a hook; after a restart the role is still here.
+            self.hooks.end().await;
+        }
         self.alarms.end().await;
         // The last message may still be in its queue.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -22,6 +22,8 @@ use tokio::{
 
 /// Bytes of a hook's output that are logged.
 const OUTPUT_MAX: u64 = 4096;
+/// The end of the daemon waits so long for hooks.
+const END_MAX: Duration = Duration::from_secs(10);
 /// Hooks that may wait for those before them.
 const QUEUE: usize = 256;
 
@@ -139,7 +141,7 @@ impl Hooks {
         }
     }
 
-    /// Waits until what is queued has run, for as long as one hook may take at most.
+    /// Waits until what is queued has run, but not for long: who ends the daemon has a limit of his own.
     pub(crate) async fn end(&self) {
         let (done, ended) = oneshot::channel();
         let waits = async {
@@ -147,7 +149,7 @@ impl Hooks {
                 let _ = ended.await; // its task is gone
             }
         };
-        if tokio::time::timeout(self.limit, waits).await.is_err() {
+        if tokio::time::timeout(self.limit.min(END_MAX), waits).await.is_err() {
             tracing::error!("hooks do not end in time; those that are left do not run");
         }
     }

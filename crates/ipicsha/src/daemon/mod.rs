@@ -145,7 +145,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
     let databases = protected(&config, &data_queue, &events)?;
     let files_queue = FilesQueue::new(config.file.files.bandwidth_limit.map(|limit| limit.0));
     let directories = watched(&config, &files_queue, &events)?;
-    let (roles, service_rows, addresses) = carrying_out(&config, &events)?;
+    let (roles, service_rows, addresses) = carrying_out(&config, store.server(), &events)?;
     let transfers = transfers(&config);
     tokio::spawn(accept(
         incoming,
@@ -157,11 +157,11 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
             transfers: transfers.clone(),
         },
     ));
-    let alarms = alarms::Alarms::new(&config, now.wall);
-    let hooks = hooks::Hooks::new(config.file.hooks.directory.clone(), config.hook_limit);
     let mut daemon = Daemon {
         planned: planned::Planned::open(config.state_file("planned.json")),
         history: history::History::new(config.state_file("history.jsonl")),
+        alarms: alarms::Alarms::new(&config, now.wall),
+        hooks: hooks::Hooks::new(config.file.hooks.directory.clone(), config.hook_limit),
         config,
         node,
         store,
@@ -177,8 +177,6 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         roles,
         service_rows,
         addresses,
-        alarms,
-        hooks,
         hooked: None,
         events,
         repairs: repairs::Repairs::default(),
@@ -189,6 +187,7 @@ fn assemble(config: Config, events: mpsc::Sender<Event>) -> Result<Daemon, Failu
         link_error: None,
         witness,
         split: false,
+        restarting: false,
         renewing: None,
     };
     daemon.connect();
@@ -206,8 +205,12 @@ fn identity(config: &Config, now: WallTime) -> Result<Arc<Identity>, Failure> {
 type CarryingOut = (mpsc::Sender<RoleChange>, watch::Receiver<Vec<Running>>, Addresses);
 
 /// The task that carries out role changes, and what it moves: services and addresses.
-fn carrying_out(config: &Config, events: &mpsc::Sender<Event>) -> Result<CarryingOut, Failure> {
-    let services = services::Services::of(config, events.clone());
+fn carrying_out(
+    config: &Config,
+    server: ServerId,
+    events: &mpsc::Sender<Event>,
+) -> Result<CarryingOut, Failure> {
+    let services = services::Services::of(config, server, events.clone());
     let service_rows = services.rows();
     let addresses = Addresses::start(&config.file.addresses).map_err(anyhow::Error::from)?;
     let (roles, role_changes) = mpsc::channel(16);

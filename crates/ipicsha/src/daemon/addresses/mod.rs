@@ -87,7 +87,7 @@ impl Addresses {
             return Ok(Self { orders: None, rows });
         }
         let (orders, received) = channel();
-        let keeper = Keeper { held, wanted: false, rows: Arc::clone(&rows) };
+        let keeper = Keeper { held, wanted: false, second: false, rows: Arc::clone(&rows) };
         thread::Builder::new().name("addresses".into()).spawn(move || keeper.run(&received))?;
         Ok(Self { orders: Some(orders), rows })
     }
@@ -287,6 +287,8 @@ fn ip(words: &[&str]) -> Result<(), String> {
 struct Keeper {
     held: Vec<Held>,
     wanted: bool,
+    /// The partner has them, although this server is active: nothing is taken until that is over.
+    second: bool,
     rows: Arc<Mutex<Vec<AddressRow>>>,
 }
 
@@ -309,17 +311,23 @@ impl Keeper {
 
     fn carry_out(&mut self, order: Order) -> Option<oneshot::Sender<()>> {
         match order {
+            Order::Take(_, done) if self.second => {
+                self.wanted = true;
+                Some(done)
+            }
             Order::Take(lifetime, done) => {
                 self.wanted = true;
                 self.held.iter_mut().for_each(|held| held.hold(lifetime));
                 Some(done)
             }
             Order::GiveUp(done) => {
-                self.wanted = false;
+                (self.wanted, self.second) = (false, false);
                 self.held.iter_mut().for_each(Held::give_up);
                 Some(done)
             }
+            Order::Keep(Right::Unconfigured, _) if self.second => None,
             Order::Keep(Right::Serves | Right::Unconfigured, lifetime) if self.wanted => {
+                self.second = false;
                 self.held.iter_mut().for_each(|held| held.hold(lifetime));
                 None
             }
@@ -334,11 +342,12 @@ impl Keeper {
             }
             Order::Keep(Right::Serves | Right::Undecided | Right::Unconfigured, _) => None,
             Order::Keep(Right::Second, _) => {
+                self.second = true;
                 self.held.iter_mut().for_each(Held::give_up);
                 None
             }
             Order::Keep(Right::No, _) => {
-                self.wanted = false;
+                (self.wanted, self.second) = (false, false);
                 self.held.iter_mut().for_each(Held::give_up);
                 None
             }

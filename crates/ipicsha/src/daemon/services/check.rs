@@ -70,6 +70,7 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
                 // Again after as many failures more: a restart needs its time.
                 if failures % check.failures == 0 && kind(&check) == ServiceKind::Critical {
                     mend(&mut mender).await;
+                    well_since = Instant::now(); // a restart may take long
                 }
             }
         }

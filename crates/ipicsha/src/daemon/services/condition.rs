@@ -103,7 +103,9 @@ impl Condition {
     pub(super) fn wanted(&self, checks: &[ServiceKind]) {
         self.change(|health| {
             health.wanted = true;
-            health.checks = checks.iter().map(|kind| (*kind, None)).collect();
+            if !health.checks.iter().map(|(kind, _)| kind).eq(checks) {
+                health.checks = checks.iter().map(|kind| (*kind, None)).collect();
+            }
         });
     }
 
@@ -193,5 +195,13 @@ mod tests {
         assert_eq!(report(&conditions.0.borrow()).down.len(), 1, "it is only tried again");
         a.process(None);
         assert_eq!(report(&conditions.0.borrow()).down, []);
+        a.wanted(&[ServiceKind::Critical]);
+        a.check(0, Some("no answer".into()));
+        a.wanted(&[ServiceKind::Critical]);
+        assert_eq!(
+            report(&conditions.0.borrow()).down.len(),
+            1,
+            "its check fails until it does not"
+        );
     }
 }

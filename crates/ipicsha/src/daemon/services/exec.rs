@@ -17,7 +17,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{command, condition::Condition, leftover};
+use super::{
+    command,
+    condition::Condition,
+    leftover::{self, Mark},
+};
 use crate::config::{ExecFile, seconds};
 
 /// A child that ends within this time did not start.
@@ -79,19 +83,23 @@ impl Restarter {
 pub(super) async fn supervise(
     file: ExecFile,
     log: PathBuf,
+    mark: Mark,
     condition: Condition,
 ) -> Result<Supervised, String> {
-    let mut child = spawn(&file, &log)?;
+    let mut child = spawn(&file, &log, &mark)?;
+    let pid = child.id();
     if let Ok(ended) = tokio::time::timeout(STARTED_AFTER, child.wait()).await {
         let how = ended.map_or_else(|error| error.to_string(), describe);
-        leftover::kill(&log); // one that forks away would serve on beside the partner's
+        // One that forks away would serve on beside the partner's.
+        end_group(&file, pid.unwrap_or_default(), Signal::KILL);
+        mark.kill().await;
         return Err(format!("service {} ended at once: {how}; see {}", file.name, log.display()));
     }
-    condition.process(None);
     let (orders, orders_receiver) = mpsc::channel(4);
     let (pid_sender, pid) = watch::channel(child.id());
     tokio::spawn(async move {
-        let keeper = Keeper { file, log, condition, pid: pid_sender, orders: orders_receiver };
+        let keeper =
+            Keeper { file, log, mark, condition, pid: pid_sender, orders: orders_receiver };
         keeper.keep(child).await;
     });
     Ok(Supervised { orders, pid })
@@ -101,6 +109,7 @@ pub(super) async fn supervise(
 struct Keeper {
     file: ExecFile,
     log: PathBuf,
+    mark: Mark,
     condition: Condition,
     pid: watch::Sender<Option<u32>>,
     orders: mpsc::Receiver<Order>,
@@ -130,7 +139,7 @@ impl Keeper {
                     return;
                 }
                 pause = (pause * 2).min(RESTART_PAUSES.1);
-                match spawn(&self.file, &self.log) {
+                match spawn(&self.file, &self.log, &self.mark) {
                     Ok(again) => {
                         child = again;
                         self.pid.send_replace(child.id());
@@ -159,7 +168,7 @@ impl Keeper {
                     self.condition.process(None);
                 }
                 order = self.orders.recv() => {
-                    terminate(&self.file, &self.log, child).await;
+                    terminate(&self.file, &self.mark, child).await;
                     match order {
                         Some(Order::Restart) => break "its check failed".into(),
                         Some(Order::Stop(done)) => {
@@ -177,7 +186,7 @@ impl Keeper {
         };
         // What it left behind would hold its ports, and serve on when this server does not.
         end_group(&self.file, self.pid.borrow().unwrap_or_default(), Signal::KILL);
-        leftover::kill(&self.log);
+        self.mark.kill().await;
         self.pid.send_replace(None);
         Some(how)
     }
@@ -238,7 +247,7 @@ fn end_group(file: &ExecFile, pid: u32, signal: Signal) {
 }
 
 /// The child leads its own process group and dies with the daemon (`setpriv --pdeathsig`).
-fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
+fn spawn(file: &ExecFile, log: &Path, mark: &Mark) -> Result<Child, String> {
     let failed =
         |what: &str, error: std::io::Error| format!("service {}: {what}: {error}", file.name);
     let (program, arguments) = file
@@ -254,7 +263,7 @@ fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--", program]).args(arguments);
     command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
-    command.env(leftover::MARK, log);
+    command.env(leftover::VARIABLE, mark.value());
     if let Some(directory) = &file.directory {
         command.current_dir(directory);
     }
@@ -262,7 +271,7 @@ fn spawn(file: &ExecFile, log: &Path) -> Result<Child, String> {
 }
 
 /// Stop command, TERM to the group, then KILL after the limit.
-async fn terminate(file: &ExecFile, log: &Path, child: &mut Child) {
+async fn terminate(file: &ExecFile, mark: &Mark, child: &mut Child) {
     let limit = seconds(file.stop_timeout_seconds).unwrap_or(Duration::from_secs(10));
     if !file.stop.is_empty() {
         match command::run(&file.stop, limit).await {
@@ -280,12 +289,12 @@ async fn terminate(file: &ExecFile, log: &Path, child: &mut Child) {
         }
     };
     signal(Signal::TERM);
-    leftover::signal(log, Signal::TERM);
+    mark.signal(Signal::TERM, Some(group)).await; // twice would be once too often
     if tokio::time::timeout(limit, child.wait()).await.is_err() {
         tracing::warn!(service = file.name, "it did not stop in time and is killed");
     }
     signal(Signal::KILL); // also whatever the child left behind in its group
-    leftover::kill(log);
+    mark.kill().await;
     if let Err(error) = child.wait().await {
         tracing::warn!(service = file.name, %error, "the child cannot be reaped");
     }
@@ -322,15 +331,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("app.log");
         let (_all, one) = condition();
-        let started = supervise(file("echo no; exit 3", 3), log.clone(), one).await;
+        let started = supervise(file("echo no; exit 3", 3), log.clone(), mark(&log), one).await;
         assert!(started.err().unwrap().contains("ended at once: exit code 3"));
         assert_eq!(std::fs::read_to_string(log).unwrap(), "no\n");
     }
 
-    /// Whether nothing that belongs to the service with this log runs any more.
-    async fn nothing_is_left(log: &Path) {
+    fn mark(log: &Path) -> Mark {
+        Mark::new(log, 1)
+    }
+
+    /// Waits until nothing that belongs to the service runs any more; touches nothing.
+    async fn nothing_is_left(mark: &Mark) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while leftover::signal(log, Signal::KILL) > 0 {
+        while mark.signal(Signal::CONT, None).await > 0 {
             assert!(Instant::now() < deadline, "something runs on");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -342,8 +355,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let log = folder.path().join("app.log");
             let (_all, one) = condition();
-            assert!(supervise(file(script, 3), log.clone(), one).await.is_err());
-            assert_eq!(leftover::signal(&log, Signal::TERM), 0, "{script}");
+            assert!(supervise(file(script, 3), log.clone(), mark(&log), one).await.is_err());
+            nothing_is_left(&mark(&log)).await;
         }
     }
 
@@ -353,10 +366,10 @@ mod tests {
         let log = folder.path().join("app.log");
         let (_all, one) = condition();
         let script = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' & exec sleep 100000";
-        let child = supervise(file(script, 3), log.clone(), one).await.unwrap();
-        assert!(leftover::signal(&log, Signal::CONT) >= 2, "both run");
+        let child = supervise(file(script, 3), log.clone(), mark(&log), one).await.unwrap();
+        assert!(mark(&log).signal(Signal::CONT, None).await >= 2, "both run");
         child.stop().await;
-        nothing_is_left(&log).await;
+        nothing_is_left(&mark(&log)).await;
     }
 
     /// A service that forks away leaves its parent's end behind: it counts as ended, and what it left
@@ -367,7 +380,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (all, one) = condition();
             let log = folder.path().join("app.log");
-            let child = supervise(file(script, 1), log, one).await.unwrap();
+            let child = supervise(file(script, 1), log.clone(), mark(&log), one).await.unwrap();
             let mut seen = all.subscribe();
             let given_up = seen.wait_for(|all| {
                 all[0]
@@ -377,7 +390,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(60), given_up).await.unwrap().unwrap();
             tokio::time::timeout(Duration::from_secs(60), child.orders.closed()).await.unwrap();
             assert!(child.gave_up());
-            assert_eq!(leftover::signal(&folder.path().join("app.log"), Signal::CONT), 0);
+            nothing_is_left(&mark(&log)).await;
             child.stop().await; // nothing is left to stop
         }
     }
@@ -387,7 +400,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_all, one) = condition();
         let log = folder.path().join("app.log");
-        let child = supervise(file("exec sleep 100000", 5), log, one).await.unwrap();
+        let script = file("exec sleep 100000", 5);
+        let child = supervise(script, log.clone(), mark(&log), one).await.unwrap();
         let first = *child.pid.borrow();
         child.restarter().restart();
         let mut pid = child.pid.clone();

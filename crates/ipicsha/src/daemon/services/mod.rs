@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ipicsha_core::ServiceKind;
+use ipicsha_core::{ServiceKind, id::ServerId};
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -25,6 +25,7 @@ use self::{
     check::Mender,
     condition::{Condition, Conditions, Health},
     exec::{Supervised, supervise},
+    leftover::Mark,
     systemd::systemctl,
 };
 use super::event::Event;
@@ -85,6 +86,7 @@ struct Service {
     file: ServiceFile,
     checks: Vec<Check>,
     log: PathBuf,
+    mark: Mark,
     driven: Driven,
     condition: Condition,
     watches: Vec<AbortHandle>,
@@ -94,18 +96,16 @@ struct Service {
 
 impl Services {
     /// The services of the configuration, none of them started.
-    pub(crate) fn of(config: &Config, events: mpsc::Sender<Event>) -> Self {
-        Self::new(&config.file.services, &config.state_file("services"), events)
-    }
-
-    /// `logs` receives what exec services print.
-    fn new(files: &[ServiceFile], logs: &Path, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn of(config: &Config, server: ServerId, events: mpsc::Sender<Event>) -> Self {
+        let (files, logs) = (&config.file.services, config.state_file("services"));
+        let log = |file: &ServiceFile| logs.join(format!("{}.log", file.name()));
         let health = |file: &ServiceFile| Health::new(file.name(), file.is_critical());
         let conditions = Conditions::new(files.iter().map(health).collect());
         let service = |(index, file): (usize, &ServiceFile)| Service {
             file: file.clone(),
             checks: file.checks().unwrap_or_default(), // checked with the configuration
-            log: logs.join(format!("{}.log", file.name())),
+            log: log(file),
+            mark: Mark::new(&log(file), server.0),
             driven: Driven::Nothing,
             condition: conditions.of(index),
             watches: Vec::new(),
@@ -286,7 +286,8 @@ impl Service {
         match &self.file {
             ServiceFile::Exec(file) => {
                 let condition = self.condition.clone();
-                let child = supervise(file.clone(), self.log.clone(), condition).await?;
+                let child = supervise(file.clone(), self.log.clone(), self.mark.clone(), condition);
+                let child = child.await?;
                 let mender = Mender::Child(child.restarter());
                 self.driven = Driven::Child(child);
                 Ok(mender)
