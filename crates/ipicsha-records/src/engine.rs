@@ -284,6 +284,7 @@ impl Engine {
             }
             Command::LinkDown => {
                 self.link = false;
+                self.apply_what_came();
                 self.detach("the connection to the partner is lost");
             }
             Command::SetGate(gate) if gate == self.gate => {}

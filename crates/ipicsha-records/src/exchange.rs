@@ -37,6 +37,8 @@ use crate::{
 const SHARED_ROWS: usize = 20;
 /// How long received messages are worked off before commands are looked at again.
 const WORK: Duration = Duration::from_millis(20);
+/// The same of what came before the connection was lost, which somebody may wait for to take over.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Begins an exchange: the secondary says where it stands, the primary asks it to.
@@ -217,6 +219,35 @@ impl Engine {
             self.reporter.touch();
             if Instant::now() >= until {
                 break;
+            }
+        }
+    }
+
+    /// The partner may be gone for good: what has come whole is worth more here than asked for again.
+    pub(crate) fn apply_what_came(&mut self) {
+        let standby = self.database.as_ref().is_some_and(|database| database.fence_closed);
+        let attached = matches!(self.session, Session::Attached(_));
+        let until = Instant::now() + LAST_WORK;
+        while standby && attached && self.has_work() && Instant::now() < until {
+            let Some(data) = self.inbox.pop_front() else { return };
+            let applied = match &data {
+                Data::Batch(batch) => self.apply(batch),
+                Data::Invite { .. }
+                | Data::Attach(_)
+                | Data::Schema { .. }
+                | Data::Ack { .. }
+                | Data::Compare { .. }
+                | Data::Undo { .. }
+                | Data::Expect { .. } => return,
+            };
+            match applied {
+                Ok(true) => {}
+                Ok(false) => self.inbox.push_front(data),
+                Err(error) => {
+                    let database = &self.config.name;
+                    tracing::warn!(%database, %error, "what has come last cannot be applied");
+                    return;
+                }
             }
         }
     }

@@ -86,6 +86,32 @@ fn of_a_transaction_that_was_cut_off_nothing_is_served_after_a_takeover() {
 }
 
 #[test]
+fn what_has_come_whole_is_served_after_a_takeover_although_nobody_had_time_for_it() {
+    let pair = Pair::running(T);
+    sql(&pair.a.path, "INSERT INTO t VALUES(0,'before')");
+    pair.wait_equal();
+    let standby = pair.b.worker.as_ref().unwrap().sender();
+    let ((busy, is_busy), (go, may_go)) = (channel(), channel());
+    let done = Box::new(move |_: Result<(), crate::Error>| {
+        busy.send(()).unwrap();
+        let _ = may_go.recv_timeout(GENEROUS); // the test has failed
+    });
+    standby.send(Command::SetWrites { writes: Writes::Closed, drained: false, done });
+    is_busy.recv_timeout(GENEROUS).unwrap();
+    for _ in 0..3 {
+        insert(&pair.a, 1500, "'x'");
+    }
+    let rows = || batches(&pair.a).iter().map(|batch| batch.rows.len()).sum::<usize>();
+    wait("all is sent", || rows() == 4501);
+    let open = |done| Command::SetWrites { writes: Writes::Open, drained: false, done };
+    pair.a.ask(open).unwrap(); // answered behind it
+    standby.send(Command::LinkDown);
+    go.send(()).unwrap();
+    pair.b.ask(open).unwrap();
+    assert_eq!(one::<i64>(&pair.b.path, COUNT), 4501);
+}
+
+#[test]
 fn a_reader_of_the_standby_never_sees_half_a_transaction() {
     const ROWS: u32 = 2500;
     let pair = Pair::running(T);

@@ -198,11 +198,13 @@ impl Daemon {
                 environment(&self.config).into_iter().for_each(|input| self.input(input));
             }
             Event::Renew(done) => self.renewing = Some(done),
-            Event::Shutdown(shutdown) => {
-                self.restarting = shutdown == Shutdown::Restart;
-                self.input(Input::Shutdown(shutdown));
-            }
+            Event::Shutdown(shutdown) => self.shut_down(shutdown),
         }
+    }
+
+    fn shut_down(&mut self, shutdown: Shutdown) {
+        self.restarting = shutdown == Shutdown::Restart;
+        self.input(Input::Shutdown(shutdown));
     }
 
     pub(crate) fn input(&mut self, input: Input) {
