@@ -230,17 +230,8 @@ impl Engine {
         let until = Instant::now() + LAST_WORK;
         while standby && attached && self.has_work() && Instant::now() < until {
             let Some(data) = self.inbox.pop_front() else { return };
-            let applied = match &data {
-                Data::Batch(batch) => self.apply(batch),
-                Data::Invite { .. }
-                | Data::Attach(_)
-                | Data::Schema { .. }
-                | Data::Ack { .. }
-                | Data::Compare { .. }
-                | Data::Undo { .. }
-                | Data::Expect { .. } => return,
-            };
-            match applied {
+            let Data::Batch(batch) = &data else { return };
+            match self.apply(batch) {
                 Ok(true) => {}
                 Ok(false) => self.inbox.push_front(data),
                 Err(error) => {

@@ -161,8 +161,9 @@ impl Node {
 
     /// Remembers that the partner could take over again.
     pub(super) fn note_relief(&mut self, now: MonoTime) {
-        let ready = self.reachable_report(now).is_some_and(|report| report.not_ready.is_none());
-        if self.phase == Phase::Active && ready {
+        let ready =
+            |report: &Report| report.role == Some(Role::Standby) && report.not_ready.is_none();
+        if self.phase == Phase::Active && self.reachable_report(now).is_some_and(ready) {
             self.relieved = Some(self.state.epoch);
         }
     }

@@ -168,6 +168,11 @@ impl Engine {
     /// The connection is gone, or the gate closed.
     pub(super) fn fail_comparison(&mut self) {
         self.comparing.owed = None;
+        self.refuse_comparison();
+    }
+
+    /// Whoever asked here does not wait any longer; what the partner asked for is told later.
+    pub(super) fn refuse_comparison(&mut self) {
         let Some(refused) = self.why_not_connected() else { return };
         if let Some(asked) = self.comparing.asked.take() {
             (asked.done)(Err(refused));

@@ -288,7 +288,7 @@ impl Engine {
 
     pub(super) fn hold_for(&mut self, why: String) {
         self.hold = Some(why);
-        self.fail_comparison();
+        self.refuse_comparison();
         self.fail_flushes();
     }
 

@@ -170,7 +170,11 @@ impl Keeper {
                 order = self.orders.recv() => {
                     terminate(&self.file, &self.mark, child).await;
                     match order {
-                        Some(Order::Restart) => break "its check failed".into(),
+                        Some(Order::Restart) => {
+                            // Nothing is left, and its number may be somebody else's by now.
+                            self.pid.send_replace(None);
+                            return Some("its check failed".into());
+                        }
                         Some(Order::Stop(done)) => {
                             self.pid.send_replace(None);
                             let _ = done.send(()); // nobody waits any more

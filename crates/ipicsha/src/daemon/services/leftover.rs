@@ -8,10 +8,15 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, getpgid, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
 
 /// Its value is the path of the log, which no other service of this server has, and the server.
 pub(super) const VARIABLE: &str = "IPICSHA_SERVICE";
@@ -39,16 +44,16 @@ impl Mark {
     /// Sends `signal` to what belongs to the service, but not to this group; how many there were.
     pub(super) async fn signal(&self, signal: Signal, spared: Option<Pid>) -> usize {
         let mark = self.clone();
-        in_time(move || mark.signal_now(signal, spared)).await.unwrap_or_default()
+        in_time(move |late| mark.signal_now(signal, spared, late)).await.unwrap_or_default()
     }
 
     /// Kills until nothing is left.
     pub(super) async fn kill(&self) {
         let mark = self.clone();
-        let killed = in_time(move || {
+        let killed = in_time(move |late| {
             let (begin, mut empty) = (Instant::now(), 0);
             while empty < 2 && begin.elapsed() < PATIENCE {
-                match mark.signal_now(Signal::KILL, None) {
+                match mark.signal_now(Signal::KILL, None, late) {
                     0 => empty += 1,
                     count => {
                         empty = 0;
@@ -64,25 +69,41 @@ impl Mark {
         }
     }
 
-    fn signal_now(&self, signal: Signal, spared: Option<Pid>) -> usize {
+    fn signal_now(&self, signal: Signal, spared: Option<Pid>, late: &AtomicBool) -> usize {
         let mark = [VARIABLE.as_bytes(), b"=", self.0.as_bytes()].concat();
         let Ok(processes) = fs::read_dir("/proc") else { return 0 };
         let pids = processes.flatten().filter_map(|entry| number(&entry.file_name()));
-        pids.filter(|pid| signal_one(*pid, &mark, signal, spared).is_some()).count()
+        pids.filter(|pid| signal_one(*pid, &mark, signal, spared, late).is_some()).count()
     }
 }
 
-/// Looking at processes can take long where one of them hangs; nobody waits for that.
-async fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let work = tokio::task::spawn_blocking(work);
-    tokio::time::timeout(PATIENCE * 2, work).await.ok()?.ok()
+/// Looking at processes can take long where one of them hangs: nobody waits for that, not even the end of
+/// the daemon, and what is done by then is told that it is late, since the service may run anew.
+async fn in_time<T: Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+) -> Option<T> {
+    let (late, (to, done)) = (Arc::new(AtomicBool::new(false)), oneshot::channel());
+    let is_late = Arc::clone(&late);
+    let run = move || {
+        let _ = to.send(work(&is_late)); // nobody waits any more
+    };
+    std::thread::Builder::new().name("leftover".into()).spawn(run).ok()?;
+    let result = tokio::time::timeout(PATIENCE * 2, done).await;
+    late.store(true, Ordering::Release);
+    result.ok()?.ok()
 }
 
 fn number(name: &OsString) -> Option<Pid> {
     Pid::from_raw(name.to_str()?.parse().ok()?)
 }
 
-fn signal_one(pid: Pid, mark: &[u8], signal: Signal, spared: Option<Pid>) -> Option<()> {
+fn signal_one(
+    pid: Pid,
+    mark: &[u8],
+    signal: Signal,
+    spared: Option<Pid>,
+    late: &AtomicBool,
+) -> Option<()> {
     if pid == rustix::process::getpid() {
         return None; // a daemon that was started from a service
     }
@@ -91,7 +112,8 @@ fn signal_one(pid: Pid, mark: &[u8], signal: Signal, spared: Option<Pid>) -> Opt
     let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     let environment = fs::read(proc.join("environ")).ok()?;
     environment.split(|byte| *byte == 0).find(|variable| *variable == mark)?;
-    if spared.is_some() && getpgid(Some(pid)).ok() == spared {
+    let is_spared = spared.is_some() && getpgid(Some(pid)).ok() == spared;
+    if is_spared || late.load(Ordering::Acquire) {
         return None;
     }
     pidfd_send_signal(held, signal).ok()
