@@ -67,6 +67,17 @@ impl fmt::Debug for Hash {
     }
 }
 
+/// Gives `length` zeros in pieces.
+pub(crate) fn zeros(mut length: u64, mut take: impl FnMut(&[u8])) {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    while length > 0 {
+        let part = length.min(ZEROS.len() as u64);
+        // At most 64 KiB, so it fits.
+        take(&ZEROS[..usize::try_from(part).unwrap_or(ZEROS.len())]);
+        length -= part;
+    }
+}
+
 /// Takes a content piece by piece.
 #[derive(Clone, Debug, Default)]
 pub struct Hasher(blake3::Hasher);
@@ -78,14 +89,10 @@ impl Hasher {
     }
 
     /// The next `length` bytes are zero.
-    pub fn add_zeros(&mut self, mut length: u64) {
-        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-        while length > 0 {
-            let part = length.min(ZEROS.len() as u64);
-            // At most 64 KiB, so it fits.
-            self.0.update(&ZEROS[..usize::try_from(part).unwrap_or(ZEROS.len())]);
-            length -= part;
-        }
+    pub fn add_zeros(&mut self, length: u64) {
+        zeros(length, |zeros| {
+            self.0.update(zeros);
+        });
     }
 
     /// The hash of everything taken so far.

@@ -15,7 +15,7 @@ use blake3::{
 };
 
 use super::blocks::Blocks;
-use crate::hash::{Hash, Hasher};
+use crate::hash::{self, Hash, Hasher};
 
 /// What a block is known by at its place.
 pub type Value = ChainingValue;
@@ -115,13 +115,8 @@ impl Content {
     }
 
     /// The next `length` bytes are zero.
-    pub fn add_zeros(&mut self, mut length: u64) {
-        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-        while length > 0 {
-            let part = usize::try_from(length).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            self.add(&ZEROS[..part]);
-            length -= part as u64;
-        }
+    pub fn add_zeros(&mut self, length: u64) {
+        hash::zeros(length, |zeros| self.add(zeros));
     }
 
     /// The next bytes are whole blocks that stood at the same place in another content, where they had

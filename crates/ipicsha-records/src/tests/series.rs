@@ -28,22 +28,6 @@ fn insert(side: &Side, rows: u32, v: &str) {
     sql(&side.path, &format!("INSERT INTO t(v) {numbers} SELECT {v} FROM n"));
 }
 
-/// The batches a side has sent.
-fn batches(side: &Side) -> Vec<Batch> {
-    let sent = side.sent.lock().unwrap();
-    let batches = sent.iter().filter_map(|data| match data {
-        Data::Batch(batch) => Some(batch.clone()),
-        Data::Invite { .. }
-        | Data::Attach(_)
-        | Data::Schema { .. }
-        | Data::Ack { .. }
-        | Data::Compare { .. }
-        | Data::Undo { .. }
-        | Data::Expect { .. } => None,
-    });
-    batches.collect()
-}
-
 /// Returns once the worker of `side` has done everything it can with what was given to it before.
 fn until_worked_off(side: &crate::CommandSender) {
     // The first is answered behind it, before anything is worked off; the others in later rounds.
@@ -74,7 +58,7 @@ fn of_a_transaction_that_was_cut_off_nothing_is_served_after_a_takeover() {
         });
         insert(&pair.a, rows, v);
         pair.wait_cut();
-        let begun = batches(&pair.a).iter().filter(|b| b.follows == Follows::AtOnce).count();
+        let begun = pair.a.batches().iter().filter(|b| b.follows == Follows::AtOnce).count();
         assert_eq!(begun, 3, "the transaction is of more than one batch");
         pair.b.set_writes(Writes::Open);
         assert_eq!(one::<i64>(&pair.b.path, COUNT), 1, "half a transaction is served");
@@ -101,7 +85,7 @@ fn what_has_come_whole_is_served_after_a_takeover_although_nobody_had_time_for_i
     for _ in 0..3 {
         insert(&pair.a, 1500, "'x'");
     }
-    let rows = || batches(&pair.a).iter().map(|batch| batch.rows.len()).sum::<usize>();
+    let rows = || pair.a.batches().iter().map(|batch| batch.rows.len()).sum::<usize>();
     wait("all is sent", || rows() == 4501);
     let open = |done| Command::SetWrites { writes: Writes::Open, drained: false, done };
     pair.a.ask(open).unwrap(); // answered behind it
@@ -127,7 +111,7 @@ fn a_reader_of_the_standby_never_sees_half_a_transaction() {
             seen == round * ROWS
         });
     }
-    assert!(batches(&pair.a).len() > 2 * rounds as usize, "they were more than one batch each");
+    assert!(pair.a.batches().len() > 2 * rounds as usize, "they were more than one batch each");
 }
 
 #[test]
@@ -137,7 +121,7 @@ fn a_series_ends_at_its_bound_and_the_next_one_goes_on() {
     insert(&pair.a, 30_000, "'x'");
     pair.a.send(Command::SetGate(Gate::Open));
     wait("all is there", || one::<i64>(&pair.b.path, COUNT) == 30_000);
-    let batches: Vec<Batch> = batches(&pair.a);
+    let batches: Vec<Batch> = pair.a.batches();
     let series: Vec<&[Batch]> =
         batches.split_inclusive(|batch| batch.follows != Follows::AtOnce).collect();
     let rows = |series: &[Batch]| series.iter().map(|batch| batch.rows.len()).sum::<usize>();

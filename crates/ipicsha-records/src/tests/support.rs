@@ -263,10 +263,10 @@ impl Side {
         self.status.lock().unwrap().as_ref().is_some_and(condition)
     }
 
-    /// The newest batch it has sent.
-    pub(crate) fn last_batch(&self) -> Batch {
+    /// The batches it has sent.
+    pub(crate) fn batches(&self) -> Vec<Batch> {
         let sent = self.sent.lock().unwrap();
-        let batches = sent.iter().rev().filter_map(|data| match data {
+        let batches = sent.iter().filter_map(|data| match data {
             Data::Batch(batch) => Some(batch.clone()),
             Data::Invite { .. }
             | Data::Attach(_)
@@ -276,7 +276,12 @@ impl Side {
             | Data::Undo { .. }
             | Data::Expect { .. } => None,
         });
-        batches.into_iter().next().unwrap()
+        batches.collect()
+    }
+
+    /// The newest batch it has sent.
+    pub(crate) fn last_batch(&self) -> Batch {
+        self.batches().pop().unwrap()
     }
 
     pub(crate) fn finished_initially(&self) -> Option<RepairReport> {
