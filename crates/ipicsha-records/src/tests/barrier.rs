@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipicsha_core::{data::Data, id::Seq};
+use ipicsha_core::{
+    data::{Data, Follows},
+    id::Seq,
+};
 
 use crate::{
     Command, Confirmed, Error, Gate, Writes,
@@ -33,6 +36,23 @@ fn ask(side: &Side) -> Result<Confirmed, Error> {
 
 fn nothing_yet(answer: &Receiver<Result<Confirmed, Error>>) {
     assert!(matches!(answer.try_recv(), Err(TryRecvError::Empty)), "answered too early");
+}
+
+/// The application's lock on the database of `side`, taken before `side` acknowledges `from` or more, and
+/// held until nothing is cut off there any more; says twice that it is taken.
+fn hold_from(side: &Side, from: Seq) -> [Receiver<()>; 2] {
+    let (holder, (to, held), (also_to, also_held)) =
+        (application(&side.path), channel(), channel());
+    side.cut_before(move |data| {
+        let reached = matches!(data, Data::Ack { to, .. } if *to >= from);
+        if reached && holder.is_autocommit() {
+            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+            to.send(()).unwrap();
+            also_to.send(()).unwrap();
+        }
+        false
+    });
+    [held, also_held]
 }
 
 /// The side has sent its log up to `seq`.
@@ -228,24 +248,22 @@ fn what_is_committed_while_batches_are_sent_is_synced_before_it_is_sent() {
 
 #[test]
 fn a_record_that_changes_again_while_it_waits_is_waited_for() {
-    // Where both are open a batch is applied by itself.
     let pair = Pair::start(T, T, Writes::Open, Writes::Open);
     pair.wait_synced();
     pair.a.send(Command::SetGate(Gate::Closed));
     sql(&pair.a.path, "INSERT INTO t VALUES(1,'x')");
     wait("it queues", || pair.a.is(|s| !s.attached && s.queue_records == 1));
     let answer = begin(&pair.a, GENEROUS);
-    let rows = "WITH n(i) AS (SELECT 2 UNION ALL SELECT i+1 FROM n WHERE i<1502)";
+    let rows = "WITH n(i) AS (SELECT 2 UNION ALL SELECT i+1 FROM n WHERE i<11000)"; // two series
     sql(&pair.a.path, &format!("INSERT INTO t {rows} SELECT i,'x' FROM n"));
     sql(&pair.a.path, "UPDATE t SET v='y' WHERE id=1");
-    let (holder, (to, held)) = (application(&pair.b.path), channel());
-    pair.b.cut_before(move |data| {
-        if matches!(data, Data::Ack { .. }) {
-            // What is acknowledged is there, and nothing more comes for now.
-            if holder.is_autocommit() {
-                holder.execute_batch("BEGIN IMMEDIATE").unwrap();
-                to.send(()).unwrap();
-            }
+    // What is acknowledged is there, and nothing more is until then.
+    let [held, first_is_there] = hold_from(&pair.b, Seq(1));
+    let mut series_ended = false;
+    pair.a.cut_before(move |data| {
+        let Data::Batch(batch) = data else { return false };
+        if std::mem::replace(&mut series_ended, batch.follows != Follows::AtOnce) {
+            first_is_there.recv_timeout(GENEROUS).unwrap();
         }
         false
     });
@@ -272,20 +290,17 @@ fn a_record_whose_unique_value_moves_while_batches_are_sent_stays_until_its_new_
     sql(&pair.a.path, &format!("INSERT INTO t {rows} SELECT i,'n'||i FROM n"));
     wait("it queues", || pair.a.is(|s| !s.attached && s.queue_records == 1501));
     let answer = begin(&pair.a, GENEROUS);
+    // What was known when the barrier was asked for is there, and nothing more is until then.
+    let [held, known_is_there] = hold_from(&pair.b, Seq(1502));
     let (path, mut moved) = (pair.a.path.clone(), false);
     pair.a.cut_before(move |data| {
-        if matches!(data, Data::Batch(_)) && !std::mem::replace(&mut moved, true) {
+        let Data::Batch(batch) = data else { return false };
+        if !std::mem::replace(&mut moved, true) {
             // From a record the partner has to one that is still to be sent.
             sql(&path, "UPDATE t SET v='y' WHERE id=1; UPDATE t SET v='x' WHERE id=1502");
         }
-        false
-    });
-    let (holder, (to, held)) = (application(&pair.b.path), channel());
-    pair.b.cut_before(move |data| {
-        // What was known when the barrier was asked for is there, and nothing more comes for now.
-        if matches!(data, Data::Ack { to, .. } if *to >= Seq(1502)) && holder.is_autocommit() {
-            holder.execute_batch("BEGIN IMMEDIATE").unwrap();
-            to.send(()).unwrap();
+        if batch.to > Seq(1502) {
+            known_is_there.recv_timeout(GENEROUS).unwrap();
         }
         false
     });
