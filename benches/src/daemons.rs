@@ -14,48 +14,49 @@ use rusqlite::{Connection, config::DbConfig, params};
 use rustix::process::{Signal, geteuid};
 
 use crate::{
-    clock::{Cost, poll, process_cpu, quantile, timed},
+    clock::{Cost, poll, process_cpu, timed},
     workload::{self, Changes, DELETE, INSERT, Record, Synchronous, first_id, mix},
 };
 
 /// Name of the database.
 pub(crate) const NAME: &str = "bench";
 /// Between two looks whether a record is visible, of ours as of PostgreSQL's.
-pub(crate) const LATENCY_STEP: Duration = Duration::from_micros(20);
+const LATENCY_STEP: Duration = Duration::from_micros(20);
 const LOOK: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Seconds from the end of a commit until others see the record on the other side.
+/// How long it took until others saw a record on the other side.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latency {
-    pub(crate) seconds: Vec<f64>,
+    /// Seconds from the moment in which the application asks for the write and its commit.
+    pub(crate) asked: Vec<f64>,
+    /// Seconds from the moment in which it is told that it has committed.
+    pub(crate) told: Vec<f64>,
     /// Of everything that replicates, per change.
     pub(crate) cpu: f64,
 }
 
 impl Latency {
-    /// Writes single records, not too close to one another; `one` returns how long one took.
+    /// Writes single records, not too close to one another, each until it is seen.
     pub(crate) fn measure(
         first: i64,
         samples: u64,
-        mut one: impl FnMut(&Record) -> Result<Duration>,
+        mut write: impl FnMut(&Record) -> Result<()>,
+        mut is_seen: impl FnMut(&Record) -> Result<bool>,
     ) -> Result<Self> {
         // Timers of this thread are 50 µs late otherwise, more than what is measured here.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1000))?;
         let mut latency = Self::default();
         for (number, id) in (0..samples).zip(first..) {
-            latency.seconds.push(one(&Record::new(id, 0))?.as_secs_f64());
+            let (record, asked) = (Record::new(id, 0), Instant::now());
+            write(&record)?;
+            let told = Instant::now();
+            poll("it is visible", LATENCY_STEP, LIMIT, || is_seen(&record))?;
+            latency.asked.push(asked.elapsed().as_secs_f64());
+            latency.told.push(told.elapsed().as_secs_f64());
             thread::sleep(Duration::from_micros(2_000 + mix(number) % 18_000));
         }
         Ok(latency)
-    }
-
-    pub(crate) fn median(&self) -> f64 {
-        quantile(self.seconds.iter().copied(), 0.5)
-    }
-
-    pub(crate) fn p99(&self) -> f64 {
-        quantile(self.seconds.iter().copied(), 0.99)
     }
 }
 
@@ -229,12 +230,12 @@ pub(crate) fn latency(pair: &Pair, first: i64, samples: u64) -> Result<Latency> 
     let cpu = || Ok::<_, anyhow::Error>(cpu(&pair.alpha)? + cpu(&pair.bravo)?);
     let before = cpu()?;
     let mut insert = active.prepare(INSERT)?;
-    let mut latency = Latency::measure(first, samples, |r| {
-        insert.execute(params![r.id, r.unit, r.state, r.payload, r.ts])?;
-        let committed = Instant::now();
-        poll("it is visible", LATENCY_STEP, LIMIT, || is_there(&standby, r.id))?;
-        Ok(committed.elapsed())
-    })?;
+    let mut latency = Latency::measure(
+        first,
+        samples,
+        |r| Ok(insert.execute(params![r.id, r.unit, r.state, r.payload, r.ts]).map(drop)?),
+        |r| is_there(&standby, r.id),
+    )?;
     latency.cpu = (cpu()? - before) / samples as f64;
     Ok(latency)
 }

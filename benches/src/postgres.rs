@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     clock::{self, Cost, poll},
-    daemons::{LATENCY_STEP, Latency},
+    daemons::Latency,
     pg_client::Client,
     workload::{Change, Changes, Record, SCHEMA, first_id},
 };
@@ -133,13 +133,12 @@ impl Postgres {
         subscriber.query("PREPARE look(bigint) AS SELECT 1 FROM rec WHERE id=$1")?;
         let cpu = self.publisher.cpu()? + self.subscriber.cpu()?;
         let (publisher, subscriber) = (&mut self.publisher.client, &mut self.subscriber.client);
-        let mut latency = Latency::measure(first, samples, |record| {
-            publisher.query(&format!("EXECUTE put{}", values(record)))?;
-            let committed = Instant::now();
-            let look = format!("EXECUTE look({})", record.id);
-            poll("it is visible", LATENCY_STEP, LIMIT, || Ok(subscriber.one(&look)? == "1"))?;
-            Ok(committed.elapsed())
-        })?;
+        let mut latency = Latency::measure(
+            first,
+            samples,
+            |record| publisher.query(&format!("EXECUTE put{}", values(record))).map(drop),
+            |record| Ok(subscriber.one(&format!("EXECUTE look({})", record.id))? == "1"),
+        )?;
         for client in [publisher, subscriber] {
             client.query("DEALLOCATE ALL")?;
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     Plan,
-    clock::{Cost, median},
+    clock::{Cost, median, quantile},
     daemons::{self, CaughtUp, Compared, Latency, NAME},
     postgres::{self, Postgres},
     table::{Row, Table, micros, millis, rate},
@@ -150,7 +150,9 @@ fn latency(
             other.set_durable(false)?;
         }
     }
-    table.add(latency_row(&ours, &theirs, &durable));
+    let all = [&ours[..], &theirs, &durable];
+    table.add(latency_row("commit to visible on the standby, from its call", all, |l| &l.asked));
+    table.add(latency_row("commit to visible on the standby, from its return", all, |l| &l.told));
     Ok(())
 }
 
@@ -173,19 +175,26 @@ fn catch_up(
     Ok(())
 }
 
-fn latency_row(ours: &[Latency], theirs: &[Latency], durable: &[Latency]) -> Row {
-    let median_of = |all: &[Latency]| median(all.iter().map(Latency::median));
-    let worst = |all: &[Latency]| median(all.iter().map(Latency::p99));
+/// Ours, theirs, and theirs with a durable subscriber; `which` times of each.
+fn latency_row(
+    what: &str,
+    [ours, theirs, durable]: [&[Latency]; 3],
+    which: fn(&Latency) -> &[f64],
+) -> Row {
+    let at = |all: &[Latency], part| {
+        median(all.iter().map(|l| quantile(which(l).iter().copied(), part)))
+    };
     let text =
-        |all: &[Latency]| format!("median {}, p99 {}", millis(median_of(all)), millis(worst(all)));
+        |all: &[Latency]| format!("median {}, p99 {}", millis(at(all, 0.5)), millis(at(all, 0.99)));
     let cpu = |all: &[Latency]| format!("{}/change", micros(median(all.iter().map(|l| l.cpu))));
     let raw = |all: &[Latency]| -> serde_json::Value {
+        let of = |l: &Latency, part| quantile(which(l).iter().copied(), part);
         all.iter()
-            .map(|l| json!({ "median_s": l.median(), "p99_s": l.p99(), "cpu_s": l.cpu }))
+            .map(|l| json!({ "median_s": of(l, 0.5), "p99_s": of(l, 0.99), "cpu_s": l.cpu }))
             .collect()
     };
-    let (mine, mine_worst) = (median_of(ours), worst(ours));
-    let ahead = !theirs.is_empty() && mine <= median_of(theirs);
+    let (mine, mine_worst) = (at(ours, 0.5), at(ours, 0.99));
+    let ahead = !theirs.is_empty() && mine <= at(theirs, 0.5);
     let beside = if theirs.is_empty() {
         Default::default()
     } else {
@@ -195,7 +204,7 @@ fn latency_row(ours: &[Latency], theirs: &[Latency], durable: &[Latency]) -> Row
         ]
     };
     Row {
-        what: "commit to visible on the standby".into(),
+        what: what.into(),
         ours: [text(ours), cpu(ours)],
         beside,
         judged: Some((
