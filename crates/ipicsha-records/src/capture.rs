@@ -404,7 +404,7 @@ fn triggers(t: u32, table: &Table) -> Vec<(String, String)> {
     let k = (1..=names.len()).map(|n| format!("k{n}")).collect::<Vec<_>>().join(",");
     let moved =
         names.iter().map(|n| format!("OLD.{n} IS NOT NEW.{n}")).collect::<Vec<_>>().join(" OR ");
-    let (new, old) = (of("NEW"), of("OLD"));
+    let (new, old, keys) = (of("NEW"), of("OLD"), names.join(","));
     let values = [
         ("t", number.as_str()),
         ("table", &quoted),
@@ -413,11 +413,13 @@ fn triggers(t: u32, table: &Table) -> Vec<(String, String)> {
         ("new", &new),
         ("old", &old),
         ("moved", &moved),
+        ("keys", &keys),
     ];
     let mut triggers: Vec<(String, String)> = [
         ("i", include_str!("sql/insert.sql")),
         ("u", include_str!("sql/update.sql")),
-        // A trigger of its own costs an ordinary update less than a statement in that one.
+        // A trigger of its own costs an ordinary update nothing: SQLite leaves it out of a statement that
+        // sets none of these columns. A key that is the rowid has more than one name.
         ("m", include_str!("sql/moved.sql")),
         ("d", include_str!("sql/delete.sql")),
     ]
@@ -454,7 +456,6 @@ fn probes(
     };
     let list = columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
     let update = format!("UPDATE OF {list}");
-    let keys = names.join(",");
     // An update moves from OLD's key: the row itself is not its own victim.
     [("bi", "INSERT", other("NEW")), ("bu", update.as_str(), other("OLD"))]
         .into_iter()
@@ -466,7 +467,6 @@ fn probes(
                 ("event", event),
                 ("match", &matching),
                 ("other", &other),
-                ("keys", &keys),
             ]);
             (format!("_ipicsha_{t}{name}"), render(include_str!("sql/probe.sql"), &all))
         })
