@@ -99,6 +99,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
         copiers.extend(ssh.as_ref().map(|ssh| ssh as &dyn Copier));
         for round in 0..plan.rounds {
             println!("round {}", round + 1);
+            if round > 0 {
+                copiers.rotate_left(1); // whoever comes first meets memory that was not used lately
+            }
             big(&plan, &trees, &copiers, &mut measured)?;
             if plan.wants("small") {
                 small(&trees, &copiers, round, &mut measured)?;
@@ -132,6 +135,7 @@ fn big(plan: &Plan, trees: &Trees, copiers: &[&dyn Copier], measured: &mut Measu
                 // Whoever replaces it leaves the original alone.
                 fs::hard_link(trees.base(), to.join("big"))?;
             }
+            trees.warm_memory()?;
             let cost = copier.copy(&source, &to.join("big"))?;
             ensure_equal(&source, &to.join("big"))?;
             note(measured, change.title(), *copier, cost);
@@ -159,6 +163,7 @@ fn small(
     let source = trees.small();
     for copier in copiers {
         fs::create_dir_all(to(*copier))?;
+        trees.warm_memory()?;
         note(measured, "small files, fresh", *copier, copier.copy(&source, &to(*copier))?);
     }
     for copier in copiers {
