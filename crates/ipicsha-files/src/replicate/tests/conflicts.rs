@@ -34,8 +34,7 @@ fn the_newest_wins_and_the_loser_is_kept() {
     both_change(&mut pair, [1_000, 2_000]);
     assert_eq!(pair.a.read("file"), "of b");
     assert_eq!((loser(&pair.a), loser(&pair.b)), (Some(KeptReason::Conflict), None));
-    pair.a.until("the count", |status| status.conflicts_total == 1);
-    assert_eq!(pair.a.status().kept.bytes, 4);
+    pair.a.until("the count", |status| (status.conflicts_total, status.kept.bytes) == (1, 4));
 }
 
 #[test]

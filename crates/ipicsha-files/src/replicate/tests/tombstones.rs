@@ -63,8 +63,10 @@ fn deletions_are_forgotten_a_month_after_both_servers_had_them() {
     }
     pair.settle_equal();
     for side in [&pair.a, &pair.b] {
-        let status = side.status();
-        assert_eq!((status.entries, status.to_send, status.to_fetch), (1, 0, 0));
+        // What the status says is told a moment later.
+        side.until("it is counted", |status| {
+            (status.entries, status.to_send, status.to_fetch) == (1, 0, 0)
+        });
     }
 }
 
