@@ -23,6 +23,9 @@ pub(crate) const BATCH: u64 = 1000;
 
 pub(crate) const INSERT: &str = "INSERT INTO rec VALUES(?1,?2,?3,?4,?5)";
 pub(crate) const UPDATE: &str = "UPDATE rec SET state=?2, payload=?3, ts=?4 WHERE id=?1";
+/// Of an indexed column, too: a second page changes without us.
+pub(crate) const UPDATE_INDEXED: &str =
+    "UPDATE rec SET unit=?2, state=?3, payload=?4, ts=?5 WHERE id=?1";
 pub(crate) const DELETE: &str = "DELETE FROM rec WHERE id=?1";
 
 /// One record.

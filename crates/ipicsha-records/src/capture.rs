@@ -21,8 +21,8 @@ use crate::{
     value::{Collation, quote},
 };
 
-/// Milliseconds since 1970 by functions every SQLite has.
-pub(crate) const MS: &str = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)";
+/// Milliseconds since 1970 by functions every SQLite has; `julianday('now')` would parse the word each time.
+pub(crate) const MS: &str = "CAST((julianday()-2440587.5)*86400000 AS INTEGER)";
 
 /// The ring works in steps of 1024 entries; fewer make no sense.
 pub(crate) const MIN_CAPACITY: u64 = 4096;
