@@ -307,12 +307,8 @@ impl<'a> Verdicts<'a> {
             }
             (Decision::Apply | Decision::Keep | Decision::Replace, _) => {
                 if local.is_some() {
-                    let loser = write.own_loser(
-                        JournalKind::Repair,
-                        database.meta.origin,
-                        write.seq,
-                        local,
-                    );
+                    let loser =
+                        write.own_loser(JournalKind::Repair, batch.origin, write.seq, local);
                     self.losers.push(loser);
                 }
                 self.take(write);

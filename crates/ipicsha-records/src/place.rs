@@ -263,13 +263,11 @@ enum Verdict {
 fn judge(database: &Database, write: &Write<'_>, rule: &Rule<'_>, columns: Columns) -> Verdict {
     let table = &write.captured.table;
     let key = table.key_of(&columns);
-    // The blocker as a version of its own record, so that it can be journaled under its key.
-    let blocker = |seq, wall, kind, columns| {
-        let loser = Loser {
-            key: key.clone(),
-            wall,
-            ..write.own_loser(kind, database.meta.origin, seq, None)
-        };
+    let own = database.meta.origin;
+    // The blocker as a version of its own record, so that it can be journaled under its key. `seq` is of
+    // the log of `origin`: two versions of a record with the same number are two in the journal.
+    let blocker = |(origin, seq), wall, kind, columns| {
+        let loser = Loser { key: key.clone(), wall, ..write.own_loser(kind, origin, seq, None) };
         Box::new(Loser { version: Some(columns), ..loser })
     };
     match rule {
@@ -282,21 +280,21 @@ fn judge(database: &Database, write: &Write<'_>, rule: &Rule<'_>, columns: Colum
                     Verdict::Stays(Some(Box::new(loser)))
                 }
                 Some((seq, wall)) => {
-                    let loser = blocker(seq, Some(wall), JournalKind::Unique, columns);
+                    let loser = blocker((own, seq), Some(wall), JournalKind::Unique, columns);
                     Verdict::Yields(Yields::Lost, loser, key)
                 }
                 None if *keep_overwritten => {
-                    let loser = blocker(write.seq, None, JournalKind::Repair, columns);
+                    let loser = blocker((*partner, write.seq), None, JournalKind::Repair, columns);
                     Verdict::Yields(Yields::Lost, loser, key)
                 }
                 None => {
-                    let loser = blocker(write.seq, None, JournalKind::Unique, columns);
+                    let loser = blocker((*partner, write.seq), None, JournalKind::Unique, columns);
                     Verdict::Yields(Yields::Displaced, loser, key)
                 }
             }
         }
         Rule::IncomingWins(run) => {
-            let loser = blocker(*run, None, JournalKind::Repair, columns);
+            let loser = blocker((own, *run), None, JournalKind::Repair, columns);
             Verdict::Yields(Yields::Lost, loser, key)
         }
         Rule::LocalWins => Verdict::Stays(None),
@@ -387,11 +385,12 @@ impl Write<'_> {
         }
     }
 
-    /// The `local` version as loser against the incoming one.
+    /// The `local` version as loser against the incoming one; `seq` is of the log of `origin`, or the number
+    /// of a repair here.
     pub(crate) fn own_loser(
         &self,
         kind: JournalKind,
-        own: Origin,
+        origin: Origin,
         seq: Seq,
         local: Version,
     ) -> Loser {
@@ -400,7 +399,7 @@ impl Write<'_> {
             columns: self.captured.table.columns.clone(),
             key: self.key.clone(),
             kind,
-            origin: own,
+            origin,
             seq,
             was_own: true,
             wall: None,

@@ -330,3 +330,27 @@ fn after_a_series_the_standby_has_what_the_active_had_and_within_one_it_has_lost
     }
     assert!(ends > 100 && displaced > 10, "{ends} and {displaced} prove nothing");
 }
+
+#[test]
+fn two_versions_of_a_record_that_lost_at_the_same_number_of_the_two_logs_are_both_kept() {
+    let (mut a, mut b) = (Node::new(Primary, U), Node::new(Secondary, U));
+    Node::introduce(&mut a, &mut b);
+    // Number 4 here; it loses its name against a later version of another record.
+    b.write("INSERT INTO u VALUES(101,'p'),(102,'q'),(103,'r'),(1,'lost')", 10);
+    a.write("INSERT INTO u VALUES(2,'lost')", 20);
+    let batch = a.batch(usize::MAX);
+    b.apply(&batch, usize::MAX).unwrap();
+    // Number 4 there takes a name whose record comes later in the same series.
+    a.write("INSERT INTO u VALUES(1,'moved')", 30);
+    let batch = a.batch_behind(b.applied(), usize::MAX);
+    b.apply(&batch, usize::MAX).unwrap();
+    let changes = "UPDATE u SET name='n' WHERE id=1; INSERT INTO u VALUES(9,'moved')";
+    a.write(&format!("BEGIN; {changes}; UPDATE u SET name='m' WHERE id=1; COMMIT"), 40);
+    let batch = a.batch_behind(b.applied(), usize::MAX);
+    assert!(!b.apply(&batch, 1).unwrap(), "the series has another record");
+    assert_eq!(b.applied(), Seq(4));
+    let losers = b.losers().into_iter().filter(|loser| loser.loser.is_some());
+    let mut kept: Vec<_> = losers.map(|loser| loser.describe(&loser.loser)).collect();
+    kept.sort();
+    assert_eq!(kept, ["id = 1\nname = 'lost'", "id = 1\nname = 'moved'"]);
+}
