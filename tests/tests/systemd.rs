@@ -9,12 +9,14 @@ use ipicsha_e2e::{Launch, Server, Settings, Side, binary, fresh_pair, wait::SOON
 const SERVICE: &str =
     "\n[[service]]\nname = \"board\"\ndriver = \"systemd\"\nunit = \"board.service\"\n";
 
-/// A daemon that finds the stand-in first; `systemctl start` fails while a file `broken` is there, and
-/// with a file `missing` there is no such unit.
+/// A daemon that finds the stand-in first; `systemctl start` fails while a file `broken` is there, with a
+/// file `missing` there is no such unit, and with `deaf` the unit ends only when it is killed.
 fn launch(server: &mut Server) -> Result<()> {
     let home = server.home.display().to_string();
     let script = format!(
         "#!/bin/sh\necho \"$@\" >> {home}/asked\n[ \"$1\" != show ] || [ ! -e {home}/missing ] || echo not-found\n\
+         [ \"$1\" != kill ] || rm {home}/deaf\n\
+         while [ \"$1\" = stop ] && [ -e {home}/deaf ]; do sleep 0.1; done\n\
          [ \"$1\" != start ] || [ ! -e {home}/broken ]\n"
     );
     let daemon =
@@ -66,6 +68,30 @@ fn a_unit_runs_where_its_server_is_active_and_is_tried_again_when_it_does_not_st
         pair.bravo.wait("it is tried again by itself", |status| !failed(status))?;
         last_asked(&pair.bravo, "start -- board.service")?;
         pair.wait_roles(Side::Bravo)
+    })
+}
+
+#[test]
+fn a_unit_that_does_not_stop_is_killed() -> Result<()> {
+    let service = format!("{SERVICE}start_timeout_seconds = 0.5\n");
+    let settings = Settings::fast().service(Side::Alpha, &service).service(Side::Bravo, &service);
+    fresh_pair(settings, |pair| {
+        for side in Side::BOTH {
+            launch(pair.server_mut(side))?;
+        }
+        pair.make_ready_from_started()?;
+        last_asked(&pair.alpha, "start -- board.service")?;
+        pair.alpha.write("deaf", "")?;
+        pair.alpha.ask(&["failover"])?;
+        pair.wait_roles(Side::Bravo)?;
+        wait_for("it is killed", SOON, || {
+            let asked = fs::read_to_string(pair.alpha.home.join("asked")).ok()?;
+            asked.contains("kill --signal=SIGKILL -- board.service").then_some(())
+        })?;
+        last_asked(&pair.alpha, "stop -- board.service")?;
+        ensure!(pair.alpha.log().contains("the unit is killed"), "its log says so");
+        ensure!(!pair.alpha.status()?.has_alarm("role_change_failed"), "nothing has failed");
+        Ok(())
     })
 }
 

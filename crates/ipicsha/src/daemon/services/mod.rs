@@ -340,6 +340,6 @@ impl Service {
         // A unit may have been started by somebody else.
         let ServiceFile::Systemd(file) = &self.file else { return Ok(()) };
         let limit = seconds(file.start_timeout_seconds).unwrap_or_default();
-        systemctl("stop", &file.unit, limit).await
+        systemd::stop(&file.unit, limit).await
     }
 }
