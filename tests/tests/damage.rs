@@ -7,8 +7,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ipicsha_e2e::{
-    Pair, Settings, Side, compare, fresh_pair, net::can_cut, process::run, ready_pair,
-    settings::BOARD, wait::SOON, wait_for,
+    Pair, Settings, Side, compare, fresh_pair,
+    net::can_cut,
+    note::note,
+    process::{Ran, run},
+    ready_pair,
+    settings::BOARD,
+    wait::SOON,
+    wait_for,
 };
 
 /// A small disk of its own, unmounted at the end.
@@ -142,8 +148,122 @@ fn protect_refuses_a_file_on_a_read_only_disk() -> Result<()> {
         let path = pair.alpha.database("tight/app").display().to_string();
         pair.alpha
             .cli(&["protect", "db", &path, "--name", "tight"])?
-            .refused(1, "cannot be opened for reading and writing")?;
+            .refused(1, "its file system is read-only")?;
         Ok(())
+    })
+}
+
+/// A file system of its own on a disk that can be made to fail.
+struct FailingDisk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl FailingDisk {
+    /// `None` where the kernel has no loop devices or no ext4.
+    fn mount(pair: &Pair, side: Side) -> Result<Option<Self>> {
+        let image = pair.server(side).home.join("disk.img");
+        fs::File::create(&image)?.set_len(16 << 20)?;
+        let at = pair.server(side).home.join("data/tight");
+        fs::create_dir_all(&at)?;
+        let disk = Self { image, at };
+        let [image, at] = [&disk.image, &disk.at].map(|path| path.display().to_string());
+        // The daemons have mounts of their own, from which a detached disk has to go, too.
+        for arguments in [["--bind", at.as_str(), at.as_str()].as_slice(), &["--make-shared", &at]]
+        {
+            let mounted = system(&[["mount"].as_slice(), arguments].concat())?;
+            ensure!(mounted.code == Some(0), "{mounted:?}");
+        }
+        let made = system(&["mkfs.ext4", "-q", &image])?.code == Some(0) && disk.attach()?;
+        if !made {
+            note("SKIPPED a disk that turns read-only: no loop device, or no ext4");
+        }
+        Ok(made.then_some(disk))
+    }
+
+    fn attach(&self) -> Result<bool> {
+        let [image, at] = [&self.image, &self.at].map(|path| path.display().to_string());
+        Ok(system(&["mount", "-o", "loop,errors=remount-ro", &image, &at])?.code == Some(0))
+    }
+
+    /// The kernel finds the disk damaged; all that is open stays open.
+    fn fail(&self) -> Result<()> {
+        let image = self.image.display().to_string();
+        let device = system(&["losetup", "-n", "-O", "NAME", "-j", &image])?.stdout;
+        let device = device.trim().trim_start_matches("/dev/").to_owned();
+        Ok(fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "of a test")?)
+    }
+
+    fn detach(&self) -> Result<()> {
+        let at = self.at.display().to_string();
+        wait_for("nobody uses the disk", SOON, || {
+            system(&["umount", &at]).ok().filter(|ran| ran.code == Some(0))
+        })?;
+        Ok(())
+    }
+
+    /// What an administrator does with a server whose disk has failed, its daemon being down.
+    fn mend(&self) -> Result<()> {
+        self.detach()?;
+        let image = self.image.display().to_string();
+        // 1: something was mended.
+        let checked = system(&["fsck.ext4", "-p", "-f", &image])?;
+        ensure!(matches!(checked.code, Some(0 | 1)), "{checked:?}");
+        ensure!(self.attach()?, "it is mounted again");
+        Ok(())
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        // By now nobody uses it; if somebody does, it goes with them.
+        let at = self.at.display().to_string();
+        while system(&["umount", "--lazy", &at]).is_ok_and(|ran| ran.code == Some(0)) {}
+    }
+}
+
+fn system(command: &[&str]) -> Result<Ran> {
+    run(std::process::Command::new(command[0]).args(&command[1..]), SOON)
+}
+
+#[test]
+fn a_disk_that_turns_read_only_holds_only_what_lies_on_it() -> Result<()> {
+    if !can_cut("a disk that turns read-only")? {
+        return Ok(());
+    }
+    fresh_pair(Settings::fast(), |pair| {
+        let Some(active) = FailingDisk::mount(pair, Side::Alpha)? else { return Ok(()) };
+        let Some(standby) = FailingDisk::mount(pair, Side::Bravo)? else { return Ok(()) };
+        pair.make_ready()?;
+        let paths = protect_tight(pair)?;
+        let tight = pair.alpha.application("tight/app")?;
+        let board = pair.alpha.application(BOARD)?;
+
+        standby.fail()?;
+        tight.add_call("held", "the standby cannot write it")?;
+        held(pair, Side::Bravo, "tight", "read-only")?;
+        board.add_call("beside", "another disk")?;
+        pair.wait_equal()?;
+        pair.bravo.kill();
+        standby.mend()?;
+        pair.bravo.start()?;
+        compare::wait_equal(&paths[0], &paths[1], SOON)?;
+        pair.wait_ready()?;
+
+        active.fail()?;
+        let refused = tight.add_call("refused", "the disk is read-only").err();
+        ensure!(refused.is_some(), "the application itself is told");
+        drop(tight);
+        board.add_call("beside too", "another disk")?;
+        pair.wait_equal()?;
+        pair.alpha.kill_everything()?;
+        pair.bravo.wait("it serves", |status| status.role() == "active")?;
+        let tight = pair.bravo.application("tight/app")?;
+        tight.add_call("after", "on the other server")?;
+        active.mend()?;
+        pair.alpha.start()?;
+        pair.wait_roles(Side::Bravo)?;
+        compare::wait_equal(&paths[0], &paths[1], SOON)
     })
 }
 

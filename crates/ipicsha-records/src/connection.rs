@@ -13,7 +13,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use crate::error::{AtPath as _, Error, is_busy};
+use crate::error::{AtPath as _, Error, is_busy, unwritable};
 
 /// Steps of the loop for the write lock; waiting by busy timeout starves among many writers.
 const LOCK_STEP: Duration = Duration::from_micros(200);
@@ -71,9 +71,9 @@ pub(crate) fn open_with(path: &Path, vfs: Option<&CStr>) -> Result<Connection, E
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
         None => Connection::open_with_flags(path, flags),
     };
-    let db = db.map_err(|_| Error::NoPermission { path: path.into() })?;
+    let db = db.map_err(|_| unwritable(path))?;
     if db.is_readonly(rusqlite::MAIN_DB).at(path)? {
-        return Err(Error::NoPermission { path: path.into() });
+        return Err(unwritable(path));
     }
     db.set_prepared_statement_cache_capacity(512);
     // The last one out would checkpoint with an exclusive lock just when the application may open.

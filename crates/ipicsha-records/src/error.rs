@@ -2,7 +2,12 @@
 //!
 //! Decides the wording and the next step. Must not know what the shell does with it.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::room;
 
 /// How the refusal of a second comparison ends; the partner gets it as text.
 pub const RUNNING: &str = "is running already, and only one comparison of a database can";
@@ -37,6 +42,12 @@ pub enum Error {
     /// Cannot be opened for writing.
     #[error("{path} cannot be opened for reading and writing")]
     NoPermission {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Mounted so, or made so by the system because the disk fails.
+    #[error("{path} cannot be written: its file system is read-only")]
+    ReadOnlyDisk {
         /// The file.
         path: PathBuf,
     },
@@ -194,6 +205,9 @@ impl Error {
             Self::NoPermission { .. } => {
                 "give the user of the daemon read and write permission on the file and its directory"
             }
+            Self::ReadOnlyDisk { .. } => {
+                "the system does that to a disk that fails (`dmesg` tells): check it, mount it again and restart the daemon"
+            }
             Self::Format { .. } => "install the same version on both servers, the newer of the two",
             Self::NotWal { .. } => {
                 "stop the application for a moment and try again; the file must lie on a local file system"
@@ -248,6 +262,7 @@ impl Error {
             | Self::Directory { .. }
             | Self::NotSqlite { .. }
             | Self::NoPermission { .. }
+            | Self::ReadOnlyDisk { .. }
             | Self::Format { .. }
             | Self::NotWal { .. }
             | Self::Replaced { .. }
@@ -313,26 +328,35 @@ pub(crate) fn is_unique(error: &rusqlite::Error) -> bool {
     })
 }
 
+/// What keeps a file from being written that may not be.
+pub(crate) fn unwritable(path: &Path) -> Error {
+    if room::is_read_only(path) {
+        Error::ReadOnlyDisk { path: path.into() }
+    } else {
+        Error::NoPermission { path: path.into() }
+    }
+}
+
 /// Puts the file's name to an error of SQLite.
 pub(crate) trait AtPath<T> {
     /// The same, as an [`Error`] about `path`.
-    fn at(self, path: &std::path::Path) -> Result<T, Error>;
+    fn at(self, path: &Path) -> Result<T, Error>;
 }
 
 impl<T> AtPath<T> for rusqlite::Result<T> {
-    fn at(self, path: &std::path::Path) -> Result<T, Error> {
+    fn at(self, path: &Path) -> Result<T, Error> {
+        use rusqlite::ErrorCode;
         self.map_err(|source| match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase) => Error::NotSqlite { path: path.into() },
-            Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
-                Error::NoPermission { path: path.into() }
-            }
+            Some(ErrorCode::NotADatabase) => Error::NotSqlite { path: path.into() },
+            Some(ErrorCode::SystemIoFailure) if room::is_read_only(path) => unwritable(path),
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => unwritable(path),
             _ => Error::Sqlite { path: path.into(), source },
         })
     }
 }
 
 impl<T> AtPath<T> for io::Result<T> {
-    fn at(self, path: &std::path::Path) -> Result<T, Error> {
+    fn at(self, path: &Path) -> Result<T, Error> {
         self.map_err(|source| Error::Io { path: path.into(), source })
     }
 }

@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::{
+    fs::{FallocateFlags, Mode, OFlags, fallocate, open, statvfs},
+    io::Errno,
+};
 
 /// What follows the name of the database.
 const SUFFIX: &str = ".ipicsha-room";
@@ -30,6 +33,14 @@ fn room(database: &Path) -> PathBuf {
 fn left(database: &Path) -> Option<u64> {
     let disk = statvfs(database).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Whether the file system of a database refuses every change. Asked with a file without a name: that
+/// touches no lock of SQLite's, and a disk that failed is not always shown as read-only.
+pub(crate) fn is_read_only(database: &Path) -> bool {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let directory = database.parent().unwrap_or(database);
+    open(directory, flags, Mode::RUSR).is_err_and(|error| error == Errno::ROFS)
 }
 
 /// Keeps room, if it is not there and the disk has plenty. Without it everything else works.

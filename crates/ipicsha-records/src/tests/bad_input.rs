@@ -182,6 +182,36 @@ fn batches_that_do_not_fit_are_not_applied_and_the_pair_finds_together_again() {
     assert_eq!(one::<i64>(&pair.b.path, "SELECT count(*) FROM t"), 7);
 }
 
+#[test]
+fn values_that_the_schema_refuses_are_not_applied_and_the_hold_says_so() {
+    const S: &str = "CREATE TABLE s(id INTEGER PRIMARY KEY, v INTEGER NOT NULL) STRICT";
+    let refused =
+        [(Value::Text(b"bad".into()), "TEXT value in INTEGER"), (Value::Null, "NOT NULL")];
+    for (value, reason) in refused {
+        let pair = Pair::running(S);
+        sql(&pair.a.path, "INSERT INTO s VALUES(1,1)");
+        pair.wait_equal();
+        wait("it is acknowledged", || pair.a.is(|s| s.acked == s.last_seq));
+        let before = dump(&pair.b.path);
+        let mut next = pair.a.last_batch();
+        (next.from, next.to) = (next.to, Seq(next.to.0 + 1));
+        next.rows[0].seq = next.to;
+        next.rows[0].change = Change::Upsert(vec![Value::Integer(99), value]);
+        pair.b.send(Command::Received(Data::Batch(next)));
+        let held = |reason: &str| {
+            pair.b.is(|s| s.hold.as_ref().is_some_and(|hold| hold.to_string().contains(reason)))
+        };
+        wait("it is held", || held(reason));
+        assert_eq!(dump(&pair.b.path), before, "{reason}");
+        // What the partner really has is sent anew with the next connection.
+        pair.cut();
+        sql(&pair.a.path, "UPDATE s SET v=2");
+        pair.connect();
+        pair.wait_equal();
+        wait("the hold is over", || pair.b.is(|s| s.hold.is_none()));
+    }
+}
+
 /// Overwrites the pages of a journal, but for its header.
 fn damage(journal: &Path) {
     let mut bytes = fs::read(journal).unwrap();
