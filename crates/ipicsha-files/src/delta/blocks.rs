@@ -14,11 +14,6 @@ impl Blocks {
         Self { block: block_bytes as usize, begun: Vec::new() }
     }
 
-    /// Whether the next byte begins a block.
-    pub(super) fn is_between(&self) -> bool {
-        self.begun.is_empty()
-    }
-
     /// Gives every block that is whole with the next bytes.
     pub(super) fn add(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) {
         if !self.begun.is_empty() {

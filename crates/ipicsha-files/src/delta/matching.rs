@@ -5,9 +5,8 @@
 use std::collections::HashMap;
 
 use super::{
-    Op, Signature,
-    sum::{Rolling, half, strong},
-    tree::Content,
+    Op, Parts, Signature,
+    sum::{Rolling, half},
 };
 use crate::hash::Hash;
 
@@ -26,6 +25,15 @@ const TRIAL_BYTES: u64 = 64 * 1024 * 1024;
 /// ...one in this many must have been found, or the rest is taken as new.
 const TRIAL_SHARE: u64 = 20;
 
+/// An old block that the new content goes on with.
+#[derive(Debug)]
+struct Found {
+    /// Where in the old content.
+    offset: u64,
+    length: usize,
+    hash: Hash,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     /// Compare where the next block is expected.
@@ -40,8 +48,8 @@ enum Mode {
 #[derive(Debug)]
 pub struct Matcher<'old> {
     old: &'old Signature,
-    /// The new content.
-    content: Content,
+    /// What the new content is made of.
+    parts: Parts,
     /// Old blocks by weak sum; made when it is first needed.
     blocks: Option<Index>,
     /// New bytes that are not decided yet.
@@ -64,7 +72,7 @@ impl<'old> Matcher<'old> {
         let usable = old.is_consistent() && !old.sums.is_empty();
         Self {
             old,
-            content: Content::new(old.block_bytes.max(1)),
+            parts: Parts::default(),
             blocks: None,
             window: Vec::new(),
             expected: 0,
@@ -80,18 +88,31 @@ impl<'old> Matcher<'old> {
     /// The next bytes of the new content. Operations come in order and cover everything but a rest
     /// that is undecided.
     pub fn add(&mut self, bytes: &[u8], mut tell: impl FnMut(Op<'_>)) {
-        self.content.add(bytes);
         self.window.extend_from_slice(bytes);
         self.decide(false, &mut tell);
     }
 
-    /// The new content has ended; its hash.
+    /// The next bytes of the new content, which `fill` puts behind those that are there; what it says.
+    ///
+    /// # Errors
+    /// Those of `fill`; then nothing may have been added.
+    pub fn read<E>(
+        &mut self,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<usize, E>,
+        mut tell: impl FnMut(Op<'_>),
+    ) -> Result<usize, E> {
+        let filled = fill(&mut self.window)?;
+        self.decide(false, &mut tell);
+        Ok(filled)
+    }
+
+    /// The new content has ended; the hash of its [`Parts`].
     pub fn finish(mut self, mut tell: impl FnMut(Op<'_>)) -> Hash {
         self.decide(true, &mut tell);
         let rest = std::mem::take(&mut self.window);
         self.literal(&rest, &mut tell);
         self.flush(&mut tell);
-        self.content.finish()
+        self.parts.finish()
     }
 
     /// Bytes of the new content that are already there.
@@ -129,7 +150,6 @@ impl<'old> Matcher<'old> {
         }
         window.drain(..at);
         self.window = window;
-        self.content.forget_before(self.seen);
     }
 
     fn take_new(&mut self, rest: &[u8], tell: &mut impl FnMut(Op<'_>)) -> Option<usize> {
@@ -137,18 +157,13 @@ impl<'old> Matcher<'old> {
         (!rest.is_empty()).then_some(rest.len())
     }
 
-    /// The old block that begins at `offset`, when `rest` begins with it, which is so far behind the
-    /// begin of the window.
-    fn matches(&self, offset: u64, rest: &[u8], behind: usize) -> Option<usize> {
-        let block = u64::from(self.old.block_bytes);
-        let index = offset / block;
+    /// The old block that begins at `offset`, when `rest` begins with it.
+    fn matches(&self, offset: u64, rest: &[u8]) -> Option<Found> {
+        let index = offset / u64::from(self.old.block_bytes);
         let length = usize::try_from(self.old.length(index)).ok()?;
         let sum = self.old.sums.get(usize::try_from(index).ok()?)?;
-        let bytes = rest.get(..length).filter(|bytes| !bytes.is_empty())?;
-        // What stands where it stood was hashed already.
-        let in_place = self.seen + behind as u64 == offset && length == self.block();
-        let known = self.content.value_at(offset).filter(|_| in_place).map(half);
-        (known.unwrap_or_else(|| strong(bytes, offset)) == sum.strong).then_some(length)
+        let hash = Hash::of(rest.get(..length).filter(|bytes| !bytes.is_empty())?);
+        (half(&hash) == sum.strong).then_some(Found { offset, length, hash })
     }
 
     /// Compares where blocks are expected; `None` when more bytes are needed.
@@ -167,10 +182,9 @@ impl<'old> Matcher<'old> {
             return Some(self.pass(rest, self.block() - into_block, tell));
         }
         if self.tried == 0
-            && let Some(length) = self.matches(self.expected, rest, 0)
+            && let Some(found) = self.matches(self.expected, rest)
         {
-            self.hit(self.expected, length, tell);
-            return Some(length);
+            return Some(self.hit(&found, tell));
         }
         // The next block is the likeliest one: it is tried as soon as it is here, and every one once.
         let ahead = self.ahead_bytes();
@@ -180,10 +194,9 @@ impl<'old> Matcher<'old> {
                 break;
             }
             let offset = self.expected + skipped as u64;
-            if let Some(length) = self.matches(offset, &rest[skipped..], skipped) {
+            if let Some(found) = self.matches(offset, &rest[skipped..]) {
                 self.literal(&rest[..skipped], tell);
-                self.hit(offset, length, tell);
-                return Some(skipped + length);
+                return Some(skipped + self.hit(&found, tell));
             }
             skipped += self.block();
         }
@@ -218,12 +231,11 @@ impl<'old> Matcher<'old> {
         let mut rolling = Rolling::new(&rest[..block]);
         let last = rest.len() - block;
         for at in 0..=last {
-            if let Some(offset) = self.lookup(rolling.weak(), &rest[at..at + block]) {
+            if let Some(found) = self.lookup(rolling.weak(), &rest[at..at + block]) {
                 self.literal(&rest[..at], tell);
-                self.hit(offset, block, tell);
                 self.search_left = SEARCH_BYTES_MAX;
                 self.mode = Mode::Expected;
-                return Some(at + block);
+                return Some(at + self.hit(&found, tell));
             }
             self.search_left = self.search_left.saturating_sub(1);
             if self.search_left == 0 {
@@ -244,28 +256,28 @@ impl<'old> Matcher<'old> {
         let tail = usize::try_from(tail).ok().filter(|tail| (1..=rest.len()).contains(tail))?;
         let offset = self.old.size - tail as u64;
         let before = rest.len() - tail;
-        let length = self.matches(offset, &rest[before..], before)?;
+        let found = self.matches(offset, &rest[before..])?;
         self.literal(&rest[..before], tell);
-        self.hit(offset, length, tell);
-        Some(rest.len())
+        Some(before + self.hit(&found, tell))
     }
 
     /// The old block with the weak sum `weak` that `bytes` are.
-    fn lookup(&mut self, weak: u32, bytes: &[u8]) -> Option<u64> {
+    fn lookup(&mut self, weak: u32, bytes: &[u8]) -> Option<Found> {
         let candidates = self.blocks.as_ref()?.candidates(weak)?;
-        for index in candidates {
-            // Every look costs what it hashes, so that chosen sums cannot make the search slow.
-            self.search_left = self.search_left.saturating_sub(bytes.len() as u64);
-            let offset = u64::from(*index) * u64::from(self.old.block_bytes);
-            if self.old.sums[*index as usize].strong == strong(bytes, offset) {
-                return Some(offset);
-            }
-        }
-        None
+        // It costs what it hashes, so that chosen sums cannot make the search slow.
+        self.search_left = self.search_left.saturating_sub(bytes.len() as u64);
+        let hash = Hash::of(bytes);
+        let strong = half(&hash);
+        let same = |index: &&u32| self.old.sums[**index as usize].strong == strong;
+        let index = candidates.iter().find(same)?;
+        let offset = u64::from(*index) * u64::from(self.old.block_bytes);
+        Some(Found { offset, length: bytes.len(), hash })
     }
 
-    fn hit(&mut self, offset: u64, length: usize, tell: &mut impl FnMut(Op<'_>)) {
-        let length = length as u64;
+    /// An old block is next; how long it is.
+    fn hit(&mut self, found: &Found, tell: &mut impl FnMut(Op<'_>)) -> usize {
+        let (offset, length) = (found.offset, found.length as u64);
+        self.parts.add_old(&found.hash, length);
         self.found += length;
         self.expected = offset + length;
         match &mut self.copy {
@@ -277,11 +289,13 @@ impl<'old> Matcher<'old> {
                 self.copy = Some((offset, length));
             }
         }
+        found.length
     }
 
     fn literal(&mut self, bytes: &[u8], tell: &mut impl FnMut(Op<'_>)) {
         if !bytes.is_empty() {
             self.flush(tell);
+            self.parts.add_new(bytes);
             tell(Op::Literal(bytes));
         }
     }

@@ -10,13 +10,13 @@
 
 mod blocks;
 mod matching;
+mod parts;
 mod sum;
-mod tree;
 
 pub use matching::Matcher;
+pub use parts::Parts;
 use serde::{Deserialize, Serialize};
 pub use sum::Signer;
-pub use tree::{Content, Value};
 
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
@@ -29,12 +29,12 @@ pub const DELTA_BYTES_MIN: u64 = 64 * KIB;
 /// A content that is so much longer than what it becomes has little to give for its length.
 const SIZE_RATIO_MAX: u64 = 8;
 
-/// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by at its place.
+/// Weak sum to look a block up by, and 128 bits of BLAKE3 to know it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockSum {
     /// Rolls on byte by byte.
     pub weak: u32,
-    /// First half of its value in the tree of the content.
+    /// First half of its hash.
     pub strong: [u8; 16],
 }
 

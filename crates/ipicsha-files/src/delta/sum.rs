@@ -3,11 +3,8 @@
 //! Decides the two sums. The weak one is made of the sum of all bytes and the sum of all sums that
 //! lead there, modulo 2^32, which a window can roll on, and which many bytes are added to at a time.
 
-use super::{
-    BlockSum, Signature,
-    blocks::Blocks,
-    tree::{self, Value},
-};
+use super::{BlockSum, Signature, blocks::Blocks};
+use crate::hash::Hash;
 
 /// Spreads the sum of the bytes over all bits.
 const SPREAD: u32 = 0x9e37_79b1;
@@ -59,14 +56,9 @@ impl Sums {
     }
 }
 
-/// The strong sum of a block that stands at `offset`.
-pub(super) fn strong(block: &[u8], offset: u64) -> [u8; 16] {
-    half(&tree::value(block, offset))
-}
-
-/// What of a value is told.
-pub(super) fn half(value: &[u8; 32]) -> [u8; 16] {
-    let (half, _) = value.split_first_chunk().expect("32 bytes have 16");
+/// What of a block's hash is told.
+pub(super) fn half(hash: &Hash) -> [u8; 16] {
+    let (half, _) = hash.as_bytes().split_first_chunk().expect("32 bytes have 16");
     *half
 }
 
@@ -100,10 +92,8 @@ impl Rolling {
 #[derive(Debug)]
 pub struct Signer {
     signature: Signature,
-    /// Of whole blocks and of the last one.
-    values: Vec<Value>,
-    /// Where the next block stands.
-    offset: u64,
+    /// Of every block.
+    hashes: Vec<Hash>,
     blocks: Blocks,
 }
 
@@ -113,52 +103,42 @@ impl Signer {
     /// # Panics
     /// A block of no bytes.
     pub fn new(block_bytes: u32) -> Self {
-        Self::at(0, block_bytes)
-    }
-
-    /// For a part of a content that begins at `offset` with a block.
-    ///
-    /// # Panics
-    /// A block of no bytes.
-    pub fn at(offset: u64, block_bytes: u32) -> Self {
         assert!(block_bytes > 0, "a block has bytes");
         let signature = Signature { block_bytes, ..Signature::default() };
-        Self { signature, values: Vec::new(), offset, blocks: Blocks::of(block_bytes) }
+        Self { signature, hashes: Vec::new(), blocks: Blocks::of(block_bytes) }
     }
 
     /// The next bytes of the content.
     pub fn add(&mut self, bytes: &[u8]) {
         self.signature.size += bytes.len() as u64;
-        let (sums, values) = (&mut self.signature.sums, &mut self.values);
-        let offset = &mut self.offset;
-        self.blocks.add(bytes, |block| sign(sums, values, offset, block));
+        let (sums, hashes) = (&mut self.signature.sums, &mut self.hashes);
+        self.blocks.add(bytes, |block| sign(sums, hashes, block));
     }
 
     /// Takes the sums of the blocks that are whole by now.
     pub fn take(&mut self) -> Vec<BlockSum> {
-        self.values.clear();
+        self.hashes.clear();
         std::mem::take(&mut self.signature.sums)
     }
 
     /// The content has ended.
     pub fn finish(self) -> Signature {
-        self.finish_with_values().0
+        self.finish_with_hashes().0
     }
 
-    /// The content has ended; with what its blocks are known by.
-    pub fn finish_with_values(mut self) -> (Signature, Vec<Value>) {
+    /// The content has ended; with the whole hashes of its blocks.
+    pub fn finish_with_hashes(mut self) -> (Signature, Vec<Hash>) {
         if let Some(last) = self.blocks.rest() {
-            sign(&mut self.signature.sums, &mut self.values, &mut self.offset, &last);
+            sign(&mut self.signature.sums, &mut self.hashes, &last);
         }
-        (self.signature, self.values)
+        (self.signature, self.hashes)
     }
 }
 
-fn sign(sums: &mut Vec<BlockSum>, values: &mut Vec<Value>, offset: &mut u64, block: &[u8]) {
-    let value = tree::value(block, *offset);
-    sums.push(BlockSum { weak: weak(block), strong: half(&value) });
-    values.push(value);
-    *offset += block.len() as u64;
+fn sign(sums: &mut Vec<BlockSum>, hashes: &mut Vec<Hash>, block: &[u8]) {
+    let hash = Hash::of(block);
+    sums.push(BlockSum { weak: weak(block), strong: half(&hash) });
+    hashes.push(hash);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Hash;
 
 /// Small blocks, so that small contents have many.
 const BLOCK: u32 = 64;
@@ -11,21 +12,25 @@ const BLOCK: u32 = 64;
 fn transfer(old: &[u8], new: &[u8], block: u32, piece: usize) -> (Vec<u8>, u64) {
     let signature = Signature::of(old, block);
     let mut matcher = Matcher::new(&signature);
-    let (mut made, mut sent) = (Vec::new(), 0);
+    let (mut made, mut sent, mut parts) = (Vec::new(), 0, Parts::default());
     let mut take = |op: Op<'_>| match op {
         Op::Copy { offset, length } => {
             let from = usize::try_from(offset).expect("small");
-            made.extend_from_slice(&old[from..from + usize::try_from(length).expect("small")]);
+            let copied = &old[from..from + usize::try_from(length).expect("small")];
+            copied.chunks(block as usize).for_each(|b| parts.add_old(&Hash::of(b), b.len() as u64));
+            made.extend_from_slice(copied);
         }
         Op::Literal(bytes) => {
             sent += bytes.len() as u64;
+            parts.add_new(bytes);
             made.extend_from_slice(bytes);
         }
     };
     for part in new.chunks(piece.max(1)) {
         matcher.add(part, &mut take);
     }
-    assert_eq!(matcher.finish(&mut take), crate::Hash::of(new));
+    let hash = matcher.finish(&mut take);
+    assert_eq!(hash, parts.finish());
     (made, sent)
 }
 

@@ -5,6 +5,7 @@
 //! from.
 
 mod batch;
+mod check;
 mod leftover;
 mod sparse;
 mod temp;
@@ -12,6 +13,8 @@ mod temp;
 use std::sync::Arc;
 
 pub use batch::{Batch, Expected, Outcomes, Placed};
+pub(crate) use check::Check;
+pub use check::OldBlocks;
 pub use leftover::{is_temporary, remove_leftovers, remove_temporary};
 use rustix::io::Errno;
 pub use temp::{Hold, Ready, Temp};

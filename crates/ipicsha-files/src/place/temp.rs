@@ -11,11 +11,12 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{NAMES_MAX, PlaceError, Placement, Sparse, errno_of, leftover, sparse};
+use super::{
+    NAMES_MAX, OldBlocks, PlaceError, Placement, Sparse, check::Check, errno_of, leftover, sparse,
+};
 use crate::{
-    delta::{Content, Value},
     facts::{Facts, Unset},
-    hash::{Hash, Hasher, READ_BYTES},
+    hash::{Hash, READ_BYTES},
     meta::{Meta, Node},
     path::Name,
     resolve::Dir,
@@ -56,29 +57,6 @@ impl Drop for Hold {
         if self.armed {
             // Nobody is left to be told; what stays is removed as a leftover.
             let _ = self.dir.remove_file(&self.name);
-        }
-    }
-}
-
-/// How the content becomes known while it is written.
-#[derive(Debug)]
-enum Check {
-    /// It is read again when it is complete.
-    Later,
-    Whole(Hasher),
-    /// Block by block, of which some may be known.
-    Blocks(Content),
-}
-
-impl Check {
-    fn add(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Later => {}
-            Self::Whole(hasher) => hasher.add(bytes),
-            Self::Blocks(content) => {
-                content.add(bytes);
-                content.forget_before(u64::MAX);
-            }
         }
     }
 }
@@ -152,17 +130,17 @@ impl Temp {
         Self {
             file,
             hold: Hold::new(dir, name),
-            check: if verify { Check::Whole(Hasher::default()) } else { Check::Later },
+            check: if verify { Check::whole() } else { Check::Later },
             sparse,
             length: 0,
             hole_at_end: false,
         }
     }
 
-    /// To be called before anything is written: what is known of blocks of this size can be used.
-    pub fn hash_in_blocks(&mut self, block_bytes: u32) {
+    /// The hash that is expected is that of the [`crate::delta::Parts`]. To be called before anything is written.
+    pub fn hash_parts(&mut self) {
         debug_assert_eq!(self.length, 0, "nothing is written yet");
-        self.check = Check::Blocks(Content::new(block_bytes));
+        self.check = Check::parts();
     }
 
     /// Bytes so far.
@@ -189,6 +167,11 @@ impl Temp {
     /// The disk is full or broken.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
         self.check.add(bytes);
+        self.lay(bytes)
+    }
+
+    /// Writes without hashing.
+    fn lay(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
         if self.sparse == Sparse::Full {
             return self.put(bytes);
         }
@@ -215,11 +198,7 @@ impl Temp {
 
     /// The next `length` bytes are zero and take no space.
     pub fn hole(&mut self, length: u64) {
-        match &mut self.check {
-            Check::Later => {}
-            Check::Whole(hasher) => hasher.add_zeros(length),
-            Check::Blocks(content) => content.add_zeros(length),
-        }
+        self.check.add_zeros(length);
         self.skip(length);
     }
 
@@ -235,37 +214,21 @@ impl Temp {
         self.copy_unseen(basis, offset, length)
     }
 
-    /// The next `length` bytes are those of `basis` at the same place, whose first blocks are known by
-    /// `values`: those the kernel copies without showing them. Whoever calls makes sure that `basis` is
-    /// what the values were made of.
+    /// The next bytes are these blocks.
     ///
     /// # Errors
     /// As [`Self::copy`].
-    pub fn copy_known(
-        &mut self,
-        basis: &File,
-        length: u64,
-        mut values: &[Value],
-    ) -> Result<(), PlaceError> {
-        let end = self.length + length;
-        while let (Check::Blocks(content), [_, ..], Sparse::Full) =
-            (&mut self.check, values, self.sparse)
-        {
-            let block = content.block_bytes();
-            let taken = content.add_known(values);
-            if taken == 0 {
-                self.copy_by_reading(basis, self.length, block, Self::write)?;
-                values = values.get(1..).unwrap_or_default();
-            } else {
-                let copied = self.copy_unseen(basis, self.length, taken as u64 * block);
-                if copied.is_err() {
-                    self.check = Check::Later; // what is known is not what is here
-                }
-                copied?;
-                values = values.get(taken..).unwrap_or_default();
-            }
+    pub fn copy_blocks(&mut self, old: &OldBlocks<'_>) -> Result<(), PlaceError> {
+        if let (Some(hashes), Sparse::Full) = (old.hashes, self.sparse) {
+            self.copy_unseen(old.file, old.offset, old.length)?;
+            self.check.add_known(old, hashes);
+            return Ok(());
         }
-        self.copy_by_reading(basis, self.length, end - self.length, Self::write)
+        old.read(|bytes, hash| {
+            self.lay(bytes)?;
+            self.check.add_old(bytes, hash);
+            Ok(())
+        })
     }
 
     /// The kernel copies where it can.
@@ -345,14 +308,11 @@ impl Temp {
     }
 
     fn hash(&mut self) -> Result<Hash, PlaceError> {
-        match std::mem::replace(&mut self.check, Check::Later) {
-            Check::Whole(hasher) => Ok(hasher.finish()),
-            Check::Blocks(content) => Ok(content.finish()),
-            Check::Later => {
-                self.file.seek(SeekFrom::Start(0))?;
-                Ok(Hash::of_file(&mut self.file)?.0)
-            }
+        if let Some(hash) = self.check.finish() {
+            return Ok(hash);
         }
+        self.file.seek(SeekFrom::Start(0))?;
+        Ok(Hash::of_file(&mut self.file)?.0)
     }
 
     /// Keeps what was written so far under the temporary name, for the next try.

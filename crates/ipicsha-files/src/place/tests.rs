@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::{batch::Expected, *};
 use crate::{
     Facts, Time,
+    delta::Parts,
     hash::Hash,
     path::Name,
     resolve::{Dir, Links, Mounts, Root},
@@ -110,6 +111,47 @@ fn parts_of_the_old_file_are_copied() {
         assert!(matches!(temp.copy(&old, 8, 5), Err(PlaceError::Mismatch)));
         assert!(temp.content().expect("read").starts_with(b"56789-01234"));
     }
+}
+
+#[test]
+fn old_blocks_count_the_same_whether_they_are_known_or_read() {
+    let (folder, dir) = folder();
+    let content = b"00001111222233";
+    fs::write(folder.path().join("old"), content).expect("a file");
+    let file = &fs::File::open(folder.path().join("old")).expect("open");
+    let hashes: Vec<Hash> = content.chunks(4).map(Hash::of).collect();
+    let mut parts = Parts::default();
+    parts.add_new(b"-");
+    for (block, length) in [(2, 4), (3, 2), (0, 4)] {
+        parts.add_old(&hashes[block], length);
+    }
+    let blocks =
+        |offset, length, hashes| OldBlocks { file, offset, length, block_bytes: 4, hashes };
+    for (sparse, known) in [(Sparse::Full, true), (Sparse::Full, false), (Sparse::Holes, false)] {
+        let of = |first: usize, count| known.then_some(&hashes[first..first + count]);
+        let mut temp = Temp::create(&dir, sparse, true).expect("a file");
+        temp.hash_parts();
+        temp.write(b"-").expect("written");
+        temp.copy_blocks(&blocks(8, 6, of(2, 2))).expect("copied");
+        temp.copy_blocks(&blocks(0, 4, of(0, 1))).expect("copied");
+        assert_eq!(temp.content().expect("read"), b"-2222330000");
+        temp.finish(Some(parts.finish()), &Facts::default()).expect("what was announced");
+        let mut temp = Temp::create(&dir, sparse, true).expect("a file");
+        let too_far = temp.copy_blocks(&blocks(12, 4, of(3, 1)));
+        assert!(matches!(too_far, Err(PlaceError::Mismatch)), "{known}");
+    }
+    // What is not the announced block is found out by reading it...
+    let mut temp = Temp::create(&dir, Sparse::Full, true).expect("a file");
+    temp.hash_parts();
+    temp.write(b"-").expect("written");
+    temp.copy_blocks(&blocks(4, 4, None)).expect("copied");
+    let wrong = temp.finish(Some(parts.finish()), &Facts::default());
+    assert!(matches!(wrong, Err(PlaceError::Mismatch)));
+    // ...and a hash of the whole is never that of parts.
+    let mut temp = Temp::create(&dir, Sparse::Full, true).expect("a file");
+    temp.write(b"-2222330000").expect("written");
+    let wrong = temp.finish(Some(parts.finish()), &Facts::default());
+    assert!(matches!(wrong, Err(PlaceError::Mismatch)));
 }
 
 #[test]

@@ -13,10 +13,10 @@ use rustix::{fs::FallocateFlags, io::Errno};
 use super::{Receiver, files::Pending, old::Old};
 use crate::{
     error::{AtPath, Problem},
-    hash::{Hash, Hasher, READ_BYTES},
+    hash::{Hash, READ_BYTES},
     meta::{Meta, Node},
     path::Name,
-    place::{PlaceError, Sparse, Temp, errno_of},
+    place::{Check, OldBlocks, PlaceError, Sparse, Temp, errno_of},
     resolve::Dir,
     sync::{
         Event,
@@ -41,7 +41,7 @@ struct InPlace {
     file: File,
     at: u64,
     begin: u64,
-    hasher: Hasher,
+    check: Check,
     sparse: bool,
 }
 
@@ -57,14 +57,14 @@ pub(super) struct Incoming {
 
 impl InPlace {
     fn write(&mut self, bytes: &[u8]) -> Result<(), PlaceError> {
-        self.hasher.add(bytes);
+        self.check.add(bytes);
         self.file.write_all_at(bytes, self.at)?;
         self.at += bytes.len() as u64;
         Ok(())
     }
 
     fn hole(&mut self, length: u64) -> Result<(), PlaceError> {
-        self.hasher.add_zeros(length);
+        self.check.add_zeros(length);
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&self.file, punch, self.at, length) {
             Ok(()) => {}
@@ -88,21 +88,18 @@ impl InPlace {
 
     /// Bytes that lie ahead of what was written are still the old ones; if they are not, the hash
     /// will not be right and the file is asked for as a whole.
-    fn copy(&mut self, mut offset: u64, mut length: u64) -> Result<(), PlaceError> {
-        let mut buffer = vec![0; READ_BYTES];
-        while length > 0 {
-            let wanted = usize::try_from(length).unwrap_or(READ_BYTES).min(READ_BYTES);
-            self.file.read_exact_at(&mut buffer[..wanted], offset)?;
-            if offset == self.at {
-                self.hasher.add(&buffer[..wanted]);
-                self.at += wanted as u64;
-            } else {
-                self.write(&buffer[..wanted])?;
+    fn copy(&mut self, old: &OldBlocks<'_>) -> Result<(), PlaceError> {
+        let Self { file, at, check, .. } = self;
+        let stays = old.offset == *at;
+        // What is written over is read, whatever has its name.
+        OldBlocks { file, hashes: None, ..*old }.read(|bytes, hash| {
+            if !stays {
+                file.write_all_at(bytes, *at)?;
             }
-            offset += wanted as u64;
-            length -= wanted as u64;
-        }
-        Ok(())
+            check.add_old(bytes, hash);
+            *at += bytes.len() as u64;
+            Ok(())
+        })
     }
 }
 
@@ -156,14 +153,13 @@ where
                 None => dir.create_file(&spot.name, 0o600),
             };
             let file = file.at("open for writing", &spot.path)?;
-            let hasher = Hasher::default();
-            let sparse = options.sparse;
-            return Ok(Sink::InPlace(InPlace { file, at: offset, begin: offset, hasher, sparse }));
+            let (check, sparse) = (check_of(pending.want), options.sparse);
+            return Ok(Sink::InPlace(InPlace { file, at: offset, begin: offset, check, sparse }));
         }
         let sparse = if options.sparse { Sparse::Holes } else { Sparse::Full };
         let mut temp = Temp::create(&dir, sparse, true).at("create a file for", &spot.path)?;
-        if let Some(block_bytes) = pending.old.as_ref().and_then(Old::remembered_blocks) {
-            temp.hash_in_blocks(block_bytes);
+        if matches!(pending.want, Want::Delta { .. }) {
+            temp.hash_parts();
         }
         if options.preallocate && !options.sparse {
             match temp.reserve(pending.details.size) {
@@ -202,14 +198,13 @@ where
         if offset.checked_add(length).is_none() {
             return Err(too_long());
         }
-        self.put(length, |sink, old| match (sink, old) {
-            (Sink::Temp(temp), Some(old)) if temp.length() == offset => {
-                temp.copy_known(&old.file, length, old.values(offset, length))
+        self.put(length, |sink, old| {
+            let blocks = old.ok_or(PlaceError::Mismatch)?.blocks(offset, length)?;
+            match sink {
+                Sink::Temp(temp) => temp.copy_blocks(&blocks),
+                Sink::InPlace(file) => file.copy(&blocks),
+                Sink::Nowhere => Ok(()),
             }
-            (Sink::Temp(temp), Some(old)) => temp.copy(&old.file, offset, length),
-            (Sink::InPlace(file), _) => file.copy(offset, length),
-            (Sink::Temp(_), None) => Err(PlaceError::Mismatch),
-            (Sink::Nowhere, _) => Ok(()),
         })
     }
 
@@ -257,7 +252,8 @@ where
         incoming.length = 0;
         incoming.sink = match incoming.sink {
             Sink::InPlace(InPlace { file, begin, sparse, .. }) => {
-                Sink::InPlace(InPlace { file, at: begin, begin, hasher: Hasher::default(), sparse })
+                let check = check_of(incoming.pending.want);
+                Sink::InPlace(InPlace { file, at: begin, begin, check, sparse })
             }
             Sink::Temp(_) => match self.sink(&incoming.pending, incoming.offset) {
                 Ok(sink) => sink,
@@ -353,7 +349,7 @@ where
     ) -> Result<bool, Ended> {
         let path = &pending.spot.path;
         let problem = |doing, errno| Ended::Problem(Problem::new(doing, path.clone(), errno));
-        if written.hasher.finish() != hash {
+        if written.check.finish() != Some(hash) {
             return Err(Ended::Mismatch);
         }
         let InPlace { file, at, .. } = written;
@@ -407,6 +403,14 @@ where
 
 fn too_long() -> Fatal {
     Fatal::new(Exit::Protocol, "a file is longer than any file can be")
+}
+
+/// A difference is verified by its parts.
+fn check_of(want: Want) -> Check {
+    match want {
+        Want::Whole | Want::From(_) => Check::whole(),
+        Want::Delta { .. } => Check::parts(),
+    }
 }
 
 /// Opens a file to write over it. Its owner may do so although it is read-only; its permissions are

@@ -1,7 +1,7 @@
 //! The old content of a file, to which the difference is asked for.
 //!
-//! Decides what is remembered of it: what its blocks are known by, so that those that stay at their place
-//! are copied by the system and not read once more. Must not receive bytes.
+//! Decides what is remembered of it: the hashes of its blocks, so that those that stay are copied by the
+//! system and not read once more. Must not receive bytes.
 
 use std::{
     fs::File,
@@ -12,9 +12,10 @@ use std::{
 
 use super::{Receiver, files::Pending};
 use crate::{
-    delta::{BlockSum, Signer, Value},
-    hash::READ_BYTES,
+    delta::{BlockSum, Signer},
+    hash::{Hash, READ_BYTES},
     meta::Meta,
+    place::{OldBlocks, PlaceError},
     sync::{
         channel::Channel,
         exit::Fatal,
@@ -26,8 +27,8 @@ use crate::{
 const SPAN_BYTES: u64 = 16 * 1024 * 1024;
 /// Sums sent at a time.
 const SUMS_MAX: usize = 4096;
-/// Of so many blocks at most it is remembered what they are known by: 32 MiB.
-const VALUES_MAX: u64 = 1 << 20;
+/// Of so many blocks at most the hashes are remembered: 32 MiB.
+const HASHES_MAX: u64 = 1 << 20;
 /// Shorter contents are read again faster than they are waited for.
 const WAIT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// A clock of the file system has moved on after this: later changes show.
@@ -49,8 +50,8 @@ pub(super) struct Old {
 struct Remembered {
     /// Before anything of it was read.
     before: Meta,
-    /// Of its whole blocks.
-    values: Vec<Value>,
+    /// Of its blocks.
+    hashes: Vec<Hash>,
 }
 
 impl Old {
@@ -60,34 +61,44 @@ impl Old {
 
     /// Begins to remember, where that is of use.
     fn begin(&mut self, size: u64) {
-        if size / u64::from(self.block_bytes.max(1)) <= VALUES_MAX {
+        if size / u64::from(self.block_bytes.max(1)) <= HASHES_MAX {
             let before = settled(&self.file).filter(|before| before.size == size);
-            self.remembered = before.map(|before| Remembered { before, values: Vec::new() });
+            self.remembered = before.map(|before| Remembered { before, hashes: Vec::new() });
         }
     }
 
-    /// Bytes of a block, when it is remembered what blocks are known by.
-    pub(super) fn remembered_blocks(&self) -> Option<u32> {
-        self.remembered.as_ref().map(|_| self.block_bytes)
-    }
-
-    /// What the whole blocks that begin at `offset` are known by, as many as there are in `length`.
-    pub(super) fn values(&self, offset: u64, length: u64) -> &[Value] {
-        let Some(remembered) = &self.remembered else { return &[] };
-        let block = u64::from(self.block_bytes);
+    /// The blocks that begin at `offset`.
+    ///
+    /// # Errors
+    /// No block begins there, or none ends where the last one does.
+    pub(super) fn blocks(&self, offset: u64, length: u64) -> Result<OldBlocks<'_>, PlaceError> {
+        let block = u64::from(self.block_bytes.max(1));
         if !offset.is_multiple_of(block) {
-            return &[];
+            return Err(PlaceError::Mismatch);
         }
-        let index = |blocks: u64| usize::try_from(blocks).unwrap_or(usize::MAX);
-        let first = index(offset / block);
-        let last = first.saturating_add(index(length / block)).min(remembered.values.len());
-        remembered.values.get(first..last).unwrap_or_default()
+        let hashes = match &self.remembered {
+            Some(remembered) => Some(remembered.hashes_of(offset, length, block)?),
+            None => None,
+        };
+        let (file, block_bytes) = (&self.file, self.block_bytes);
+        Ok(OldBlocks { file, offset, length, block_bytes, hashes })
     }
 
     /// Whether it is still what the sums were made of, as far as that counts.
     pub(super) fn is_unchanged(&self) -> bool {
         let Some(remembered) = &self.remembered else { return true };
         Meta::of(&self.file).is_ok_and(|now| now.same_content_as(&remembered.before))
+    }
+}
+
+impl Remembered {
+    fn hashes_of(&self, offset: u64, length: u64, block: u64) -> Result<&[Hash], PlaceError> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.before.size);
+        let end = end.filter(|end| end.is_multiple_of(block) || *end == self.before.size);
+        let end = end.ok_or(PlaceError::Mismatch)?;
+        let index = |blocks: u64| usize::try_from(blocks).unwrap_or(usize::MAX);
+        let hashes = self.hashes.get(index(offset / block)..index(end.div_ceil(block)));
+        hashes.ok_or(PlaceError::Mismatch)
     }
 }
 
@@ -137,19 +148,15 @@ where
             let middle = at.saturating_add(span).min(size);
             let end = middle.saturating_add(span).min(size);
             let both = sums_of_both(&old.file, block_bytes, at..middle, middle..end);
-            for (sums, values) in both {
+            for (sums, hashes) in both {
                 self.say_sums(&sums)?;
-                match (&mut old.remembered, values) {
-                    (Some(remembered), Some(values)) => remembered.values.extend(values),
+                match (&mut old.remembered, hashes) {
+                    (Some(remembered), Some(hashes)) => remembered.hashes.extend(hashes),
                     (_, None) => old.remembered = None,
                     (None, Some(_)) => {}
                 }
             }
             at = end;
-        }
-        if let Some(remembered) = &mut old.remembered {
-            // The last one is no whole block, and may not stay the last one.
-            remembered.values.truncate(usize::try_from(size / block).unwrap_or(usize::MAX));
         }
         Ok(old)
     }
@@ -159,8 +166,8 @@ where
     }
 }
 
-/// Of a part of an old content; no values where something of it could not be read.
-type Sums = (Vec<BlockSum>, Option<Vec<Value>>);
+/// Of a part of an old content; no hashes where something of it could not be read.
+type Sums = (Vec<BlockSum>, Option<Vec<Hash>>);
 
 /// Sums of two parts of an old content, by two threads where there is a second part.
 fn sums_of_both(file: &File, block_bytes: u32, first: Range<u64>, second: Range<u64>) -> [Sums; 2] {
@@ -176,7 +183,7 @@ fn sums_of_both(file: &File, block_bytes: u32, first: Range<u64>, second: Range<
 
 /// Sums of a part of an old content that begins with a block.
 fn sums(file: &File, block_bytes: u32, part: Range<u64>) -> Sums {
-    let mut signer = Signer::at(part.start, block_bytes);
+    let mut signer = Signer::new(block_bytes);
     let mut buffer = vec![0; READ_BYTES];
     let (mut at, mut whole) = (part.start, true);
     while at < part.end {
@@ -191,6 +198,6 @@ fn sums(file: &File, block_bytes: u32, part: Range<u64>) -> Sums {
         signer.add(&buffer[..got]);
         at += got as u64;
     }
-    let (signature, values) = signer.finish_with_values();
-    (signature.sums, whole.then_some(values))
+    let (signature, hashes) = signer.finish_with_hashes();
+    (signature.sums, whole.then_some(hashes))
 }

@@ -111,7 +111,7 @@ where
             match Meta::of(file) {
                 Ok(after)
                     if is_one_state(&meta, &after, content.len() as u64)
-                        && is_settled(file, &meta, 0, hash) =>
+                        && is_settled(&meta, || reads_again(file, meta.size, 0, hash)) =>
                 {
                     self.pace.spend(content.len() as u64);
                     self.pack_bytes += content.len() + 64;
@@ -194,7 +194,8 @@ where
             self.pace.spend(piece.len() as u64);
             self.say(ToReceiver::Data(piece))?;
         }
-        Ok(ended(file, meta, offset, hasher.finish()))
+        let again = |hash| reads_again(file, meta.size, offset, hash);
+        Ok(ended(file, meta, hasher.finish(), again))
     }
 
     /// What is new compared with the content that `signature` is of.
@@ -204,36 +205,27 @@ where
         meta: &Meta,
         signature: &Signature,
     ) -> Result<Reading, Gone> {
-        let mut matcher = Matcher::new(signature);
-        let mut messages = Vec::new();
-        let mut at = 0;
-        while at < meta.size {
-            if self.is_stopped() {
-                return Err(Gone);
-            }
-            let wanted = usize::try_from(meta.size - at).unwrap_or(usize::MAX).min(DATA_BYTES);
-            let piece = match read_piece(file, at, wanted) {
-                Ok(piece) if piece.is_empty() => return Ok(Reading::Changed),
-                Ok(piece) => piece,
-                Err(errno) => return Ok(Reading::Failed(errno)),
-            };
-            at += piece.len() as u64;
-            matcher.add(&piece, |op| tell(op, &mut messages));
-            self.say_all(&mut messages)?;
+        let again =
+            |hash| compare(file, meta, signature, |_| Ok(())).is_ok_and(|second| second == hash);
+        match compare(file, meta, signature, |op| self.say_part(op)) {
+            Ok(hash) => Ok(ended(file, meta, hash, again)),
+            Err(Ended::Gone) => Err(Gone),
+            Err(Ended::Early) => Ok(Reading::Changed),
+            Err(Ended::Failed(errno)) => Ok(Reading::Failed(errno)),
         }
-        let hash = matcher.finish(|op| tell(op, &mut messages));
-        self.say_all(&mut messages)?;
-        Ok(ended(file, meta, 0, hash))
     }
 
-    fn say_all(&mut self, messages: &mut Vec<ToReceiver>) -> Result<(), Gone> {
-        for message in messages.drain(..) {
-            if let ToReceiver::Data(bytes) = &message {
-                self.pace.spend(bytes.len() as u64);
-            }
-            self.say(message)?;
+    fn say_part(&mut self, op: Op<'_>) -> Result<(), Gone> {
+        if self.is_stopped() {
+            return Err(Gone);
         }
-        Ok(())
+        match op {
+            Op::Copy { offset, length } => self.say(ToReceiver::Copy { offset, length }),
+            Op::Literal(bytes) => bytes.chunks(DATA_BYTES).try_for_each(|piece| {
+                self.pace.spend(piece.len() as u64);
+                self.say(ToReceiver::Data(piece.to_vec()))
+            }),
+        }
     }
 
     /// `--remove-source-files`: what has arrived goes, unless it changed since it was listed. For
@@ -286,14 +278,38 @@ where
     }
 }
 
-fn tell(op: Op<'_>, messages: &mut Vec<ToReceiver>) {
-    match op {
-        Op::Copy { offset, length } => messages.push(ToReceiver::Copy { offset, length }),
-        Op::Literal(bytes) => {
-            let pieces = bytes.chunks(DATA_BYTES).map(|piece| ToReceiver::Data(piece.to_vec()));
-            messages.extend(pieces);
+/// Why a comparison has no result.
+enum Ended {
+    /// Nobody wants it any more.
+    Gone,
+    /// The file is shorter by now.
+    Early,
+    Failed(Errno),
+}
+
+/// Compares a file with an old content; what it is known by.
+fn compare(
+    file: &File,
+    meta: &Meta,
+    signature: &Signature,
+    mut tell: impl FnMut(Op<'_>) -> Result<(), Gone>,
+) -> Result<Hash, Ended> {
+    let mut matcher = Matcher::new(signature);
+    let mut told = Ok(());
+    let mut at = 0;
+    while at < meta.size {
+        let wanted = usize::try_from(meta.size - at).unwrap_or(usize::MAX).min(DATA_BYTES);
+        let read = |window: &mut Vec<u8>| read_more(file, at, wanted, window);
+        match matcher.read(read, |op| told = told.and_then(|()| tell(op))) {
+            Ok(0) => return Err(Ended::Early),
+            Ok(read) => at += read as u64,
+            Err(errno) => return Err(Ended::Failed(errno)),
         }
+        told.map_err(|Gone| Ended::Gone)?;
     }
+    let hash = matcher.finish(|op| told = told.and_then(|()| tell(op)));
+    told.map_err(|Gone| Ended::Gone)?;
+    Ok(hash)
 }
 
 /// Whether what was read between two looks is one state of the file. A file that only grew is: its
@@ -312,16 +328,16 @@ fn age(meta: &Meta) -> Duration {
     now.checked_sub(begin).unwrap_or(WRITE_MAX)
 }
 
-/// Whether the bytes from `offset` to the old size are one state of the file. A write sets the time
-/// when it begins and may go on after it, so what changed just now is read twice, the second time when
-/// such a write is likely to have ended.
-fn is_settled(file: &File, before: &Meta, offset: u64, hash: Hash) -> bool {
+/// Whether what was read is one state of the file. A write sets the time when it begins and may go on
+/// after it, so what changed just now is read twice, the second time when such a write is likely to have
+/// ended.
+fn is_settled(before: &Meta, reads_again: impl FnOnce() -> bool) -> bool {
     let age = age(before);
     if age >= READ_ONCE {
         return true;
     }
     std::thread::sleep(WRITE_MAX.saturating_sub(age));
-    reads_again(file, before.size, offset, hash)
+    reads_again()
 }
 
 fn reads_again(file: &File, size: u64, offset: u64, hash: Hash) -> bool {
@@ -340,10 +356,11 @@ fn reads_again(file: &File, size: u64, offset: u64, hash: Hash) -> bool {
     hasher.finish() == hash
 }
 
-fn ended(file: &File, before: &Meta, offset: u64, hash: Hash) -> Reading {
+/// All of a file was read once; `again` reads it once more, and compares.
+fn ended(file: &File, before: &Meta, hash: Hash, again: impl FnOnce(Hash) -> bool) -> Reading {
     match Meta::of(file) {
         Ok(after) if !is_one_state(before, &after, before.size) => Reading::Changed,
-        Ok(_) if !is_settled(file, before, offset, hash) => Reading::Changed,
+        Ok(_) if !is_settled(before, || again(hash)) => Reading::Changed,
         Ok(_) => Reading::Sent(hash),
         Err(errno) => Reading::Failed(errno),
     }
@@ -374,6 +391,20 @@ fn read_piece(file: &File, at: u64, wanted: usize) -> Result<Vec<u8>, Errno> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// The same behind what is in `into`; how many.
+fn read_more(file: &File, at: u64, wanted: usize, into: &mut Vec<u8>) -> Result<usize, Errno> {
+    let length = into.len();
+    into.resize(length + wanted, 0);
+    let read = loop {
+        match rustix::io::pread(file, &mut into[length..], at) {
+            Err(Errno::INTR) => {}
+            read => break read,
+        }
+    };
+    into.truncate(length + read.unwrap_or(0));
+    read
 }
 
 /// Where data begins at or behind `at`; the end of everything when only a hole is left.
