@@ -191,19 +191,39 @@ impl Trees {
         Ok(())
     }
 
-    /// Whether all small files at `copy` are as at the source.
-    pub(super) fn ensure_small_equal(&self, copy: &Path) -> Result<()> {
-        for directory in fs::read_dir(self.small())? {
-            let directory = directory?.path();
-            let there = copy.join(directory.file_name().unwrap_or_default());
-            let names = |at: &Path| Ok::<_, anyhow::Error>(fs::read_dir(at)?.count());
-            ensure!(names(&directory)? == names(&there)?, "{} lacks files", there.display());
-            for file in fs::read_dir(&directory)? {
-                let file = file?.path();
-                let same = there.join(file.file_name().unwrap_or_default());
-                ensure!(fs::read(&file)? == fs::read(&same)?, "{} differs", same.display());
+    /// Very many files with little in them; [`Self::forget_many`] takes them away.
+    pub(super) fn make_many(&self) -> Result<PathBuf> {
+        let many = self.folder.join("many/");
+        let mut noise = Noise::new(11);
+        for directory in 0..self.directories * 10 {
+            let directory = many.join(format!("d{directory:05}"));
+            fs::create_dir_all(&directory)?;
+            for file in 0..FILES_PER_DIRECTORY {
+                let path = directory.join(format!("f{file:03}.dat"));
+                fs::write(&path, noise.bytes(64))?;
+                set_time(&path, 1_600_000_000, 0)?;
             }
         }
-        Ok(())
+        Ok(many)
     }
+
+    pub(super) fn forget_many(&self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.folder.join("many"))?)
+    }
+}
+
+/// Whether all files in the directories of `source` are there at `copy`.
+pub(super) fn ensure_equal_trees(source: &Path, copy: &Path) -> Result<()> {
+    for directory in fs::read_dir(source)? {
+        let directory = directory?.path();
+        let there = copy.join(directory.file_name().unwrap_or_default());
+        let names = |at: &Path| Ok::<_, anyhow::Error>(fs::read_dir(at)?.count());
+        ensure!(names(&directory)? == names(&there)?, "{} lacks files", there.display());
+        for file in fs::read_dir(&directory)? {
+            let file = file?.path();
+            let same = there.join(file.file_name().unwrap_or_default());
+            ensure!(fs::read(&file)? == fs::read(&same)?, "{} differs", same.display());
+        }
+    }
+    Ok(())
 }

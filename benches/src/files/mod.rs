@@ -16,14 +16,14 @@ use ipicsha_e2e::{Settings, Side, fresh_pair};
 
 use self::{
     copiers::{Copier, Ours, RsyncDaemon, Ssh},
-    data::{Change, Trees},
+    data::{Change, Trees, ensure_equal_trees},
     measure::Cost,
     table::Table,
 };
 use crate::machine;
 
 const USAGE: &str = "usage: ipicsha-bench files [--quick] [--rounds N] [--no-ssh] \
-                     [--only fresh,extents,pages,insert,small]";
+                     [--only fresh,extents,pages,insert,small,many]";
 
 /// What is measured, and how much of it.
 #[derive(Clone, Debug)]
@@ -105,6 +105,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
             }
             copiers.rotate_left(1); // who comes first has a disadvantage, or an advantage
         }
+        if plan.wants("many") {
+            many(&trees, &[&daemon, &ours], &mut measured)?;
+        }
         Ok(())
     })?;
     let table = Table::new(&plan, &measured);
@@ -170,8 +173,22 @@ fn small(
     trees.change_small(round as u64)?;
     for copier in copiers {
         note(measured, "small files, 1 % changed", *copier, copier.copy(&source, &to(*copier))?);
-        trees.ensure_small_equal(&to(*copier))?;
+        ensure_equal_trees(&source, &to(*copier))?;
     }
     fs::remove_dir_all(trees.destination())?;
     Ok(())
+}
+
+/// Ten times as many files, once: what it takes in memory.
+fn many(trees: &Trees, copiers: &[&dyn Copier], measured: &mut Measured) -> Result<()> {
+    let source = trees.make_many()?;
+    for copier in copiers {
+        let to = trees.destination();
+        fs::create_dir_all(&to)?;
+        note(measured, "a million files, fresh", *copier, copier.copy(&source, &to)?);
+        note(measured, "a million files, no change", *copier, copier.copy(&source, &to)?);
+        ensure_equal_trees(&source, &to)?;
+        fs::remove_dir_all(&to)?;
+    }
+    trees.forget_many()
 }
