@@ -18,7 +18,7 @@ use crate::{
 pub type EntryId = u64;
 
 /// Entries in one [`ToReceiver::Entries`].
-pub const ENTRIES_MAX: usize = 512;
+pub const ENTRIES_MAX: usize = if cfg!(test) { 4 } else { 512 };
 /// Files up to this size travel whole in packs.
 pub const SMALL_BYTES_MAX: u64 = 64 * 1024;
 /// A pack is sent when its contents reach this.
@@ -192,6 +192,13 @@ pub enum Want {
         size: u64,
     },
 }
+
+/// So many entries are told ahead of those that have come: both halves remember them. Few in tests, so that
+/// every one of them meets the end of it.
+pub const AHEAD_MAX: u64 = if cfg!(test) { 8 } else { 32 * 1024 };
+/// That so many more have come is told, although nothing is wanted.
+pub const SETTLED_TOLD: u64 = if cfg!(test) { 3 } else { 1024 };
+const _: () = assert!(SETTLED_TOLD <= AHEAD_MAX, "who waits must be told");
 
 /// From the half that makes the files to the half that has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Both halves together, and each against another half that does not behave.
 
+mod ahead;
 mod marker;
 mod old;
 mod partner;

@@ -44,7 +44,7 @@ use super::{
     channel::{Channel, Gone},
     event::{Item, Progress, Stats},
     exit::{Exit, Fatal, Troubles},
-    message::{EntryId, ToReceiver, ToSender, Want},
+    message::{EntryId, SETTLED_TOLD, ToReceiver, ToSender, Want},
     options::{Delete, Options},
 };
 use crate::{error::Problem, facts::Unset, path::RelativePath, resolve::Root};
@@ -68,6 +68,8 @@ pub(super) struct Receiver<'a, C> {
     wants: Vec<(EntryId, Want)>,
     /// Everything below is decided.
     decided: EntryId,
+    /// Of what is decided and has come the sender knows this.
+    told: EntryId,
     groups: HashMap<(u64, u64), Group>,
     owners: Owners,
     backup: Option<Backup>,
@@ -118,6 +120,7 @@ where
         incoming: None,
         wants: Vec::new(),
         decided: 0,
+        told: 0,
         groups: HashMap::new(),
         owners: Owners::new(options),
         backup: None,
@@ -218,14 +221,21 @@ where
             }
             ToReceiver::Pack(files) => {
                 files.into_iter().try_for_each(|small| self.small(small))?;
+                self.tell_settled()?;
             }
             ToReceiver::Open { id, offset } => self.open(id, offset)?,
             ToReceiver::Data(bytes) => self.data(&bytes)?,
             ToReceiver::Hole(length) => self.hole(length)?,
             ToReceiver::Copy { offset, length } => self.copy(offset, length)?,
-            ToReceiver::End(hash) => self.end(hash)?,
+            ToReceiver::End(hash) => {
+                self.end(hash)?;
+                self.tell_settled()?;
+            }
             ToReceiver::Again => self.again()?,
-            ToReceiver::Failed(id) => self.failed(id)?,
+            ToReceiver::Failed(id) => {
+                self.failed(id)?;
+                self.tell_settled()?;
+            }
             ToReceiver::Done => self.done = true,
         }
         self.say_no_more()
@@ -238,9 +248,20 @@ where
 
     /// Tells the sender what is wanted.
     fn ask(&mut self) -> Result<(), Fatal> {
-        let wants = std::mem::take(&mut self.wants);
-        let decided = self.pending.keys().next().map_or(self.decided, |id| self.decided.min(*id));
+        let (wants, decided) = (std::mem::take(&mut self.wants), self.settled());
+        self.told = decided;
         self.say(ToSender::Need { wants, decided })
+    }
+
+    /// Everything below is decided, and has come if it was asked for.
+    fn settled(&self) -> EntryId {
+        self.pending.keys().next().map_or(self.decided, |id| self.decided.min(*id))
+    }
+
+    /// The sender may wait for it before it goes on with the scan.
+    fn tell_settled(&mut self) -> Result<(), Fatal> {
+        let news = self.settled().saturating_sub(self.told) >= SETTLED_TOLD;
+        if news { self.ask() } else { Ok(()) }
     }
 
     fn say_no_more(&mut self) -> Result<(), Fatal> {

@@ -12,7 +12,7 @@ mod tree;
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -23,7 +23,7 @@ use self::{
     offers::Offers,
     operand::plan,
     pace::Pace,
-    tree::{Step, Tree},
+    tree::{Place, Step, Tree},
 };
 use super::{
     Event, Report,
@@ -31,15 +31,16 @@ use super::{
     event::Item,
     exit::{Exit, Fatal, Troubles},
     message::{
-        Begin, Details, ENTRIES_MAX, Entry, EntryId, OwnerKind, OwnerName, Small, ToReceiver,
-        ToSender, Want,
+        AHEAD_MAX, Begin, Details, ENTRIES_MAX, Entry, EntryId, Listed, OwnerKind, OwnerName,
+        Small, ToReceiver, ToSender, Want,
     },
     names::Names,
-    options::Options,
+    options::{Delete, Options},
 };
 use crate::{
     delta::{self, Signature},
     meta::Kind,
+    path::Name,
 };
 
 /// One file that is wanted.
@@ -57,6 +58,13 @@ impl Job {
     }
 }
 
+/// A directory whose entries are told.
+struct Telling {
+    files: std::vec::IntoIter<(Entry, Arc<Place>)>,
+    directories: Vec<Name>,
+    listed: Listed,
+}
+
 /// What the sender knows at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
@@ -72,6 +80,7 @@ pub(super) struct Sender<'a, C> {
     report: &'a dyn Report,
     channel: C,
     tree: Tree<'a>,
+    telling: Option<Telling>,
     offers: Offers,
     jobs: VecDeque<Job>,
     pack: Vec<Small>,
@@ -80,6 +89,8 @@ pub(super) struct Sender<'a, C> {
     names: Names,
     told_owners: HashSet<(OwnerKind, u32)>,
     next_id: EntryId,
+    /// Everything below is decided and has come, as far as the receiver has told.
+    settled: EntryId,
     scanning: bool,
     more_wanted: bool,
     troubles: Troubles,
@@ -108,6 +119,7 @@ where
         channel,
         troubles: planned.troubles,
         tree: Tree::new(options, report, planned.top),
+        telling: None,
         offers: Offers::default(),
         jobs: VecDeque::new(),
         pack: Vec::new(),
@@ -116,6 +128,7 @@ where
         names: Names::of_this_machine(),
         told_owners: HashSet::new(),
         next_id: 0,
+        settled: 0,
         scanning: true,
         more_wanted: true,
         sent_bytes: 0,
@@ -193,9 +206,9 @@ where
                 continue;
             }
             self.send_pack()?;
-            if self.scanning {
+            if self.scanning && !self.is_far_ahead() {
                 self.scan()?;
-            } else if self.more_wanted || !self.jobs.is_empty() {
+            } else if self.scanning || self.more_wanted || !self.jobs.is_empty() {
                 let message = self.channel.receive()?;
                 self.hear(message);
             } else {
@@ -210,9 +223,17 @@ where
         Ok(())
     }
 
+    /// Both halves remember what was told and has not come: the scan waits for it.
+    fn is_far_ahead(&self) -> bool {
+        // With `--delete-before` nothing is asked for until all is told.
+        let waits = self.options.delete != Some(Delete::Before);
+        waits && self.next_id.saturating_sub(self.settled) > AHEAD_MAX
+    }
+
     fn hear(&mut self, message: ToSender) {
         match message {
             ToSender::Need { wants, decided } => {
+                self.settled = self.settled.max(decided);
                 for (id, want) in wants {
                     // Nobody in their right mind asks for what was not told, or compares such blocks.
                     if id >= self.next_id || !is_sensible(want) {
@@ -244,8 +265,24 @@ where
         }
     }
 
-    /// Tells the next directory, or that there is none.
+    /// Tells the next entries, or that there are none.
     fn scan(&mut self) -> Result<(), Gone> {
+        let Some(Telling { files, .. }) = &mut self.telling else { return self.enter() };
+        let part: Vec<_> = files.by_ref().take(ENTRIES_MAX).collect();
+        if part.is_empty() {
+            let Some(Telling { directories, listed, .. }) = self.telling.take() else {
+                return Ok(());
+            };
+            return self.say(ToReceiver::DirEnd { directories, listed });
+        }
+        let first = self.next_id;
+        self.next_id += part.len() as u64;
+        let entries: Vec<Entry> = self.offers.add(first, part);
+        self.say(ToReceiver::Entries { first, entries })
+    }
+
+    /// Begins the next directory.
+    fn enter(&mut self) -> Result<(), Gone> {
         let Some(step) = self.tree.step() else {
             self.scanning = false;
             let complete = !self.troubles.join(self.tree.troubles()).failed;
@@ -254,16 +291,8 @@ where
         let Step { path, itself, files, directories, listed } = step;
         let owners = itself.iter().flat_map(|details| [details.as_ref()]);
         self.tell_owners(owners.chain(files.iter().map(|(entry, _)| &entry.details)))?;
-        self.say(ToReceiver::Dir { path, itself })?;
-        let mut files = files.into_iter().peekable();
-        while files.peek().is_some() {
-            let part: Vec<_> = files.by_ref().take(ENTRIES_MAX).collect();
-            let first = self.next_id;
-            self.next_id += part.len() as u64;
-            let entries: Vec<Entry> = self.offers.add(first, part);
-            self.say(ToReceiver::Entries { first, entries })?;
-        }
-        self.say(ToReceiver::DirEnd { directories, listed })
+        self.telling = Some(Telling { files: files.into_iter(), directories, listed });
+        self.say(ToReceiver::Dir { path, itself })
     }
 
     fn tell_owners<'d>(&mut self, details: impl Iterator<Item = &'d Details>) -> Result<(), Gone> {
