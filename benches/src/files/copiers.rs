@@ -151,7 +151,7 @@ impl<'a> Ssh<'a> {
         wait_for("the ssh server listens", SOON, || listens(pair, SSH_PORT))?;
         let shell = format!(
             "ssh -p {SSH_PORT} -i {at}/user -o StrictHostKeyChecking=no \
-             -o UserKnownHostsFile={at}/known -o LogLevel=ERROR -F none -c aes128-gcm@openssh.com"
+             -o UserKnownHostsFile={at}/known -o LogLevel=ERROR -F none"
         );
         Ok(Some(Self { pair, server, shell }))
     }
