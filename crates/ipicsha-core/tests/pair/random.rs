@@ -7,9 +7,10 @@ use ipicsha_core::{
     admin::{AdminCommand, AdminReply},
     config::{Automatic, PartitionPolicy, Profile, Timing},
     state::{NodeState, Role},
+    time::WallTime,
 };
 
-use crate::world::{PRIMARY, SECONDARY, World, fast, micros};
+use crate::world::{PRIMARY, Rng, SECONDARY, World, fast, micros};
 
 const SEEDS: u64 = 3_000;
 const STEPS: u64 = 400;
@@ -133,11 +134,57 @@ fn disturb_services(world: &mut World, at: usize) {
     }
 }
 
+/// What came to be possible later. It has random numbers of its own, so that older histories stay what
+/// they were.
+fn disturb_more(world: &mut World, rng: &mut Rng, taken_back: &mut Vec<(usize, u64)>) {
+    let at = rng.below(2) as usize;
+    match rng.below(5) {
+        0 => world.witness.slow_us = [0, 0, 60_000, 700_000][rng.below(4) as usize],
+        1..=2 if world.awake(at) => {
+            taken_back.push((at, world.ask(at, AdminCommand::TakeBack)));
+        }
+        3..=4 if world.awake(at) => renew(world, rng, at),
+        _ => {}
+    }
+}
+
+/// What the shell does to renew a certificate, one step at a time.
+fn renew(world: &mut World, rng: &mut Rng, at: usize) {
+    let Some((request, certificate)) = world.servers[at].renewal.take() else {
+        let certificate = rng.next().to_le_bytes().to_vec();
+        let request = world.ask(at, AdminCommand::AnnounceCertificate(certificate.clone()));
+        world.servers[at].renewal = Some((request, certificate));
+        return;
+    };
+    match world.servers[at].replies.get(&request) {
+        Some(Ok(_)) => {
+            world.servers[at].config.certificate.clone_from(&certificate);
+            if rng.chance(200) {
+                return world.restart(at); // between the files and their note
+            }
+            world.ask(at, AdminCommand::CertificateInUse { certificate, ends: WallTime(1) });
+        }
+        Some(Err(_)) => {}
+        None => world.servers[at].renewal = Some((request, certificate)),
+    }
+}
+
+/// However renewals went, each server still accepts the other.
+fn check_certificates(world: &World) {
+    for at in [0, 1] {
+        let used = &world.servers[at].config.certificate;
+        let Some(partner) = &world.servers[1 - at].disk.partner else { continue };
+        let accepted =
+            partner.certificate == *used || partner.next_certificate.as_ref() == Some(used);
+        assert!(accepted, "the certificate of {at} is not accepted any more");
+    }
+}
+
 /// Everything works again; what is left must settle by itself, or by one go-standby.
 fn recover(world: &mut World) {
     world.crash_per_mille = 0;
     world.restart_witness();
-    world.witness.cut = [false; 2];
+    (world.witness.cut, world.witness.slow_us) = ([false; 2], 0);
     for at in [0, 1] {
         world.set_cut(at, false);
         world.links[at].loss_per_mille = 0;
@@ -215,10 +262,14 @@ struct Reached {
     splits: u64,
     services: u64,
     fallbacks: u64,
+    /// Roles that a standby asked for and got.
+    taken_back: u64,
+    /// Servers that have another certificate at the end.
+    renewed: u64,
     transitions: BTreeSet<(NodeState, NodeState)>,
 }
 
-fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
+fn history(seed: u64, more: bool, trace: &mut Vec<String>) -> Reached {
     let policy = match (seed / 4) % 6 {
         0 => PartitionPolicy::Manual,
         1 => PartitionPolicy::Witness,
@@ -230,13 +281,20 @@ fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
         takeover_window: Duration::from_secs(if seed.is_multiple_of(4) { 600 } else { 5 }),
     };
     let mut world = World::ready_with(seed, fast(), policy, automatic);
+    let mut taken_back = Vec::new();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut rng = Rng(!seed);
         for _ in 0..STEPS {
             disturb(&mut world);
+            if more && rng.chance(80) {
+                disturb_more(&mut world, &mut rng, &mut taken_back);
+            }
+            check_certificates(&world);
             let span = world.rng.below(micros(world.timing.interval()));
             world.run(span);
         }
         recover(&mut world);
+        check_certificates(&world);
         check_data(&world);
         check_witness(&mut world);
     }));
@@ -244,8 +302,15 @@ fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
+    let done = |(at, request): &(usize, u64)| {
+        matches!(world.servers[*at].replies.get(request), Some(Ok(_)))
+    };
+    let taken_back = taken_back.iter().filter(|asked| done(asked)).count() as u64;
+    let renewed = world.servers.iter().filter(|s| !s.config.certificate.is_empty()).count() as u64;
     let seen = world.invariants;
     Reached {
+        taken_back,
+        renewed,
         takeovers: seen.takeovers,
         splits: seen.splits,
         services: seen.services,
@@ -255,10 +320,10 @@ fn history(seed: u64, trace: &mut Vec<String>) -> Reached {
 }
 
 /// Runs one seed and says how to replay it when it fails.
-fn run_seed(seed: u64, show: bool) -> Reached {
+fn run_seed(seed: u64, more: bool, show: bool) -> Reached {
     let mut trace = Vec::new();
     let result =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history(seed, &mut trace)));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history(seed, more, &mut trace)));
     if show || result.is_err() {
         let skip = if show { 0 } else { trace.len().saturating_sub(60) };
         for line in &trace[skip..] {
@@ -289,24 +354,29 @@ fn run_quarter(quarter: u64) {
     let mut reached = Reached::default();
     let all = seeds();
     for seed in (0..all).filter(|seed| seed % 4 == quarter) {
-        let one = run_seed(seed, false);
+        let one = run_seed(seed, true, false);
         reached.takeovers += one.takeovers;
         reached.splits += one.splits;
         reached.services += one.services;
         reached.fallbacks += one.fallbacks;
+        reached.taken_back += one.taken_back;
+        reached.renewed += one.renewed;
         reached.transitions.extend(one.transitions);
     }
-    let Reached { takeovers, splits, services, fallbacks, transitions } = reached;
+    let Reached { takeovers, splits, services, fallbacks, taken_back, renewed, transitions } =
+        reached;
     let seeds = all / 4;
     eprintln!(
         "SIM seeds={seeds} takeovers={takeovers} splits={splits} services={services} \
-         fallbacks={fallbacks} transitions={} violations=0",
+         fallbacks={fallbacks} taken_back={taken_back} renewed={renewed} transitions={} violations=0",
         transitions.len()
     );
     // The histories must reach what they are for.
     assert!(takeovers > seeds / 2, "only {takeovers} takeovers");
     assert!(splits > seeds / 20, "only {splits} split brains");
     assert!(services > seeds / 4, "only {services} services handed over");
+    assert!(taken_back > seeds / 20, "only {taken_back} roles taken back");
+    assert!(renewed > seeds / 5, "only {renewed} servers renewed their certificate");
     assert!(fallbacks > seeds / 20, "only {fallbacks} automatic fallbacks");
 }
 
@@ -335,9 +405,10 @@ fn random_histories_keep_every_invariant_4_of_4() {
 #[allow(clippy::disallowed_methods)] // the seed to replay comes from `just sim`
 fn one_seed() {
     if let Ok(seed) = std::env::var("IPICSHA_SIM_SEED") {
-        run_seed(seed.parse().expect("IPICSHA_SIM_SEED is a number"), true);
+        run_seed(seed.parse().expect("IPICSHA_SIM_SEED is a number"), true, true);
     }
     for seed in include_str!("seeds.txt").lines().filter_map(|line| line.parse().ok()) {
-        run_seed(seed, false);
+        run_seed(seed, false, false);
+        run_seed(seed, true, false);
     }
 }

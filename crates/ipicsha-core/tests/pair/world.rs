@@ -107,6 +107,8 @@ pub(crate) struct Server {
     services_told: Option<ServicesReport>,
     /// What the partner last said of itself.
     pub(crate) heard_not_ready: Option<Option<NotReady>>,
+    /// A certificate that its shell renews, by the request that announced it.
+    pub(crate) renewal: Option<(u64, Vec<u8>)>,
 }
 
 pub(crate) struct World {
@@ -178,6 +180,7 @@ impl World {
             broken_when_stopped: false,
             services_told: None,
             heard_not_ready: None,
+            renewal: None,
         };
         let servers = [server(0), server(1)];
         let link =
@@ -237,6 +240,7 @@ impl World {
         server.gate = Gate::Closed;
         server.last_heard = None;
         server.heard_not_ready = None;
+        server.renewal = None;
         server.services_told = None;
         server.paused_until = 0;
         server.node = Some(Node::new(server.config.clone(), server.disk.clone(), boot, now));

@@ -29,6 +29,10 @@ pub(crate) struct Witness {
     pub(crate) cut: [bool; 2],
     /// What it says instead of the truth.
     pub(crate) lie: Option<WitnessAnswer>,
+    /// How much longer a way takes than usual.
+    pub(crate) slow_us: u64,
+    /// When the last word of each server arrives, and the last answer to it: a connection keeps the order.
+    arrivals: [[u64; 2]; 2],
 }
 
 /// One way to the witness.
@@ -78,7 +82,8 @@ impl World {
 
     fn say(&mut self, from: usize, number: u64, word: Word) {
         if self.reaches_witness(from) {
-            self.later(WAY_US, Happening::AtWitness(word));
+            let way = self.way(from, 0);
+            self.later(way, Happening::AtWitness(word));
         } else {
             let failed = WitnessAnswer::Failed("no route to host".into());
             self.finish(from, 20_000, Input::Witness(number, failed));
@@ -90,7 +95,10 @@ impl World {
         let word = Word::Leave { from, boot, number };
         match number {
             Some(number) => self.say(from, number, word),
-            None if self.reaches_witness(from) => self.later(WAY_US, Happening::AtWitness(word)),
+            None if self.reaches_witness(from) => {
+                let way = self.way(from, 0);
+                self.later(way, Happening::AtWitness(word));
+            }
             None => {}
         }
     }
@@ -120,8 +128,16 @@ impl World {
 
     fn answer(&mut self, to: usize, boot: u64, input: Input) {
         if self.reaches_witness(to) {
-            self.later(WAY_US, Happening::Done { at: to, boot, input });
+            let way = self.way(to, 1);
+            self.later(way, Happening::Done { at: to, boot, input });
         }
+    }
+
+    /// How long a word is under way: 0 to the witness, 1 back.
+    fn way(&mut self, server: usize, direction: usize) -> u64 {
+        let last = &mut self.witness.arrivals[server][direction];
+        *last = (self.now + WAY_US + self.witness.slow_us).max(*last);
+        *last - self.now
     }
 
     /// The witness's machine is started again with what is on its disk.
