@@ -5,6 +5,7 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -147,9 +148,12 @@ fn barrier(files: Vec<&Ready>) -> Result<(), Errno> {
     }
     let share = files.len().div_ceil(THREADS_MAX).max(1);
     let sync = |part: &[&Ready]| part.iter().try_for_each(|ready| ready.sync());
-    std::thread::scope(|scope| {
-        let parts: Vec<_> =
-            files.chunks(share).map(|part| scope.spawn(move || sync(part))).collect();
-        parts.into_iter().try_for_each(|part| part.join().unwrap_or(Err(Errno::IO)))
+    thread::scope(|scope| {
+        let spawn = |part| thread::Builder::new().spawn_scoped(scope, move || sync(part));
+        let parts: Vec<_> = files.chunks(share).map(|part| (part, spawn(part))).collect();
+        parts.into_iter().try_for_each(|(part, thread)| match thread {
+            Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
+            Err(_) => sync(part), // the system has no thread to give
+        })
     })
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{Time, compression};
 
 /// Version of everything said in a transfer.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// A frame is full with this many bytes of gathered messages.
 const GATHERED_BYTES: usize = 64 * 1024;

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     ops::Range,
     os::unix::fs::FileExt,
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -114,7 +115,7 @@ fn settled(file: &File) -> Option<Meta> {
     match age(&meta) {
         Some(age) if age >= enough => Some(meta),
         Some(age) if age < SETTLED && enough == SETTLED && meta.size >= WAIT_BYTES_MIN => {
-            std::thread::sleep(SETTLED - age);
+            thread::sleep(SETTLED - age);
             Meta::of(file).ok().filter(|now| now.same_content_as(&meta))
         }
         Some(_) | None => None,
@@ -174,10 +175,15 @@ fn sums_of_both(file: &File, block_bytes: u32, first: Range<u64>, second: Range<
     if second.is_empty() {
         return [sums(file, block_bytes, first), (Vec::new(), Some(Vec::new()))];
     }
-    std::thread::scope(|scope| {
-        let second = scope.spawn(|| sums(file, block_bytes, second));
+    thread::scope(|scope| {
+        let make = || sums(file, block_bytes, second.clone());
+        let thread = thread::Builder::new().spawn_scoped(scope, make);
         let first = sums(file, block_bytes, first);
-        [first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))]
+        let second = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => make(), // the system has no thread to give
+        };
+        [first, second]
     })
 }
 
