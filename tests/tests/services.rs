@@ -13,8 +13,12 @@ const APP: &str = "[[service]]\nname = \"app\"\ndriver = \"exec\"\n\
     interval_seconds = 0.2\nfailures = 2\n";
 
 fn settings(service: &str) -> Settings {
+    settings_with(1.5, service)
+}
+
+fn settings_with(delay: f64, service: &str) -> Settings {
     Settings::fast()
-        .pair("critical_service_delay_seconds = 1.5")
+        .pair(&format!("critical_service_delay_seconds = {delay:?}"))
         .service(Side::Alpha, service)
         .service(Side::Bravo, service)
 }
@@ -45,6 +49,38 @@ fn spec_b3_b10_f3_a_service_that_fails_its_check_is_restarted_then_moves_and_is_
         pair.bravo.ask(&["fallback"])?;
         pair.wait_roles(Side::Alpha)?;
         pair.alpha.wait("the service runs", |status| status.service_pids().len() == 1)?;
+        Ok(())
+    })
+}
+
+/// Its check succeeds only two seconds after a start.
+const SLOW: &str = "[[service]]\nname = \"app\"\ndriver = \"exec\"\nrestarts = 1000\n\
+    start = [\"sh\", \"-c\", \"echo >> HOME/starts; rm -f HOME/well; sleep 2; echo >> HOME/well; exec sleep 100000\"]\n\
+    [[service.check]]\nkind = \"exec\"\ncommand = [\"test\", \"-e\", \"HOME/well\"]\n\
+    interval_seconds = 0.2\nfailures = 2\n";
+
+#[test]
+fn spec_b3_a_service_may_take_its_time_to_start() -> Result<()> {
+    ready_pair(settings_with(60.0, SLOW), |pair| {
+        let well = || pair.alpha.home.join("well").exists().then_some(());
+        wait_for("it is well", SOON, well)?;
+        ensure!(starts(&pair.alpha) == 1, "it was started again before it could be well");
+        ensure!(!pair.alpha.status()?.has_alarm("critical_service_down"), "it was called down");
+        // Once it was well a failure counts at once, and what is started again has its time again.
+        fs::remove_file(pair.alpha.home.join("well"))?;
+        wait_for("it is started again", SOON, || (starts(&pair.alpha) > 1).then_some(()))?;
+        wait_for("it is well again", SOON, well)?;
+        ensure!(starts(&pair.alpha) == 2, "it was not given its time");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_service_that_is_not_well_within_its_time_is_started_again() -> Result<()> {
+    let service = SLOW.replace("restarts = 1000", "restarts = 1000\nstart_timeout_seconds = 0.5");
+    ready_pair(settings(&service), |pair| {
+        wait_for("it is started again", SOON, || (starts(&pair.alpha) > 1).then_some(()))?;
+        pair.alpha.wait("the alarm", |status| status.has_alarm("critical_service_down"))?;
         Ok(())
     })
 }

@@ -28,6 +28,9 @@ pub(crate) struct ExecFile {
     pub(crate) stop: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) directory: Option<PathBuf>,
+    /// Its checks may fail for so long after a start, until they succeed.
+    #[serde(default = "exec_start_timeout")]
+    pub(crate) start_timeout_seconds: f64,
     #[serde(default = "stop_timeout")]
     pub(crate) stop_timeout_seconds: f64,
     /// The role moves when it is down for too long (spec B3).
@@ -45,7 +48,7 @@ pub(crate) struct ExecFile {
 pub(crate) struct SystemdFile {
     pub(crate) name: String,
     pub(crate) unit: String,
-    /// Starting and stopping may take so long.
+    /// Starting and stopping may take so long, and its checks may fail for so long after a start.
     #[serde(default = "start_timeout")]
     pub(crate) start_timeout_seconds: f64,
     #[serde(default = "critical")]
@@ -206,6 +209,15 @@ impl ServiceFile {
         }
     }
 
+    /// For so long after a start its checks may fail until they succeed.
+    pub(crate) fn start_timeout(&self) -> Duration {
+        let limit = match self {
+            Self::Exec(file) => file.start_timeout_seconds,
+            Self::Systemd(file) => file.start_timeout_seconds,
+        };
+        seconds(limit).unwrap_or_default() // it was found to be within its range
+    }
+
     /// Its checks: those written down, and of a unit whether it is active.
     pub(crate) fn checks(&self) -> Result<Vec<Check>, String> {
         match self {
@@ -228,6 +240,9 @@ impl ServiceFile {
             Self::Exec(exec) if exec.start.is_empty() => (0, "`start` is empty"),
             Self::Exec(exec) if !(0.1..=600.0).contains(&exec.stop_timeout_seconds) => {
                 (0, "`stop_timeout_seconds` is not within 0.1 to 600")
+            }
+            Self::Exec(exec) if !(0.0..=3600.0).contains(&exec.start_timeout_seconds) => {
+                (0, "`start_timeout_seconds` is not within 0 to 3600")
             }
             Self::Systemd(unit) if !(0.1..=3600.0).contains(&unit.start_timeout_seconds) => {
                 (0, "`start_timeout_seconds` is not within 0.1 to 3600")
@@ -264,6 +279,10 @@ pub(super) fn check_services(services: &[ServiceFile]) -> Result<(), (String, St
 
 fn stop_timeout() -> f64 {
     10.0
+}
+
+fn exec_start_timeout() -> f64 {
+    30.0
 }
 
 fn start_timeout() -> f64 {

@@ -42,8 +42,43 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 /// With less room on its disk a database cannot be written for long.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
 
+/// The time that a start may take: a check that fails meanwhile says nothing.
+pub(super) struct Starting {
+    limit: Duration,
+    since: Instant,
+    is_over: bool,
+}
+
+impl Starting {
+    /// What does not depend on the service counts from the begin.
+    pub(super) fn new(limit: Duration, probe: &Probe) -> Self {
+        let limit = match probe {
+            Probe::Process { .. } | Probe::Tcp { .. } | Probe::Http { .. } | Probe::Exec { .. } => {
+                limit
+            }
+            Probe::Sqlite { .. } | Probe::Unit { .. } => Duration::ZERO,
+        };
+        Self { limit, since: Instant::now(), is_over: false }
+    }
+
+    fn begins_anew(&mut self) {
+        (self.since, self.is_over) = (Instant::now(), false);
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.is_over |= self.since.elapsed() >= self.limit;
+        !self.is_over
+    }
+}
+
 /// Makes one check until its task is ended.
-pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut mender: Mender) {
+pub(super) async fn watch(
+    number: usize,
+    check: Check,
+    condition: Condition,
+    mut mender: Mender,
+    mut starting: Starting,
+) {
     let (interval, limit) = (check.interval, check.limit);
     let (mut failures, mut well_since) = (0, Instant::now());
     loop {
@@ -52,13 +87,21 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {} s", limit.as_secs_f64())),
         };
+        if mender.has_started_anew() {
+            starting.begins_anew();
+        }
         match result {
             Ok(()) => {
+                starting.is_over = true;
                 failures = 0;
                 condition.check(number, None);
                 if well_since.elapsed() >= WELL_AFTER {
                     mender.replenish();
                 }
+            }
+            Err(cause) if starting.goes_on() => {
+                (failures, well_since) = (0, Instant::now());
+                tracing::debug!(cause, "a check fails while the service starts");
             }
             Err(cause) => {
                 failures += 1;
@@ -70,6 +113,7 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
                 // Again after as many failures more: a restart needs its time.
                 if failures % check.failures == 0 && kind(&check) == ServiceKind::Critical {
                     mend(&mut mender).await;
+                    starting.begins_anew();
                     well_since = Instant::now(); // a restart may take long
                 }
             }
@@ -78,6 +122,14 @@ pub(super) async fn watch(number: usize, check: Check, condition: Condition, mut
 }
 
 impl Mender {
+    /// Since it was asked last; a unit says nothing of that.
+    fn has_started_anew(&mut self) -> bool {
+        match self {
+            Self::Child(restarter) => restarter.has_started_anew(),
+            Self::Unit { .. } => false,
+        }
+    }
+
     /// It was well for long enough: what happened before does not count any more.
     fn replenish(&mut self) {
         match self {

@@ -65,17 +65,26 @@ impl Supervised {
 
     /// How a check asks for a restart.
     pub(super) fn restarter(&self) -> Restarter {
-        Restarter(self.orders.clone())
+        Restarter { orders: self.orders.clone(), pid: self.pid.clone() }
     }
 }
 
 /// Asks for a restart, which counts like an end of its own.
 #[derive(Clone)]
-pub(super) struct Restarter(mpsc::Sender<Order>);
+pub(super) struct Restarter {
+    orders: mpsc::Sender<Order>,
+    pid: watch::Receiver<Option<u32>>,
+}
 
 impl Restarter {
+    /// Whether it is another process than the last time.
+    pub(super) fn has_started_anew(&mut self) -> bool {
+        let changed = self.pid.has_changed().unwrap_or_default(); // it is given up
+        changed && self.pid.borrow_and_update().is_some()
+    }
+
     pub(super) fn restart(&self) {
-        let _ = self.0.try_send(Order::Restart); // it is being stopped or restarted already
+        let _ = self.orders.try_send(Order::Restart); // it is being stopped or restarted already
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 
 pub(crate) use self::check::split_url;
 use self::{
-    check::Mender,
+    check::{Mender, Starting},
     condition::{Condition, Conditions, Health},
     exec::{Supervised, supervise},
     leftover::Mark,
@@ -304,7 +304,9 @@ impl Service {
 
     fn begin_watches(&mut self, mender: &Mender) {
         for (number, check) in self.checks.iter().enumerate() {
-            let watch = check::watch(number, check.clone(), self.condition.clone(), mender.clone());
+            let starting = Starting::new(self.file.start_timeout(), &check.probe);
+            let (check, condition) = (check.clone(), self.condition.clone());
+            let watch = check::watch(number, check, condition, mender.clone(), starting);
             self.watches.push(tokio::spawn(watch).abort_handle());
         }
         if let Driven::Child(_) = self.driven {
