@@ -24,7 +24,7 @@ impl Node {
             (Role::Active, Role::Active) => self.notice_split(now),
             (Role::Active, Role::Standby) => self.lead(&report),
             (Role::Standby, Role::Active) => self.follow(&report),
-            (Role::Standby, Role::Standby) => self.settle_two_standbys(&report),
+            (Role::Standby, Role::Standby) => self.settle_two_standbys(now, &report),
         }
     }
 
@@ -49,7 +49,7 @@ impl Node {
     }
 
     /// Both wait. The one that knows more becomes active, with the other's word.
-    fn settle_two_standbys(&mut self, report: &Report) {
+    fn settle_two_standbys(&mut self, now: Now, report: &Report) {
         let (Some(mine), Some(theirs)) = (self.rank(), report.licensed) else { return };
         if let Some(pending) = &mut self.pending_handover {
             if report.epoch >= pending.epoch {
@@ -63,11 +63,20 @@ impl Node {
             (epoch, was_active, rank == LicensedRole::Primary)
         };
         let ours = weight(self.state.epoch, self.was_active(), mine);
-        if ours < weight(report.epoch, report.was_active, theirs) {
+        if ours < weight(report.epoch, report.was_active, theirs)
+            && !self.may_be_written_to(now.mono)
+        {
             let epoch = report.epoch.max(self.state.epoch).next_for(theirs);
             let reason = Reason::Initialization;
             self.outputs.push_back(Output::Send(Control::Handover { epoch, reason }));
         }
+    }
+
+    /// The right that its daemon had before it ended may not have lapsed: applications write on by it.
+    fn may_be_written_to(&self, now: MonoTime) -> bool {
+        let Phase::Booting { since } = self.phase else { return false };
+        let open = self.was_active() || !self.data.measured || self.data.writes_open > 0;
+        self.needs_right() && open && now < since + self.patience()
     }
 
     /// The partner's word that this server is to be active.

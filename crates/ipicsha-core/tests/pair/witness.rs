@@ -46,6 +46,28 @@ fn a_cut_between_the_servers_leaves_the_active_active() {
     assert_eq!(world.invariants.splits, 0);
 }
 
+/// Each was active last by what it knows itself: alpha by the word of bravo, which alpha lost power over
+/// before anybody heard of it, bravo by the witness's grant after that.
+#[test]
+fn a_server_that_restarts_gives_its_word_only_when_its_own_right_has_lapsed() {
+    let mut world = pair();
+    world.crash(PRIMARY);
+    world.run(10 * SECOND);
+    assert_eq!(world.role(SECONDARY), Some(Role::Active));
+    let later = Epoch(world.servers[SECONDARY].disk.epoch.0 + 1);
+    world.servers[PRIMARY].disk.epoch = later;
+    world.crash(SECONDARY);
+    world.start(PRIMARY);
+    world.start(SECONDARY);
+    // That never both can be written to is looked at after every step.
+    world.run(300_000);
+    assert!(world.is_writable(SECONDARY), "an application writes on beside its dead daemon");
+    assert!(!world.is_writable(PRIMARY));
+    world.run(20 * SECOND);
+    assert_eq!(world.role(PRIMARY), Some(Role::Active));
+    assert_eq!(world.status_line(PRIMARY), "Ready");
+}
+
 #[test]
 fn an_active_that_is_cut_off_from_both_is_fenced_before_the_standby_takes_over() {
     let mut world = pair();
