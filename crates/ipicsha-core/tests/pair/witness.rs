@@ -69,6 +69,25 @@ fn a_server_that_restarts_gives_its_word_only_when_its_own_right_has_lapsed() {
 }
 
 #[test]
+fn a_fenced_active_does_not_serve_beside_a_partner_that_restarts_with_a_right() {
+    let mut world = pair();
+    cut(&mut world, true);
+    world.witness.cut[PRIMARY] = true;
+    while world.role(SECONDARY) != Some(Role::Active) {
+        world.run(10_000);
+    }
+    world.run(100_000);
+    assert!(world.is_writable(SECONDARY) && !world.is_writable(PRIMARY));
+    assert_eq!(world.state(PRIMARY), Some(NodeState::Fenced));
+    cut(&mut world, false);
+    world.restart(SECONDARY);
+    // That never both can be written to is looked at after every step.
+    world.run(20 * SECOND);
+    let active = [PRIMARY, SECONDARY].map(|at| world.role(at) == Some(Role::Active));
+    assert_eq!(active.iter().filter(|active| **active).count(), 1, "{active:?}");
+}
+
+#[test]
 fn an_active_that_is_cut_off_from_both_is_fenced_before_the_standby_takes_over() {
     let mut world = pair();
     cut(&mut world, true);
