@@ -12,10 +12,8 @@ use ipicsha_link::{FrameSender, Sent};
 use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, mpsc};
 
-/// Messages that may wait for the data connection: the windows of 120 databases that catch up at once. A
-/// worker that had to wait here would answer nobody; room that is not used costs nothing.
-const QUEUE: usize = 16 << 10;
-
+/// Messages that may wait for the data connection; the windows of the workers never fill it.
+const QUEUE: usize = 1024;
 /// What workers put their messages into, whoever the partner is; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DataQueue {
