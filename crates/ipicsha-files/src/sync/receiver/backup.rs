@@ -18,6 +18,7 @@ use crate::{
         channel::Channel,
         exit::Fatal,
         message::{ToReceiver, ToSender},
+        options::Delete,
     },
 };
 
@@ -91,7 +92,12 @@ where
             Some(Backup::Tree { .. }) => self.backup_dir(parent).at("back up", &path)?,
             None => return Ok(()),
         };
-        move_or_copy(dir, name, &to, &new, keep).at("back up", &path)
+        move_or_copy(dir, name, &to, &new, keep).at("back up", &path)?;
+        let meets = matches!(self.options.delete, Some(Delete::During | Delete::Delay));
+        if let (true, Some(Backup::Beside), Ok(made)) = (meets, &self.backup, parent.join(&new)) {
+            self.own_backups.insert(made);
+        }
+        Ok(())
     }
 
     /// The directory in the backup tree that stands for `parent`, made like the original.

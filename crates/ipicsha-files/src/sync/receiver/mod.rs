@@ -20,7 +20,7 @@ mod owners;
 mod remove;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -50,7 +50,7 @@ use super::{
 use crate::{error::Problem, facts::Unset, path::RelativePath, resolve::Root};
 
 /// Files whose names were given in one go are told to the sender together.
-const SAVED_MAX: usize = 256;
+const SAVED_MAX: usize = if cfg!(test) { 8 } else { 256 };
 
 /// The receiving half of a transfer.
 pub(super) struct Receiver<'a, C> {
@@ -73,6 +73,8 @@ pub(super) struct Receiver<'a, C> {
     groups: HashMap<(u64, u64), Group>,
     owners: Owners,
     backup: Option<Backup>,
+    /// Backups made so far that a directory which is gone through meanwhile must not take for extra ones.
+    own_backups: HashSet<RelativePath>,
     basis: Vec<Basis>,
     /// Directories whose facts are set at the end.
     retouch: Vec<Retouch>,
@@ -124,6 +126,7 @@ where
         groups: HashMap::new(),
         owners: Owners::new(options),
         backup: None,
+        own_backups: HashSet::new(),
         basis: Vec::new(),
         retouch: Vec::new(),
         removals: Removals::default(),

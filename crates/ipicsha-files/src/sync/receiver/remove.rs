@@ -104,7 +104,8 @@ where
             let protected = listing.level.excludes(&path, directory);
             let other_system = self.options.one_file_system > 0
                 && self.root().is_some_and(|root| root.device() != meta.device);
-            let kept = protected || other_system || self.is_backup_tree(&meta);
+            let backup = self.own_backups.contains(&path) || self.is_backup_tree(&meta);
+            let kept = protected || other_system || backup;
             if kept || is_in_use(&listed.name, &meta) || marker::is_own(dir, &listed.name) {
                 continue;
             }

@@ -114,6 +114,32 @@ fn the_scan_waits_for_what_has_come_whatever_is_asked_for() {
 }
 
 #[test]
+fn what_was_backed_up_on_the_way_is_not_taken_for_something_extra() {
+    for delete in [Delete::During, Delete::Delay] {
+        let folders = many();
+        ahead(&folders, &archive());
+        for n in 0..60 {
+            fs::write(folders.source.join(format!("flat/f{n:03}")), "new").expect("written");
+        }
+        fs::write(folders.destination.join("flat/stale"), "").expect("a file");
+        let options = Options {
+            backup: true,
+            suffix: b"~".to_vec(),
+            delete: Some(delete),
+            ignore_times: true,
+            ..archive()
+        };
+        ahead(&folders, &options);
+        for n in 1..60 {
+            let kept = fs::read(folders.destination.join(format!("flat/f{n:03}~"))).expect("kept");
+            let length = if n % 10 == 0 { 100_000 } else { n };
+            assert_eq!(kept.len(), length, "{n}");
+        }
+        assert!(!folders.destination.join("flat/stale").exists());
+    }
+}
+
+#[test]
 fn nothing_waits_where_all_is_told_before_anything_is_done() {
     let folders = many();
     let options = Options { delete: Some(Delete::Before), ..archive() };

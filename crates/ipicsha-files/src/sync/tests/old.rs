@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::delta::Parts;
 
 const LENGTH: usize = 1_000_000;
 
@@ -53,11 +54,27 @@ fn blocks_that_stay_are_kept_and_the_whole_is_right() {
         assert_eq!((outcome.exit, heard.problems()), (Exit::Success, Vec::<String>::new()));
         assert!(fs::read(&old).expect("read") == content);
         assert!(outcome.stats.matched_bytes > 600_000, "{:?}", outcome.stats);
+        assert!(outcome.stats.literal_bytes < 50_000, "it went once, as a difference");
     }
+}
+
+/// What a difference is verified by that is made of old blocks alone.
+fn parts_of(content: &[u8]) -> Hash {
+    let mut parts = Parts::default();
+    for block in content.chunks(16 * 1024) {
+        parts.add_old(&Hash::of(block), block.len() as u64);
+    }
+    parts.finish()
 }
 
 #[test]
 fn an_old_content_that_changes_meanwhile_is_not_used() {
+    assert!(is_asked_for_again(true));
+    assert!(!is_asked_for_again(false), "what stayed as it was is used");
+}
+
+/// A file is sent as its old content, which changes on the way or does not.
+fn is_asked_for_again(changes: bool) -> bool {
     let folders = folders();
     let path = folders.destination.join("f");
     fs::write(&path, noise()).expect("a file");
@@ -65,7 +82,7 @@ fn an_old_content_that_changes_meanwhile_is_not_used() {
     let (mut sender, receiver) = in_process();
     let destination = bytes(&folders.destination);
     let options = Options { whole_file: Some(false), ignore_times: true, ..archive() };
-    thread::scope(|scope| {
+    let again = thread::scope(|scope| {
         let receiving =
             scope.spawn(move || receive(&options, &destination, receiver, &Heard::default()));
         let details = partner::file_details(LENGTH as u64);
@@ -86,32 +103,38 @@ fn an_old_content_that_changes_meanwhile_is_not_used() {
             }
         }
         // Its sums are told: now it becomes something else.
-        let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
-        file.write_all_at(b"changed", 500_000).expect("written");
+        if changes {
+            let file = fs::OpenOptions::new().write(true).open(&path).expect("open");
+            file.write_all_at(b"changed", 500_000).expect("written");
+        }
         for message in [
             ToReceiver::Open { id: 0, offset: 0 },
             ToReceiver::Copy { offset: 0, length: LENGTH as u64 },
-            ToReceiver::End(Hash::of(&noise())),
+            ToReceiver::End(parts_of(&noise())),
         ] {
             sender.send(message).expect("there is room");
         }
-        loop {
-            if let ToSender::Need { wants, .. } = sender.receive().expect("it is asked for again")
-                && wants == [(0, Want::Whole)]
-            {
-                break;
+        let again = loop {
+            match sender.receive().expect("it goes on") {
+                ToSender::Need { wants, .. } if wants == [(0, Want::Whole)] => break true,
+                ToSender::NoMore => break false,
+                ToSender::Need { .. } | ToSender::Sums(_) | ToSender::Saved(_) => {}
+            }
+        };
+        if again {
+            for message in [
+                ToReceiver::Open { id: 0, offset: 0 },
+                ToReceiver::Data(noise()),
+                ToReceiver::End(Hash::of(&noise())),
+            ] {
+                sender.send(message).expect("there is room");
             }
         }
-        for message in [
-            ToReceiver::Open { id: 0, offset: 0 },
-            ToReceiver::Data(noise()),
-            ToReceiver::End(Hash::of(&noise())),
-            ToReceiver::Done,
-        ] {
-            sender.send(message).expect("there is room");
-        }
+        sender.send(ToReceiver::Done).expect("there is room");
         let (received, result) = receiving.join().expect("no panic");
         assert!(result.is_ok() && !received.troubles.failed, "{result:?}");
+        again
     });
     assert!(fs::read(&path).expect("read") == noise());
+    again
 }

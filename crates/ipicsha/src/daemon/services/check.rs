@@ -47,6 +47,8 @@ pub(super) struct Starting {
     limit: Duration,
     since: Instant,
     is_over: bool,
+    /// The check has succeeded since.
+    was_well: bool,
 }
 
 impl Starting {
@@ -58,11 +60,11 @@ impl Starting {
             }
             Probe::Sqlite { .. } | Probe::Unit { .. } => Duration::ZERO,
         };
-        Self { limit, since: Instant::now(), is_over: false }
+        Self { limit, since: Instant::now(), is_over: false, was_well: false }
     }
 
     fn begins_anew(&mut self) {
-        (self.since, self.is_over) = (Instant::now(), false);
+        (self.since, self.is_over, self.was_well) = (Instant::now(), false, false);
     }
 
     fn goes_on(&mut self) -> bool {
@@ -92,7 +94,7 @@ pub(super) async fn watch(
         }
         match result {
             Ok(()) => {
-                starting.is_over = true;
+                (starting.is_over, starting.was_well) = (true, true);
                 failures = 0;
                 condition.check(number, None);
                 if well_since.elapsed() >= WELL_AFTER {
@@ -112,7 +114,7 @@ pub(super) async fn watch(
                 }
                 // Again after as many failures more: a restart needs its time.
                 if failures % check.failures == 0 && kind(&check) == ServiceKind::Critical {
-                    mend(&mut mender).await;
+                    mend(&mut mender, starting.was_well).await;
                     starting.begins_anew();
                     well_since = Instant::now(); // a restart may take long
                 }
@@ -139,9 +141,9 @@ impl Mender {
     }
 }
 
-async fn mend(mender: &mut Mender) {
+async fn mend(mender: &mut Mender, was_well: bool) {
     match mender {
-        Mender::Child(restarter) => restarter.restart(),
+        Mender::Child(restarter) => restarter.restart(was_well),
         Mender::Unit { left: 0, .. } => {}
         Mender::Unit { unit, left, limit, .. } => {
             *left -= 1;

@@ -45,8 +45,10 @@ pub(super) struct Supervised {
 /// What its task is told.
 enum Order {
     Stop(oneshot::Sender<()>),
-    /// It runs and does not do its work.
-    Restart,
+    /// It runs and does not do its work, or never did since it was started.
+    Restart {
+        was_well: bool,
+    },
 }
 
 impl Supervised {
@@ -83,8 +85,8 @@ impl Restarter {
         changed && self.pid.borrow_and_update().is_some()
     }
 
-    pub(super) fn restart(&self) {
-        let _ = self.orders.try_send(Order::Restart); // it is being stopped or restarted already
+    pub(super) fn restart(&self, was_well: bool) {
+        let _ = self.orders.try_send(Order::Restart { was_well }); // it is being stopped or restarted already
     }
 }
 
@@ -129,8 +131,8 @@ impl Keeper {
         let (mut pause, mut restarts) = (RESTART_PAUSES.0, 0);
         loop {
             let since = Instant::now();
-            let Some(how) = self.until_it_ends(&mut child, since).await else { return };
-            if since.elapsed() > RESTART_PAUSES.1 {
+            let Some((how, was_well)) = self.until_it_ends(&mut child, since).await else { return };
+            if was_well && since.elapsed() > RESTART_PAUSES.1 {
                 (pause, restarts) = (RESTART_PAUSES.0, 0);
             }
             loop {
@@ -162,8 +164,8 @@ impl Keeper {
         }
     }
 
-    /// How it ended; `None` when it was to be stopped.
-    async fn until_it_ends(&mut self, child: &mut Child, since: Instant) -> Option<String> {
+    /// How it ended, and whether it did its work before; `None` when it was to be stopped.
+    async fn until_it_ends(&mut self, child: &mut Child, since: Instant) -> Option<(String, bool)> {
         let well = tokio::time::sleep_until(since + WELL_AFTER);
         tokio::pin!(well);
         let mut waits = true;
@@ -179,10 +181,10 @@ impl Keeper {
                 order = self.orders.recv() => {
                     terminate(&self.file, &self.mark, child).await;
                     match order {
-                        Some(Order::Restart) => {
+                        Some(Order::Restart { was_well }) => {
                             // Nothing is left, and its number may be somebody else's by now.
                             self.pid.send_replace(None);
-                            return Some("its check failed".into());
+                            return Some(("its check failed".into(), was_well));
                         }
                         Some(Order::Stop(done)) => {
                             self.pid.send_replace(None);
@@ -201,7 +203,7 @@ impl Keeper {
         end_group(&self.file, self.pid.borrow().unwrap_or_default(), Signal::KILL);
         self.mark.kill().await;
         self.pid.send_replace(None);
-        Some(how)
+        Some((how, true))
     }
 
     /// Waits before the next start; true when it is to be stopped meanwhile.
@@ -211,7 +213,7 @@ impl Keeper {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return false,
                 order = self.orders.recv() => match order {
-                    Some(Order::Restart) => {} // it is being restarted
+                    Some(Order::Restart { .. }) => {} // it is being restarted
                     Some(Order::Stop(done)) => {
                         let _ = done.send(()); // nobody waits any more
                         return true;
@@ -416,7 +418,7 @@ mod tests {
         let script = file("exec sleep 100000", 5);
         let child = supervise(script, log.clone(), mark(&log), one).await.unwrap();
         let first = *child.pid.borrow();
-        child.restarter().restart();
+        child.restarter().restart(true);
         let mut pid = child.pid.clone();
         let another = pid.wait_for(|now| now.is_some() && *now != first);
         let another =

@@ -31,7 +31,10 @@ pub(super) async fn stop(unit: &str, limit: Duration) -> Result<(), String> {
     match ask(&["stop"], unit, limit).await {
         Err(Failure::TooLong(why)) => {
             tracing::warn!(unit, why, "the unit is killed");
-            ask(&["kill", "--signal=SIGKILL"], unit, KILLED).await?;
+            // It may just have ended: whether it has, the second stop tells.
+            if let Err(error) = ask(&["kill", "--signal=SIGKILL"], unit, KILLED).await {
+                tracing::warn!(unit, error = String::from(error), "the unit is not killed");
+            }
             Ok(ask(&["stop"], unit, KILLED).await?)
         }
         result => Ok(result?),
