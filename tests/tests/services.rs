@@ -6,8 +6,9 @@ use std::fs;
 use anyhow::{Result, ensure};
 use ipicsha_e2e::{Server, Settings, Side, ready_pair, wait::SOON, wait_for};
 
-/// Runs until it is stopped; well unless a file `broken` is beside it. It counts its starts.
-const APP: &str = "[[service]]\nname = \"app\"\ndriver = \"exec\"\n\
+/// Runs until it is stopped; well unless a file `broken` is beside it. It counts its starts, and its
+/// checks count from the begin: it may be broken before it was looked at.
+const APP: &str = "[[service]]\nname = \"app\"\ndriver = \"exec\"\nstart_timeout_seconds = 0.0\n\
     start = [\"sh\", \"-c\", \"echo >> HOME/starts; exec sleep 100000\"]\nrestarts = 1000\n\
     [[service.check]]\nkind = \"exec\"\ncommand = [\"test\", \"!\", \"-e\", \"HOME/broken\"]\n\
     interval_seconds = 0.2\nfailures = 2\n";
@@ -166,6 +167,7 @@ fn spec_d7_f3_stopped_services_stay_stopped_and_are_not_down() -> Result<()> {
 #[test]
 fn a_check_that_hangs_has_failed_at_its_limit_and_leaves_nothing_running() -> Result<()> {
     let service = "[[service]]\nname = \"app\"\ndriver = \"exec\"\nstart = [\"sleep\", \"100000\"]\nrestarts = 1000\n\
+        start_timeout_seconds = 0.0\n\
         [[service.check]]\nkind = \"exec\"\ncommand = [\"sh\", \"-c\", \"test ! -e HOME/hang || exec sleep 100123\"]\n\
         interval_seconds = 0.2\ntimeout_seconds = 0.3\nfailures = 2\n";
     ready_pair(settings(service), |pair| {
