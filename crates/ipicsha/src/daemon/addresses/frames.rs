@@ -20,8 +20,13 @@ const BROADCAST: Mac = [0xFF; 6];
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86DD;
 const REQUEST: u16 = 1;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// The option of a message with the hardware address of whom it tells.
+const OWN_ADDRESS: u8 = 2;
 const ICMPV6: u8 = 58;
+/// A message that came from another network has fewer left.
+const HOPS_OF_NEIGHBOURS: u8 = 255;
 
 /// An ARP request: with `sender` unspecified it asks whether somebody has `target`, with both the same it
 /// says that we have it.
@@ -44,22 +49,37 @@ fn advertisement(mac: Mac, ip: Ipv6Addr) -> Vec<u8> {
     let all_nodes = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 1);
     let mut message = vec![NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, 0x20, 0, 0, 0];
     message.extend(ip.octets());
-    message.extend([2, 1]);
+    message.extend([OWN_ADDRESS, 1]);
     message.extend(mac);
-    let mut pseudo: Vec<u8> = [ip.octets(), all_nodes.octets()].concat();
+    icmpv6(mac, ip, all_nodes, message)
+}
+
+/// A neighbour solicitation that asks whether somebody has `target`, and claims nothing (RFC 4862).
+fn solicitation(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
+    let [.., high, low] = target.segments();
+    let asked = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 1, 0xFF00 | high & 0xFF, low);
+    let mut message = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    icmpv6(mac, Ipv6Addr::UNSPECIFIED, asked, message)
+}
+
+/// A frame with a message to a group.
+fn icmpv6(mac: Mac, from: Ipv6Addr, group: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    let mut pseudo: Vec<u8> = [from.octets(), group.octets()].concat();
     pseudo.extend((message.len() as u32).to_be_bytes());
     pseudo.extend([0, 0, 0, ICMPV6]);
     pseudo.extend(&message);
     let sum = checksum(&pseudo);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    let mut frame = vec![0x33, 0x33];
+    frame.extend(&group.octets()[12..]);
     frame.extend(mac);
     frame.extend(IPV6.to_be_bytes());
     frame.extend([0x60, 0, 0, 0]);
     frame.extend((message.len() as u16).to_be_bytes());
-    frame.extend([ICMPV6, 255]);
-    frame.extend(ip.octets());
-    frame.extend(all_nodes.octets());
+    frame.extend([ICMPV6, HOPS_OF_NEIGHBOURS]);
+    frame.extend(from.octets());
+    frame.extend(group.octets());
     frame.extend(message);
     frame
 }
@@ -74,11 +94,24 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Who says in an ARP frame that he has `ip`.
-fn owner(frame: &[u8], ip: Ipv4Addr) -> Option<Mac> {
-    let is_arp = frame.get(12..14)? == ARP.to_be_bytes() && frame.get(28..32)? == ip.octets();
-    let mac: Mac = frame.get(22..28)?.try_into().ok()?;
-    is_arp.then_some(mac)
+/// Who says in a frame that he has `ip`.
+fn owner(frame: &[u8], ip: IpAddr) -> Option<Mac> {
+    match ip {
+        IpAddr::V4(ip) => {
+            let is_arp =
+                frame.get(12..14)? == ARP.to_be_bytes() && frame.get(28..32)? == ip.octets();
+            let mac: Mac = frame.get(22..28)?.try_into().ok()?;
+            is_arp.then_some(mac)
+        }
+        IpAddr::V6(ip) => {
+            let is_told = frame.get(12..14)? == IPV6.to_be_bytes()
+                && frame.get(20..22)? == [ICMPV6, HOPS_OF_NEIGHBOURS]
+                && *frame.get(54)? == NEIGHBOUR_ADVERTISEMENT
+                && frame.get(62..78)? == ip.octets();
+            let mac: Mac = frame.get(6..12)?.try_into().ok()?;
+            is_told.then_some(mac)
+        }
+    }
 }
 
 /// A network, as one interface of this server sees it.
@@ -88,8 +121,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Needs `CAP_NET_RAW`.
-    pub(super) fn open(interface: &str) -> io::Result<Self> {
+    /// For what is said about addresses like `ip`. Needs `CAP_NET_RAW`.
+    pub(super) fn open(interface: &str, ip: IpAddr) -> io::Result<Self> {
         let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/address"))?;
         let bytes: Option<Vec<u8>> =
             text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
@@ -98,7 +131,7 @@ impl Network {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         let index = netdevice::name_to_index(&socket, interface)?;
-        bind(&socket, index)?;
+        bind(&socket, index, if ip.is_ipv4() { ARP } else { IPV6 })?;
         Ok(Self { socket, mac })
     }
 
@@ -113,8 +146,12 @@ impl Network {
     }
 
     /// Whether somebody else has it: `Some` is his hardware address. Takes up to `patience`.
-    pub(super) fn probe(&self, ip: Ipv4Addr, patience: Duration) -> io::Result<Option<Mac>> {
-        rustix::io::write(&self.socket, arp(self.mac, Ipv4Addr::UNSPECIFIED, ip).as_slice())?;
+    pub(super) fn probe(&self, ip: IpAddr, patience: Duration) -> io::Result<Option<Mac>> {
+        let question = match ip {
+            IpAddr::V4(ip) => arp(self.mac, Ipv4Addr::UNSPECIFIED, ip),
+            IpAddr::V6(ip) => solicitation(self.mac, ip),
+        };
+        rustix::io::write(&self.socket, &question)?;
         let end = Instant::now() + patience;
         let mut frame = [0; 128];
         loop {
@@ -139,10 +176,10 @@ impl Network {
 }
 
 #[allow(unsafe_code)] // neither std nor rustix knows addresses of this family
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ARP.to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: index.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -166,16 +203,32 @@ mod tests {
         let ip = Ipv4Addr::new(192, 0, 2, 9);
         let frame = arp(MAC, ip, ip);
         assert_eq!(frame.len(), 42);
-        assert_eq!(owner(&frame, ip), Some(MAC));
-        assert_eq!(owner(&frame, Ipv4Addr::new(192, 0, 2, 8)), None);
-        assert_eq!(owner(&arp(MAC, Ipv4Addr::UNSPECIFIED, ip), ip), None, "a probe claims nothing");
-        assert_eq!(owner(&frame[..30], ip), None, "a cut frame");
-        let frame = advertisement(MAC, "2001:db8::9".parse().unwrap());
-        assert_eq!(frame.len(), 14 + 40 + 32);
-        // Over a message with its own checksum the sum is zero.
-        let mut pseudo = frame[22..54].to_vec();
-        pseudo.extend([0, 0, 0, 32, 0, 0, 0, ICMPV6]);
-        pseudo.extend(&frame[54..]);
-        assert_eq!(checksum(&pseudo), 0);
+        assert_eq!(owner(&frame, ip.into()), Some(MAC));
+        assert_eq!(owner(&frame, Ipv4Addr::new(192, 0, 2, 8).into()), None);
+        let probe = arp(MAC, Ipv4Addr::UNSPECIFIED, ip);
+        assert_eq!(owner(&probe, ip.into()), None, "a probe claims nothing");
+        assert_eq!(owner(&frame[..30], ip.into()), None, "a cut frame");
+    }
+
+    #[test]
+    fn frames_of_ipv6_are_those_of_the_standards() {
+        let ip: Ipv6Addr = "2001:db8::a:b:9".parse().unwrap();
+        let told = advertisement(MAC, ip);
+        assert_eq!(told.len(), 14 + 40 + 32);
+        assert_eq!(owner(&told, ip.into()), Some(MAC));
+        assert_eq!(owner(&told, "2001:db8::8".parse().unwrap()), None);
+        assert_eq!(owner(&told[..77], ip.into()), None, "a cut frame");
+        let asked = solicitation(MAC, ip);
+        assert_eq!(asked.len(), 14 + 40 + 24);
+        assert_eq!(owner(&asked, ip.into()), None, "a question claims nothing");
+        assert_eq!(asked[..6], [0x33, 0x33, 0xFF, 0x0B, 0, 9], "its group of the network");
+        assert_eq!(asked[38..54], "ff02::1:ff0b:9".parse::<Ipv6Addr>().unwrap().octets());
+        for frame in [told, asked] {
+            // Over a message with its own checksum the sum is zero.
+            let mut pseudo = frame[22..54].to_vec();
+            pseudo.extend([0, 0, frame[18], frame[19], 0, 0, 0, ICMPV6]);
+            pseudo.extend(&frame[54..]);
+            assert_eq!(checksum(&pseudo), 0);
+        }
     }
 }

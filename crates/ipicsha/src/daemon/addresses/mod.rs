@@ -185,11 +185,12 @@ impl Held {
         let AddressFile { address, interface } = &self.file;
         // What ran out meanwhile may be somebody else's by now.
         let lost = self.renewed.is_none_or(|(renewed, granted)| renewed.elapsed() >= granted);
-        if let (IpAddr::V4(ip), true) = (address.ip, lost) {
+        if lost {
             self.renewed = None;
-            let network = open(interface)?;
-            let owner =
-                network.probe(ip, PROBE).map_err(|error| format!("{interface}: {error}"))?;
+            let network = open(interface, address.ip)?;
+            let owner = network
+                .probe(address.ip, PROBE)
+                .map_err(|error| format!("{interface}: {error}"))?;
             if let Some(mac) = owner {
                 let mac = mac.iter().fold(String::new(), |mut text, byte| {
                     let colon = if text.is_empty() { "" } else { ":" };
@@ -233,7 +234,7 @@ impl Held {
     fn announce(&mut self) -> Result<(), String> {
         if self.announced.is_none_or(|at| at.elapsed() >= ANNOUNCED) {
             let AddressFile { address, interface } = &self.file;
-            let announced = open(interface)?.announce(address.ip);
+            let announced = open(interface, address.ip)?.announce(address.ip);
             announced.map_err(|error| format!("{interface}: {error}"))?;
             self.announced = Some(Instant::now());
         }
@@ -251,8 +252,8 @@ impl Held {
     }
 }
 
-fn open(interface: &str) -> Result<Network, String> {
-    Network::open(interface).map_err(|error| format!("{interface}: {error}"))
+fn open(interface: &str, ip: IpAddr) -> Result<Network, String> {
+    Network::open(interface, ip).map_err(|error| format!("{interface}: {error}"))
 }
 
 /// The program of the system that knows all kinds of interfaces.
