@@ -21,6 +21,9 @@ use crate::{
 };
 
 const PACKAGE: &str = "etcd-server";
+const USERS: &str = include_str!("python/etcd_users.py");
+/// With blanks in it, and a line end in its file.
+const PASSWORD: &str = "two words";
 const READY: &str = "ready to serve client requests";
 
 /// How servers and etcd know each other.
@@ -30,6 +33,8 @@ pub enum Transport {
     Plain,
     /// Certificates both ways.
     Tls,
+    /// Etcd's certificate, and a user with a password.
+    User,
 }
 
 /// What runs ends when it is dropped.
@@ -77,8 +82,9 @@ impl Etcd {
         let home = pair.folder().join("etcd");
         fs::create_dir_all(&home)?;
         let etcd = Self { home, network: Arc::clone(&pair.network), transport, daemon: None };
-        if transport == Transport::Tls {
+        if transport != Transport::Plain {
             etcd.make_certificates()?;
+            fs::write(etcd.home.join("password"), format!("{PASSWORD}\n"))?;
         }
         Ok(etcd)
     }
@@ -115,20 +121,22 @@ impl Etcd {
     /// # Errors
     /// It does not come up.
     pub fn start(&mut self) -> Result<()> {
-        let scheme = if self.transport == Transport::Tls { "https" } else { "http" };
+        let scheme = if self.transport == Transport::Plain { "http" } else { "https" };
         let before = self.log().matches(READY).count();
         let log = OpenOptions::new().create(true).append(true).open(self.home.join("log"))?;
         let mut command = self.network.command_on_witness(program()?);
         command.arg("--data-dir").arg(self.home.join("data"));
         command.args(["--listen-client-urls", &format!("{scheme}://0.0.0.0:2379")]);
         command.args(["--advertise-client-urls", &format!("{scheme}://127.0.0.1:2379")]);
-        if self.transport == Transport::Tls {
+        if self.transport != Transport::Plain {
             command.args([
                 "--cert-file",
                 &self.path("etcd.pem"),
                 "--key-file",
                 &self.path("etcd.key"),
             ]);
+        }
+        if self.transport == Transport::Tls {
             command.args(["--client-cert-auth", "--trusted-ca-file", &self.path("ca.pem")]);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -147,6 +155,14 @@ impl Etcd {
         process::signal(child.id(), Signal::KILL);
         child.wait()?;
         Ok(())
+    }
+
+    /// Writes another password into the file that the servers read when they start.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn set_password(&self, password: &str) -> Result<()> {
+        Ok(fs::write(self.home.join("password"), password)?)
     }
 
     fn log(&self) -> String {
@@ -169,12 +185,29 @@ impl Etcd {
                 self.path("client.pem"),
                 self.path("client.key")
             ),
+            Transport::User => format!(
+                "[witness.etcd]\nendpoints = [\"https://{host}:2379\"]\nca = {:?}\n\
+                 user = \"ipicsha\"\npassword_file = {:?}\n",
+                self.path("ca.pem"),
+                self.path("password")
+            ),
         };
         write_block(pair, side, &block)
     }
 
+    /// From now on nobody without a password reads or writes anything.
+    fn add_users(&self) -> Result<()> {
+        let base = format!("https://{}:2379", Network::witness_host(Side::Alpha));
+        let mut command = self.network.command_on_witness("python3");
+        command.args(["-c", USERS, &base, &self.path("ca.pem"), PASSWORD, "ipicsha"]);
+        run(&mut command, SOON)?.ok().map(drop)
+    }
+
     fn make_ready(&mut self, pair: &mut Pair) -> Result<()> {
         self.start()?;
+        if self.transport == Transport::User {
+            self.add_users()?;
+        }
         for side in Side::BOTH {
             self.tell(pair, side)?;
         }

@@ -115,3 +115,28 @@ fn etcd_keeps_the_role_of_a_server_that_left_alone_until_the_partner_knows() -> 
         wait_active(pair)
     })
 }
+
+#[test]
+fn etcd_with_users_serves_one_with_a_password_also_after_it_has_forgotten_him() -> Result<()> {
+    if !can_cut("an etcd with users")? {
+        return Ok(());
+    }
+    etcd_pair(Settings::fast(), Transport::User, |pair, etcd| {
+        // A token does not outlive the etcd that gave it.
+        etcd.kill()?;
+        pair.alpha.wait("it is missed", |status| status.has_alarm("witness_down"))?;
+        etcd.start()?;
+        pair.alpha.wait("it answers", |status| status.witness() == Some(""))?;
+        pair.wait_ready()?;
+        pair.alpha.kill();
+        wait_active(pair)?;
+        // Whoever has the wrong password is told what is wrong.
+        etcd.set_password("another")?;
+        pair.alpha.start()?;
+        let status = pair.alpha.wait("it says why", |status| {
+            status.witness().is_some_and(|problem| problem.contains("invalid user ID or password"))
+        })?;
+        ensure!(status.has_alarm("witness_down"), "{status:?}");
+        Ok(())
+    })
+}

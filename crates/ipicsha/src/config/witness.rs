@@ -30,6 +30,10 @@ pub(crate) struct EtcdFile {
     pub(crate) certificate: Option<PathBuf>,
     /// Its key (PEM).
     pub(crate) key: Option<PathBuf>,
+    /// A user of etcd, where it knows users.
+    pub(crate) user: Option<String>,
+    /// File with his password.
+    pub(crate) password_file: Option<PathBuf>,
     /// What the keys begin with.
     #[serde(default = "default_prefix")]
     pub(crate) prefix: String,
@@ -56,6 +60,8 @@ pub(crate) struct EtcdAt {
     pub(crate) ca: Option<PathBuf>,
     /// Certificate and key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    /// User, and the file with his password.
+    pub(crate) user: Option<(String, PathBuf)>,
     pub(crate) prefix: String,
 }
 
@@ -105,10 +111,25 @@ impl EtcdFile {
             (Some(_), None) => return wrong("witness.etcd.key", "the certificate needs its key"),
             (None, Some(_)) => return wrong("witness.etcd.certificate", "the key needs it"),
         };
+        let user = match (&self.user, &self.password_file) {
+            (Some(user), Some(file)) => Some((user.clone(), file.clone())),
+            (None, None) => None,
+            (Some(_), None) => {
+                return wrong("witness.etcd.password_file", "the user needs his password");
+            }
+            (None, Some(_)) => {
+                return wrong("witness.etcd.user", "it is not said whose password this is");
+            }
+        };
+        if user.is_some() && endpoints.iter().any(|url| url.starts_with("http://")) {
+            let why = "a password goes through https:// only: anybody on the way could read it";
+            return wrong("witness.etcd.endpoints", why);
+        }
         if self.prefix.is_empty() {
             return wrong("witness.etcd.prefix", "the keys have to begin with something");
         }
-        Ok(EtcdAt { endpoints, ca: self.ca.clone(), identity, prefix: self.prefix.clone() })
+        let (ca, prefix) = (self.ca.clone(), self.prefix.clone());
+        Ok(EtcdAt { endpoints, ca, identity, user, prefix })
     }
 }
 
@@ -144,6 +165,12 @@ mod tests {
             ("etcd.endpoints = [\"http://a\"]\netcd.key = \"k\"", "witness.etcd.certificate"),
             ("etcd.endpoints = [\"http://a\"]\netcd.certificate = \"c\"", "witness.etcd.key"),
             ("etcd.endpoints = [\"http://a\"]\netcd.prefix = \"\"", "witness.etcd.prefix"),
+            ("etcd.endpoints = [\"https://a\"]\netcd.user = \"u\"", "witness.etcd.password_file"),
+            ("etcd.endpoints = [\"https://a\"]\netcd.password_file = \"p\"", "witness.etcd.user"),
+            (
+                "etcd.endpoints = [\"https://a\", \"http://b\"]\netcd.user = \"u\"\netcd.password_file = \"p\"",
+                "witness.etcd.endpoints",
+            ),
             (
                 &format!("certificate = \"{fingerprint}\"\netcd.endpoints = [\"http://a\"]"),
                 "witness.etcd",

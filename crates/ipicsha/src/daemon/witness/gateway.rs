@@ -4,9 +4,9 @@
 
 use std::{
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,8 @@ use crate::config::EtcdAt;
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// An endpoint gets at least this, however many there are.
 const LEAST: Duration = Duration::from_millis(50);
+/// A password is slow to check on purpose; it is done once, and after etcd has forgotten it.
+const LOGIN: Duration = Duration::from_secs(1);
 
 /// A key as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,28 @@ pub(super) struct Gateway {
     agent: ureq::Agent,
     /// The endpoint that answered last.
     good: AtomicUsize,
+    login: Option<Login>,
+}
+
+/// A user of etcd.
+struct Login {
+    user: String,
+    password: String,
+    /// What shows who asks, until etcd forgets it.
+    token: Mutex<Option<String>>,
+}
+
+/// Why there is no answer that can be used.
+struct NoAnswer {
+    cause: String,
+    /// The token is of no use any more; a new one may be.
+    forgotten: bool,
+}
+
+impl From<String> for NoAnswer {
+    fn from(cause: String) -> Self {
+        Self { cause, forgotten: false }
+    }
 }
 
 impl Gateway {
@@ -74,7 +98,8 @@ impl Gateway {
             .proxy(None)
             .build()
             .new_agent();
-        Ok(Self { endpoints: at.endpoints.clone(), agent, good: AtomicUsize::new(0) })
+        let login = at.user.as_ref().map(Login::read).transpose()?;
+        Ok(Self { endpoints: at.endpoints.clone(), agent, good: AtomicUsize::new(0), login })
     }
 
     /// Both keys at one moment, as the majority knows them.
@@ -150,7 +175,7 @@ impl Gateway {
                 break;
             }
             let fair = left / u32::try_from(count - tried).unwrap_or(u32::MAX);
-            match self.post(&format!("{endpoint}/v3/{path}"), body, fair.max(LEAST)) {
+            match self.ask(endpoint, path, body, fair.max(LEAST)) {
                 Ok(answer) => {
                     self.good.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -158,11 +183,55 @@ impl Gateway {
                 Err(error) => problem = format!("etcd at {endpoint}: {error}"),
             }
         }
+        // There may have been no time for the others.
+        self.good.store((first + 1) % count, Ordering::Relaxed);
         Err(if problem.is_empty() { "etcd did not answer in time".into() } else { problem })
     }
 
-    fn post(&self, url: &str, body: &Value, limit: Duration) -> Result<Value, String> {
-        let request = self.agent.post(url).header("content-type", "application/json");
+    /// Asks one endpoint; once more with a new token when it does not know the old one any more.
+    fn ask(
+        &self,
+        endpoint: &str,
+        path: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<Value, String> {
+        let until = Instant::now() + limit;
+        let url = format!("{endpoint}/v3/{path}");
+        let known = self.login.as_ref().and_then(|login| lock(&login.token).clone());
+        if self.login.is_none() || known.is_some() {
+            match self.post(&url, body, known.as_deref(), limit) {
+                Err(problem) if problem.forgotten && known.is_some() => {}
+                result => return result.map_err(|problem| problem.cause),
+            }
+        }
+        let left = |least| until.saturating_duration_since(Instant::now()).max(least);
+        let token = self.log_in(endpoint, left(LOGIN))?;
+        self.post(&url, body, token.as_deref(), left(LEAST)).map_err(|problem| problem.cause)
+    }
+
+    fn log_in(&self, endpoint: &str, limit: Duration) -> Result<Option<String>, String> {
+        let Some(login) = &self.login else { return Ok(None) };
+        let body = json!({ "name": login.user, "password": login.password });
+        let answer = self
+            .post(&format!("{endpoint}/v3/auth/authenticate"), &body, None, limit)
+            .map_err(|problem| problem.cause)?;
+        let token = answer["token"].as_str().ok_or("it gives no token to its user")?.to_owned();
+        *lock(&login.token) = Some(token.clone());
+        Ok(Some(token))
+    }
+
+    fn post(
+        &self,
+        url: &str,
+        body: &Value,
+        token: Option<&str>,
+        limit: Duration,
+    ) -> Result<Value, NoAnswer> {
+        let mut request = self.agent.post(url).header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
         let request = request.config().timeout_global(Some(limit)).build();
         let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
         let status = answer.status();
@@ -173,8 +242,22 @@ impl Gateway {
             return Ok(value);
         }
         let cause = value["message"].as_str().or(value["error"].as_str()).unwrap_or(&text);
-        Err(format!("{status}: {cause}"))
+        // The second is said when users or their rights have changed since the token was given.
+        let forgotten = status.as_u16() == 401 || cause.contains("revision of auth store is old");
+        Err(NoAnswer { cause: format!("{status}: {cause}"), forgotten })
     }
+}
+
+impl Login {
+    fn read((user, file): &(String, PathBuf)) -> Result<Self, String> {
+        let text = fs::read_to_string(file).map_err(|error| named(file, &error))?;
+        let password = text.trim_end_matches(['\r', '\n']).to_owned();
+        Ok(Self { user: user.clone(), password, token: Mutex::new(None) })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encoded(key: &str) -> String {
