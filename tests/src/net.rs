@@ -113,6 +113,11 @@ impl Network {
         Ok(Self { kind: Kind::Loopback([ports[0], ports[1]]) })
     }
 
+    /// Both servers are on the loopback interface.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.kind, Kind::Loopback(_))
+    }
+
     /// Address of a server, without port.
     pub fn host(&self, side: Side) -> &'static str {
         match (&self.kind, side) {

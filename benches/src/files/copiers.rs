@@ -13,8 +13,6 @@ use ipicsha_e2e::{Pair, Side, wait_for};
 
 use super::measure::{Cost, run};
 
-const RSYNC_PORT: u16 = 18_730;
-const SSH_PORT: u16 = 18_722;
 const SOON: Duration = Duration::from_secs(10);
 
 /// A way to copy from alpha to bravo.
@@ -59,6 +57,11 @@ impl Drop for Running {
     }
 }
 
+/// Where a server of bravo's can listen: `usual` where bravo has a network of its own.
+fn port(pair: &Pair, usual: u16) -> Result<u16> {
+    if pair.network.is_loopback() { pair.network.application_port() } else { Ok(usual) }
+}
+
 fn listens(pair: &Pair, port: u16) -> Option<()> {
     let mut command = pair.network.command(Side::Bravo, "cat");
     let output = command.args(["/proc/net/tcp"]).output().ok()?;
@@ -69,6 +72,7 @@ fn listens(pair: &Pair, port: u16) -> Option<()> {
 pub(super) struct RsyncDaemon<'a> {
     pair: &'a Pair,
     daemon: Running,
+    port: u16,
     folder: PathBuf,
 }
 
@@ -76,11 +80,11 @@ impl<'a> RsyncDaemon<'a> {
     pub(super) fn start(pair: &'a Pair, folder: &Path) -> Result<Self> {
         let config = folder.join("rsyncd.conf");
         let path = folder.display();
-        let host = pair.network.host(Side::Bravo);
+        let (host, port) = (pair.network.host(Side::Bravo), port(pair, 873)?);
         fs::write(
             &config,
             format!(
-                "port = {RSYNC_PORT}\naddress = {host}\nuse chroot = no\nuid = root\ngid = root\n\
+                "port = {port}\naddress = {host}\nuse chroot = no\nuid = root\ngid = root\n\
                  log file = {path}/rsyncd.log\n[all]\npath = {path}\nread only = no\n"
             ),
         )?;
@@ -88,8 +92,8 @@ impl<'a> RsyncDaemon<'a> {
         command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config.display()));
         let daemon = command.stdin(Stdio::null()).spawn().context("install rsync")?;
         let daemon = Running(daemon);
-        wait_for("rsync's daemon listens", SOON, || listens(pair, RSYNC_PORT))?;
-        Ok(Self { pair, daemon, folder: folder.to_owned() })
+        wait_for("rsync's daemon listens", SOON, || listens(pair, port))?;
+        Ok(Self { pair, daemon, port, folder: folder.to_owned() })
     }
 }
 
@@ -99,15 +103,15 @@ impl Copier for RsyncDaemon<'_> {
     }
 
     fn copy(&self, from: &Path, to: &Path) -> Result<Cost> {
-        let host = self.pair.network.host(Side::Bravo);
+        let (host, port) = (self.pair.network.host(Side::Bravo), self.port);
         let to = to.strip_prefix(&self.folder)?.display().to_string();
         let mut command = self.pair.network.command(Side::Alpha, "rsync");
-        command.arg("-a").arg(from).arg(format!("rsync://{host}:{RSYNC_PORT}/all/{to}"));
+        command.arg("-a").arg(from).arg(format!("rsync://{host}:{port}/all/{to}"));
         run(&self.pair.network, &mut command, self.daemon.0.id())
     }
 }
 
-/// rsync over ssh with the cipher that is fastest on processors with AES.
+/// rsync over ssh with the cipher that ssh chooses.
 pub(super) struct Ssh<'a> {
     pair: &'a Pair,
     server: Running,
@@ -135,11 +139,11 @@ impl<'a> Ssh<'a> {
         }
         fs::copy(keys.join("user.pub"), keys.join("allowed"))?;
         let at = keys.display();
-        let host = pair.network.host(Side::Bravo);
+        let (host, port) = (pair.network.host(Side::Bravo), port(pair, 22)?);
         fs::write(
             keys.join("config"),
             format!(
-                "Port {SSH_PORT}\nListenAddress {host}\nHostKey {at}/host\n\
+                "Port {port}\nListenAddress {host}\nHostKey {at}/host\n\
                  AuthorizedKeysFile {at}/allowed\nStrictModes no\nPermitRootLogin yes\nUsePAM no\n\
                  PidFile {at}/pid\n"
             ),
@@ -148,9 +152,9 @@ impl<'a> Ssh<'a> {
         command.args(["-D", "-e", "-f"]).arg(keys.join("config")).stdin(Stdio::null());
         let log = fs::File::create(keys.join("log"))?;
         let server = Running(command.stderr(log).spawn()?);
-        wait_for("the ssh server listens", SOON, || listens(pair, SSH_PORT))?;
+        wait_for("the ssh server listens", SOON, || listens(pair, port))?;
         let shell = format!(
-            "ssh -p {SSH_PORT} -i {at}/user -o StrictHostKeyChecking=no \
+            "ssh -p {port} -i {at}/user -o StrictHostKeyChecking=no \
              -o UserKnownHostsFile={at}/known -o LogLevel=ERROR -F none"
         );
         Ok(Some(Self { pair, server, shell }))

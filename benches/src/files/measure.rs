@@ -104,14 +104,11 @@ fn forget_peak(pid: u32) {
 fn wire(network: &Network) -> Result<u64> {
     let text = network.command(Side::Alpha, Path::new("cat")).arg("/proc/net/dev").output()?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    let interface = if text.contains("eth0:") && rustix::process::geteuid().is_root() {
-        "eth0:"
-    } else {
-        "lo:"
-    };
+    let loopback = network.is_loopback();
+    let interface = if loopback { "lo:" } else { "eth0:" };
     let line = text.lines().find_map(|line| line.trim().strip_prefix(interface));
     let line = line.context("an interface")?;
     let counts: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    let sum = |lo: bool| if lo { counts[0] } else { counts[0] + counts[8] };
-    Ok(sum(interface == "lo:"))
+    // What loopback sends it receives as well.
+    Ok(if loopback { counts[0] } else { counts[0] + counts[8] })
 }

@@ -1,7 +1,7 @@
 //! `just bench-files`: `ipicsha sync` with the partner, beside rsync with its daemon and over ssh.
 //!
 //! Decides the order of the measurements and how large they are. All of them carry the same trees
-//! over the same pair of network namespaces (as root; else over loopback) from memory to memory, one
+//! over the loopback interface (with `--veth` over a pair of network namespaces) from memory to memory, one
 //! right after the other in every round, so that what else happens on the machine meets all of them.
 
 mod copiers;
@@ -22,7 +22,7 @@ use self::{
 };
 use crate::machine;
 
-const USAGE: &str = "usage: ipicsha-bench files [--quick] [--rounds N] [--no-ssh] \
+const USAGE: &str = "usage: ipicsha-bench files [--quick] [--rounds N] [--no-ssh] [--veth] \
                      [--only fresh,extents,pages,insert,small,many]";
 
 /// What is measured, and how much of it.
@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) rounds: usize,
     pub(super) quick: bool,
     ssh: bool,
+    /// Between two network namespaces, as servers are.
+    veth: bool,
     only: Vec<String>,
 }
 
@@ -46,6 +48,7 @@ impl Plan {
             rounds: 3,
             quick: false,
             ssh: true,
+            veth: false,
             only: Vec::new(),
         };
         while let Some(argument) = arguments.next() {
@@ -57,6 +60,7 @@ impl Plan {
                 }
                 "--rounds" => plan.rounds = value()?.parse().context(USAGE)?,
                 "--no-ssh" => plan.ssh = false,
+                "--veth" => plan.veth = true,
                 "--only" => plan.only = value()?.split(',').map(ToOwned::to_owned).collect(),
                 _ => bail!("{argument} is not known\n{USAGE}"),
             }
@@ -70,7 +74,7 @@ impl Plan {
 
     /// Only a whole run is kept.
     pub(super) fn is_whole(&self) -> bool {
-        !self.quick && self.only.is_empty() && self.ssh
+        !self.quick && self.only.is_empty() && self.ssh && !self.veth
     }
 }
 
@@ -88,7 +92,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("ipicsha-bench-").tempdir_in("/dev/shm")?;
     let allow = format!("allow = [\"{}\"]", folder.path().display());
     let mut measured = Measured::new();
-    fresh_pair(Settings::fast().sync(Side::Bravo, &allow), |pair| {
+    let settings = Settings::fast().sync(Side::Bravo, &allow);
+    fresh_pair(if plan.veth { settings } else { settings.over_loopback() }, |pair| {
         pair.start()?;
         pair.trust()?;
         let trees = Trees::make(folder.path(), &plan)?;
