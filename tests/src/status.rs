@@ -82,6 +82,12 @@ impl Status {
         self.0["split_brain"].is_object()
     }
 
+    /// What a server did in the split brain that is seen.
+    pub fn timeline(&self, server: &str) -> Option<&Value> {
+        let all = self.0["split_brain"]["timelines"].as_array();
+        all.and_then(|all| all.iter().find(|timeline| timeline["server"] == server))
+    }
+
     /// Under policy `witness`: why the witness does not answer, empty when it does.
     pub fn witness(&self) -> Option<&str> {
         self.0["witness"].as_str()

@@ -50,6 +50,30 @@ fn heal_and_see(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
+/// Each server shows since when and why both are active, and from when to when both were written to.
+fn timelines_are_shown(pair: &Pair) -> Result<()> {
+    for side in Side::BOTH {
+        let status = pair.server(side).wait("it knows the changes of both", |status| {
+            let changes = |name: &str| status.timeline(name).and_then(|it| it["changes"].as_u64());
+            changes("alpha") == Some(4) && changes("bravo") == Some(4)
+        })?;
+        let at = |server: &str, key: &str| {
+            status.timeline(server).and_then(|it| it[key].as_i64()).context("a time is missing")
+        };
+        let took_over = at("bravo", "active_since_unix_ms")?;
+        ensure!(at("alpha", "active_since_unix_ms")? < took_over, "{status:?}");
+        for server in ["alpha", "bravo"] {
+            let first = at(server, "first_change_unix_ms")?;
+            let last = at(server, "last_change_unix_ms")?;
+            ensure!(took_over <= first && first <= last && last <= unix_ms(), "{status:?}");
+        }
+        let shown = pair.server(side).cli(&["ha-status"])?.stdout;
+        let why = "(Peer Down), 4 changes of its own from ";
+        ensure!(shown.contains("bravo: active since ") && shown.contains(why), "{shown}");
+    }
+    Ok(())
+}
+
 #[test]
 fn spec_d1_d3_d4_split_brain_is_seen_ended_and_repaired() -> Result<()> {
     if !net::can_cut("split brain")? {
@@ -72,6 +96,7 @@ fn spec_d1_d3_d4_split_brain_is_seen_ended_and_repaired() -> Result<()> {
         ensure!(pair.states()? == states, "a refusal changed something");
 
         heal_and_see(pair)?;
+        timelines_are_shown(pair)?;
         pair.alpha.cli(&["--yes", "repair"])?.refused(3, "split brain")?;
         pair.bravo.ask(&["go-standby"])?;
         pair.wait_roles(Side::Alpha)?;

@@ -201,6 +201,9 @@ pub enum Refusal {
     /// It could not serve, or the active server keeps the role.
     #[error("this server cannot be active now: {0}")]
     NotReady(String),
+    /// A program of its administrator forbids the active server to hand over.
+    #[error("{0} does not hand over, vetoed: {1}")]
+    Vetoed(String, String),
     /// Nothing failed.
     #[error("nothing has failed: neither server is in Running in Failed Mode")]
     NotFailed,
@@ -300,6 +303,7 @@ impl Refusal {
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
             Self::NotReady(_) | Self::KeptByWitness => "see `ipicsha ha-status` on both servers, then try again".into(),
+            Self::Vetoed(..) => "remove the cause there, or move the hook away, and try again".into(),
             Self::FailedAgain(_) => {
                 "remove the cause and run `ipicsha recover` again; else reboot this server".into()
             }

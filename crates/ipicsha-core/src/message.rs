@@ -70,6 +70,11 @@ pub enum Control {
         /// And the one before not any more.
         in_use: bool,
     },
+    /// It does not hand over, because a program of its administrator forbids it.
+    HandoverVetoed {
+        /// Which, and why, for people.
+        cause: String,
+    },
 }
 
 /// How the replication of one database stands on one server (spec C5); the numbers are those that
@@ -202,6 +207,18 @@ pub struct Report {
     /// It will not take over, durably, so that the receiver can do so.
     #[serde(default)]
     pub yields: Option<PartingId>,
+    /// What happened to it lately, for a split brain to be understood.
+    #[serde(default)]
+    pub timeline: Timeline,
+}
+
+/// When a server became active, and what it has that the partner has not; by its own wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Since when it is active, and why; `None` on a standby.
+    pub active: Option<(WallTime, Reason)>,
+    /// When the first and the last of its unacknowledged changes were made; `None` without any.
+    pub changes: Option<(WallTime, WallTime)>,
 }
 
 /// All databases of one server in a few numbers; the bytes never pass through the core.
@@ -237,6 +254,8 @@ pub struct LogReport {
     pub forecast: LogForecast,
     /// That log has overwritten changes the partner never had.
     pub overflowed: bool,
+    /// When the first and the last of all unacknowledged changes were made.
+    pub changes: Option<(WallTime, WallTime)>,
 }
 
 #[cfg(test)]
@@ -244,11 +263,10 @@ mod tests {
     use super::*;
     use crate::state::Pause;
 
-    /// The bytes of every message; a change here is a change of the protocol.
-    #[test]
-    fn wire_bytes_are_pinned() {
+    fn report() -> Report {
+        let at = WallTime;
         let pause = Pause { reason: "r".into(), until: WallTime(9) };
-        let report = Report {
+        Report {
             server: ServerId(7),
             name: "alpha".into(),
             version: "0.1.0".into(),
@@ -267,7 +285,17 @@ mod tests {
             takeovers: vec![(Epoch(2), Duration::from_millis(10))],
             parting: None,
             yields: None,
-        };
+            timeline: Timeline {
+                active: Some((at(1), Reason::PeerDown)),
+                changes: Some((at(2), at(3))),
+            },
+        }
+    }
+
+    /// The bytes of every message; a change here is a change of the protocol.
+    #[test]
+    fn wire_bytes_are_pinned() {
+        let report = report();
         let beat = Beat {
             boot: 1,
             number: 2,
@@ -305,6 +333,7 @@ mod tests {
             Control::HandoverRefused { cause: "c".into() },
             Control::Certificate { certificate: vec![1, 2], in_use: true },
             Control::CertificateNoted { certificate: vec![3], in_use: false },
+            Control::HandoverVetoed { cause: "c".into() },
         ];
         let mut hex = String::new();
         for message in messages {

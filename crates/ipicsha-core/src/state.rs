@@ -240,6 +240,9 @@ pub struct PersistedState {
     pub role: Role,
     /// Why it took that role.
     pub role_reason: Reason,
+    /// When it last became active, by this server's wall clock, and why.
+    #[serde(default)]
+    pub activated: Option<(WallTime, Reason)>,
     /// Licensed role when HA was configured: a license that expires later stops nobody.
     pub configured_as: Option<LicensedRole>,
     /// Highest epoch this server was active under or knows of.
@@ -289,6 +292,7 @@ impl Default for PersistedState {
             ha: HaSetting::default(),
             role: Role::Standby,
             role_reason: Reason::Initialization,
+            activated: None,
             configured_as: None,
             epoch: Epoch::default(),
             split_brain: None,

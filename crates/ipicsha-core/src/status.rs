@@ -323,6 +323,27 @@ pub struct SplitBrainStatus {
     pub changes_here: u64,
     /// Changes written on the partner since.
     pub changes_on_partner: u64,
+    /// What happened on each of the two; this server first.
+    #[serde(default)]
+    pub timelines: Vec<TimelineStatus>,
+}
+
+/// What one server did before and in a split brain; times are those of its own clock, in milliseconds
+/// since 1970.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimelineStatus {
+    /// Its name.
+    pub server: String,
+    /// Since when it is active.
+    pub active_since_unix_ms: Option<i64>,
+    /// Why it became active.
+    pub active_because: Option<Reason>,
+    /// Changes there that the other one does not have.
+    pub changes: u64,
+    /// When the first of them was made.
+    pub first_change_unix_ms: Option<i64>,
+    /// When the last of them was made.
+    pub last_change_unix_ms: Option<i64>,
 }
 
 /// A pause as shown (spec B13).

@@ -337,11 +337,13 @@ fn end(db: &Connection, order: &str) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-/// When the oldest entry behind `acked` was written.
-pub(crate) fn oldest_behind(db: &Connection, acked: Seq) -> rusqlite::Result<Option<WallTime>> {
-    db.prepare_cached("SELECT ms FROM _ipicsha_log WHERE seq>?1 ORDER BY seq LIMIT 1")?
-        .query_row([acked.0], |row| row.get(0).map(WallTime))
-        .optional()
+/// When the oldest and the newest entry behind `acked` were written, in milliseconds since 1970.
+pub(crate) fn span_behind(db: &Connection, acked: Seq) -> rusqlite::Result<Option<(i64, i64)>> {
+    let written = |order: &str| {
+        let sql = format!("SELECT ms FROM _ipicsha_log WHERE seq>?1 ORDER BY seq {order} LIMIT 1");
+        db.prepare_cached(&sql)?.query_row([acked.0], |row| row.get(0)).optional()
+    };
+    Ok(written("ASC")?.zip(written("DESC")?))
 }
 
 /// Marks the last own change of a record as lost to the partner's, in the caller's transaction.

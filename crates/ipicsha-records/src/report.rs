@@ -208,6 +208,7 @@ impl Engine {
             queue_per_second: None,
             queue_seconds_left: None,
             lag_seconds: 0.0,
+            queued_ms: None,
             log_used_percent: 0.0,
             log,
             synced: false,
@@ -269,17 +270,22 @@ impl Engine {
         status.last_seq = status.log.last;
         let queued = (status.last_seq.0 - self.acked.0).max(0);
         status.queue_records = queued.cast_unsigned();
-        status.lag_seconds = if queued > 0 { self.lag()? } else { 0.0 };
+        if queued > 0 {
+            status.queued_ms = self.queued_ms()?;
+        }
+        status.lag_seconds = status.queued_ms.map_or(0.0, |(oldest, _)| age(oldest));
         Ok(())
     }
 
-    /// Age of the oldest change the partner has not acknowledged, in seconds.
-    fn lag(&self) -> Result<f64, Error> {
-        let Some(database) = &self.database else { return Ok(0.0) };
-        let oldest = log::oldest_behind(&database.reader, self.acked).at(&database.path)?;
-        let Some(oldest) = oldest else { return Ok(0.0) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let oldest = Duration::from_millis(oldest.0.max(0).cast_unsigned());
-        Ok(now.saturating_sub(oldest).as_secs_f64())
+    /// When the first and the last change were made that the partner has not acknowledged.
+    fn queued_ms(&self) -> Result<Option<(i64, i64)>, Error> {
+        let Some(database) = &self.database else { return Ok(None) };
+        log::span_behind(&database.reader, self.acked).at(&database.path)
     }
+}
+
+/// How long ago that was, in seconds.
+fn age(unix_ms: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(unix_ms.max(0).cast_unsigned())).as_secs_f64()
 }

@@ -45,6 +45,8 @@ pub struct DatabaseStatus {
     pub queue_seconds_left: Option<u64>,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
+    /// When the first and the last of them were made, in milliseconds since 1970.
+    pub queued_ms: Option<(i64, i64)>,
     /// Share of the log's capacity they take: the worse of entries and bytes.
     pub log_used_percent: f64,
     /// The same in numbers.

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Local};
 use ipicsha_core::{
     Event,
-    status::{Alarm, ServerStatus},
+    status::{Alarm, ServerStatus, TimelineStatus},
 };
 
 use crate::{
@@ -136,6 +136,9 @@ fn troubles(text: &mut String, status: &Status) {
                 split.changes_on_partner
             ),
         );
+        for timeline in &split.timelines {
+            line(text, format!("    {}", timeline_line(timeline)));
+        }
     }
     for repair in &status.pending_repairs {
         line(text, pending(repair));
@@ -147,6 +150,27 @@ fn troubles(text: &mut String, status: &Status) {
             format!("Pending repairs: {}", if due { "none running, one is due" } else { "none" }),
         );
     }
+}
+
+/// What one server did before and in a split brain.
+fn timeline_line(timeline: &TimelineStatus) -> String {
+    let mut text = match (timeline.active_since_unix_ms, timeline.active_because) {
+        (Some(since), Some(why)) => {
+            format!("{}: active since {} ({why})", timeline.server, time(since))
+        }
+        _ => format!("{}: not active", timeline.server),
+    };
+    text += &match (timeline.first_change_unix_ms, timeline.last_change_unix_ms) {
+        (Some(first), Some(last)) => format!(
+            ", {} changes of its own from {} to {}",
+            timeline.changes,
+            time(first),
+            time(last)
+        ),
+        _ if timeline.changes > 0 => format!(", {} changes of its own", timeline.changes),
+        _ => ", no changes of its own".into(),
+    };
+    text
 }
 
 /// A comparison or repair under way.

@@ -60,6 +60,10 @@ impl Node {
                 self.hear(now);
                 self.handover_refused(cause);
             }
+            Control::HandoverVetoed { cause } => {
+                self.hear(now);
+                self.handover_vetoed(cause);
+            }
             // The shell tells who waits, and keeps what the partner protects.
             Control::RepairRefused { .. } | Control::Databases { .. } => self.hear(now),
         }
@@ -151,6 +155,7 @@ impl Node {
             takeovers: self.known_takeovers(now.mono),
             parting: self.asks_to_part(),
             yields: self.state.yields,
+            timeline: self.timeline(),
         }
     }
 

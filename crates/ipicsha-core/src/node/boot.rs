@@ -102,6 +102,11 @@ impl Node {
 
     /// Takes the active role: persisted before anybody hears of it or any write opens.
     fn activate(&mut self, now: Now, epoch: Epoch, reason: Reason, drained: bool) {
+        // A daemon that starts again while the partner waits for it was never anything else.
+        let goes_on = self.was_active() && reason == Reason::Initialization;
+        if !goes_on || self.state.activated.is_none() {
+            self.state.activated = Some((now.wall, reason));
+        }
         self.state.role = Role::Active;
         self.state.role_reason = reason;
         self.state.epoch = epoch;

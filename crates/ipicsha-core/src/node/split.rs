@@ -9,8 +9,9 @@ use crate::{
     id::RequestId,
     io::Output,
     license::LicensedRole,
-    message::{DataReport, Report},
+    message::{DataReport, Report, Timeline},
     state::{Reason, Role, SplitBrain},
+    status::{SplitBrainStatus, TimelineStatus},
     time::{MonoTime, Now},
 };
 
@@ -57,6 +58,28 @@ impl Node {
         let later = partner.is_some_and(|partner| partner.epoch > self.state.epoch);
         let split = self.state.split_brain.is_some() && !self.lost(now);
         self.role() == Some(Role::Active) && !(split && later)
+    }
+
+    /// When this server became active, and what it has that the partner has not.
+    pub(super) fn timeline(&self) -> Timeline {
+        let active = self.state.activated.filter(|_| self.role() == Some(Role::Active));
+        Timeline { active, changes: self.data.log.changes }
+    }
+
+    /// The split brain as shown: since when, and what each side did.
+    pub(super) fn split_status(&self, now: Now) -> Option<SplitBrainStatus> {
+        let split = self.state.split_brain.as_ref()?;
+        let partner = self.partner.report.as_ref();
+        let own = shown(&self.config.name, self.data.unacknowledged, self.timeline());
+        let theirs =
+            partner.map(|report| shown(&report.name, report.data.unacknowledged, report.timeline));
+        Some(SplitBrainStatus {
+            since_unix_ms: split.since.0,
+            seconds: now.wall.millis_since(split.since).max(0) as f64 / 1000.0,
+            changes_here: self.data.unacknowledged,
+            changes_on_partner: partner.map_or(0, |report| report.data.unacknowledged),
+            timelines: std::iter::once(own).chain(theirs).collect(),
+        })
     }
 
     /// Changes on both sides since the split; unknown counts as yes.
@@ -107,5 +130,16 @@ impl Node {
         if ours == 0 && (theirs > 0 || secondary) {
             self.step_down(Reason::SplitBrain, None);
         }
+    }
+}
+
+fn shown(server: &str, changes: u64, timeline: Timeline) -> TimelineStatus {
+    TimelineStatus {
+        server: server.to_owned(),
+        active_since_unix_ms: timeline.active.map(|(since, _)| since.0),
+        active_because: timeline.active.map(|(_, reason)| reason),
+        changes,
+        first_change_unix_ms: timeline.changes.map(|(first, _)| first.0),
+        last_change_unix_ms: timeline.changes.map(|(_, last)| last.0),
     }
 }

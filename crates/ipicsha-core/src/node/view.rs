@@ -7,7 +7,7 @@ use crate::{
     io::{DirectoryReport, ServiceDown},
     message::Report,
     state::{NodeState, NotReady, Reason, Role},
-    status::{Alarm, PairStatus, PauseStatus, ServerStatus, SplitBrainStatus},
+    status::{Alarm, PairStatus, PauseStatus, ServerStatus},
     time::{MonoTime, Now},
 };
 
@@ -217,17 +217,6 @@ impl Node {
             }),
             witness: self.witness_problem(),
         }
-    }
-
-    fn split_status(&self, now: Now) -> Option<SplitBrainStatus> {
-        let split = self.state.split_brain.as_ref()?;
-        let partner = self.partner.report.as_ref();
-        Some(SplitBrainStatus {
-            since_unix_ms: split.since.0,
-            seconds: now.wall.millis_since(split.since).max(0) as f64 / 1000.0,
-            changes_here: self.data.unacknowledged,
-            changes_on_partner: partner.map_or(0, |report| report.data.unacknowledged),
-        })
     }
 
     /// `Ready`, or why the standby is not (spec A9).

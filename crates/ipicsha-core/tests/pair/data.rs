@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipicsha_core::time::WallTime;
+
 /// One version of a record: unique number, and the version it replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
@@ -54,6 +56,13 @@ impl Store {
 
     pub(crate) fn unacknowledged(&self) -> u64 {
         self.log.iter().filter(|e| e.seq > self.acked && !e.superseded).count() as u64
+    }
+
+    /// When the first and the last of them were made.
+    pub(crate) fn unacknowledged_span(&self) -> Option<(WallTime, WallTime)> {
+        let mut stamps = self.log.iter().filter(|e| e.seq > self.acked).map(|e| WallTime(e.stamp));
+        let first = stamps.next()?;
+        Some((first, stamps.next_back().unwrap_or(first)))
     }
 
     pub(crate) fn batch(&self) -> Batch {

@@ -140,6 +140,7 @@ impl Invariants {
             Control::Goodbye(_)
             | Control::AskHandover
             | Control::HandoverRefused { .. }
+            | Control::HandoverVetoed { .. }
             | Control::Certificate { .. }
             | Control::CertificateNoted { .. }
             | Control::Recover

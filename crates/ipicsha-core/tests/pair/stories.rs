@@ -6,7 +6,7 @@ use ipicsha_core::{
     DirectoryReport, Input, Shutdown,
     admin::{AdminCommand, AdminReply, Refusal},
     config::{HaConfig, PartitionPolicy, Profile, Timing},
-    state::{NodeState, Role},
+    state::{NodeState, Reason, Role},
     status::{Alarm, LogForecast},
 };
 
@@ -152,6 +152,31 @@ fn spec_d1_both_stay_active_after_a_split_until_go_standby() {
     assert_eq!(world.servers[0].store.rows, world.servers[1].store.rows);
     let [a, b] = [0, 1].map(|at| world.servers[at].disk.epoch);
     assert_eq!(a, b, "the standby knows the epoch of the active");
+}
+
+#[test]
+fn spec_d1_each_server_shows_what_both_did_in_a_split_brain() {
+    let mut world = pair();
+    world.restart(PRIMARY); // who is active stays so, and since when
+    world.run(5 * SECOND);
+    // Each tells of itself by its own clock.
+    let [cut_alpha, cut_bravo] = [PRIMARY, SECONDARY].map(|at| world.clock(at).wall.0);
+    split(&mut world);
+    world.run(10 * SECOND);
+    for at in [PRIMARY, SECONDARY] {
+        let split = world.status(at).split_brain.expect("it is split");
+        let [own, theirs] = &split.timelines[..] else { panic!("{:?}", split.timelines) };
+        let (alpha, bravo) = if at == PRIMARY { (own, theirs) } else { (theirs, own) };
+        assert_eq!((&*alpha.server, &*bravo.server), ("alpha", "bravo"));
+        assert!(alpha.active_since_unix_ms.is_some_and(|since| since < cut_alpha), "{alpha:?}");
+        assert!(bravo.active_since_unix_ms.is_some_and(|since| since > cut_bravo), "{bravo:?}");
+        assert_eq!(bravo.active_because, Some(Reason::PeerDown));
+        for (side, cut_at) in [(alpha, cut_alpha), (bravo, cut_bravo)] {
+            assert_eq!(side.changes, 1, "{side:?}");
+            assert!(side.first_change_unix_ms.is_some_and(|first| first > cut_at), "{side:?}");
+            assert_eq!(side.first_change_unix_ms, side.last_change_unix_ms, "{side:?}");
+        }
+    }
 }
 
 #[test]

@@ -570,6 +570,7 @@ impl World {
             | Input::Admin(..)
             | Input::Control(_)
             | Input::Heard
+            | Input::HandoverVetoed(_)
             | Input::LinkUp
             | Input::Data(_)
             | Input::Addresses(_)

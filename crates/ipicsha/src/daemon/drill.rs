@@ -52,16 +52,16 @@ async fn back(task: &Task) -> Result<Duration, Failure> {
     let begin = Instant::now();
     loop {
         let asked = Instant::now();
-        let failure = match trust::ask(&task.events, AdminCommand::TakeBack).await {
+        let refusal = match trust::ask_plainly(&task.events, AdminCommand::TakeBack).await? {
             Ok(reply) => return Ok(took(&reply)),
-            Err(failure) => failure,
+            // It came later than was waited for.
+            Err(Refusal::AlreadyActive) => return Ok(asked.duration_since(begin)),
+            Err(refusal) => refusal,
         };
-        // It came later than was waited for.
-        if failure.message == Refusal::AlreadyActive.to_string() {
-            return Ok(asked.duration_since(begin));
-        }
+        let failure = trust::refused(&refusal);
         // Not ready yet, most likely, or slow.
-        let again = matches!(failure.kind, Kind::Refused | Kind::TimedOut);
+        let again = matches!(failure.kind, Kind::Refused | Kind::TimedOut)
+            && !matches!(refusal, Refusal::Vetoed(..));
         if !again || begin.elapsed() >= BACK {
             let message =
                 format!("the partner serves, and the way back failed: {}", failure.message);

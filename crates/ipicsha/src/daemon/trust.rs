@@ -66,6 +66,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::NotFailed
         | Refusal::AlreadyActive
         | Refusal::NotReady(_)
+        | Refusal::Vetoed(..)
         | Refusal::NotPaused
         | Refusal::NoRight(_)
         | Refusal::KeptByWitness
@@ -80,10 +81,18 @@ pub(crate) async fn ask(
     events: &mpsc::Sender<Event>,
     command: AdminCommand,
 ) -> Result<AdminReply, Failure> {
+    ask_plainly(events, command).await?.map_err(|refusal| refused(&refusal))
+}
+
+/// The same for those to whom the refusals differ.
+pub(crate) async fn ask_plainly(
+    events: &mpsc::Sender<Event>,
+    command: AdminCommand,
+) -> Result<Result<AdminReply, Refusal>, Failure> {
     let ending = || Failure::new(Kind::Unreachable, "the daemon is ending");
     let (sender, receiver) = oneshot::channel();
     events.send(Event::Ask(command, sender)).await.map_err(|_| ending())?;
-    receiver.await.map_err(|_| ending())?.map_err(|refusal| refused(&refusal))
+    receiver.await.map_err(|_| ending())
 }
 
 /// What this server tells of itself.

@@ -78,6 +78,7 @@ impl World {
                 forecast: self.servers[at].forecast,
                 // The ring has gone over what the partner never had.
                 overflowed: queued > self.servers[at].capacity,
+                changes: self.servers[at].store.unacknowledged_span(),
             },
         };
         self.input(at, Input::Data(report));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipicsha_core::{
     message::{DataReport, LogReport},
     status::LogForecast,
+    time::WallTime,
 };
 use ipicsha_records::{DatabaseStatus, LogCapacity, TableInfo, Writes};
 
@@ -33,6 +34,8 @@ impl Databases {
             overflowed.then(a.log_used_percent.total_cmp(&b.log_used_percent))
         };
         let fullest = statuses.iter().max_by(order);
+        let wall = |(first, last)| (WallTime(first), WallTime(last));
+        let spans = statuses.iter().filter_map(|s| s.queued_ms.map(wall));
         let forecasts = statuses.iter().map(|s| s.log.forecast);
         DataReport {
             measured: complete && self.all.values().all(Protected::is_measured),
@@ -47,6 +50,7 @@ impl Databases {
                 database: fullest.map_or_else(String::new, |s| s.name.to_string()),
                 forecast: forecasts.fold(LogForecast::Unknown, LogForecast::soonest),
                 overflowed: fullest.is_some_and(|s| s.log.overflowed),
+                changes: spans.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1))),
             },
         }
     }
