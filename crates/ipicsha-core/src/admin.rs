@@ -285,7 +285,7 @@ impl Refusal {
             Self::Split => {
                 "end it first: `ipicsha go-standby` on the server that is to give up, usually the secondary".into()
             }
-            Self::RolledBack(_) => "remove the cause and try again".into(),
+            Self::RolledBack(_) | Self::Vetoed(..) => "remove the cause and try again".into(),
             Self::Unconfirmed => {
                 "look at `ipicsha ha-status` on both servers; whichever is silent for D is replaced".into()
             }
@@ -303,7 +303,6 @@ impl Refusal {
             }
             Self::NotInBackup => "to move the service to the secondary: `ipicsha failover`".into(),
             Self::NotReady(_) | Self::KeptByWitness => "see `ipicsha ha-status` on both servers, then try again".into(),
-            Self::Vetoed(..) => "remove the cause there, or move the hook away, and try again".into(),
             Self::FailedAgain(_) => {
                 "remove the cause and run `ipicsha recover` again; else reboot this server".into()
             }

@@ -90,7 +90,9 @@ impl Gateway {
         let tls = TlsConfig::builder()
             .root_certs(roots)
             .client_cert(own)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .unversioned_rustls_crypto_provider(Arc::new(
+                rustls::crypto::aws_lc_rs::default_provider(),
+            ))
             .build();
         let agent = ureq::Agent::config_builder()
             .tls_config(tls)
