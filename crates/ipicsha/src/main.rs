@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod demo;
 mod exit;
+mod memory;
 mod pattern;
 mod replication;
 mod size;
@@ -16,5 +17,6 @@ mod wording;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::keep_what_is_freed();
     cli::run()
 }
