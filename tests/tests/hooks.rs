@@ -80,20 +80,6 @@ fn a_hook_vetoes_a_failover_and_others_run_once_after_it() -> Result<()> {
 }
 
 #[test]
-fn the_way_back_of_a_drill_can_be_vetoed_where_the_service_is_then() -> Result<()> {
-    ready_pair(settings(), |pair| {
-        hook(pair, Side::Bravo, "pre-release", "echo the backup runs >&2; exit 1")?;
-        let drill = pair.alpha.cli(&["--yes", "drill"])?;
-        drill.refused(3, "the way back failed: bravo does not hand over, vetoed")?;
-        pair.wait_roles(Side::Bravo)?;
-        fs::remove_file(pair.bravo.home.join("hooks.d/pre-release"))?;
-        pair.wait_ready()?;
-        pair.bravo.ask(&["drill"])?;
-        pair.wait_roles(Side::Bravo)
-    })
-}
-
-#[test]
 fn spec_f4_alarms_reach_a_hook_when_they_are_raised_and_when_they_are_over() -> Result<()> {
     ready_pair(settings(), |pair| {
         note(pair, "alarm")?;

@@ -201,9 +201,6 @@ pub enum Refusal {
     /// It could not serve, or the active server keeps the role.
     #[error("this server cannot be active now: {0}")]
     NotReady(String),
-    /// A program of its administrator forbids the active server to hand over.
-    #[error("{0} does not hand over, vetoed: {1}")]
-    Vetoed(String, String),
     /// Nothing failed.
     #[error("nothing has failed: neither server is in Running in Failed Mode")]
     NotFailed,
@@ -285,7 +282,7 @@ impl Refusal {
             Self::Split => {
                 "end it first: `ipicsha go-standby` on the server that is to give up, usually the secondary".into()
             }
-            Self::RolledBack(_) | Self::Vetoed(..) => "remove the cause and try again".into(),
+            Self::RolledBack(_) => "remove the cause and try again".into(),
             Self::Unconfirmed => {
                 "look at `ipicsha ha-status` on both servers; whichever is silent for D is replaced".into()
             }

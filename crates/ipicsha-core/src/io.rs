@@ -22,8 +22,6 @@ pub enum Input {
     Control(Box<Control>),
     /// The partner sent anything else that is authenticated: a sign of life.
     Heard,
-    /// A program of the administrator forbids what the partner asks for: [`Control::AskHandover`].
-    HandoverVetoed(String),
     /// A control connection to the partner was made.
     LinkUp,
     /// The databases were measured.

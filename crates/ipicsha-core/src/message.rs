@@ -70,11 +70,6 @@ pub enum Control {
         /// And the one before not any more.
         in_use: bool,
     },
-    /// It does not hand over, because a program of its administrator forbids it.
-    HandoverVetoed {
-        /// Which, and why, for people.
-        cause: String,
-    },
 }
 
 /// How the replication of one database stands on one server (spec C5); the numbers are those that
@@ -333,7 +328,6 @@ mod tests {
             Control::HandoverRefused { cause: "c".into() },
             Control::Certificate { certificate: vec![1, 2], in_use: true },
             Control::CertificateNoted { certificate: vec![3], in_use: false },
-            Control::HandoverVetoed { cause: "c".into() },
         ];
         let mut hex = String::new();
         for message in messages {

@@ -238,7 +238,6 @@ impl Node {
             Input::Admin(request, command) => self.handle_admin(now, request, command),
             Input::Control(control) => self.handle_control(now, *control),
             Input::Heard => self.hear(now),
-            Input::HandoverVetoed(cause) => self.veto_handover(cause),
             Input::LinkUp => self.next_beat = now.mono,
             Input::Data(report) => {
                 self.data = report;

@@ -60,10 +60,6 @@ impl Node {
                 self.hear(now);
                 self.handover_refused(cause);
             }
-            Control::HandoverVetoed { cause } => {
-                self.hear(now);
-                self.handover_vetoed(cause);
-            }
             // The shell tells who waits, and keeps what the partner protects.
             Control::RepairRefused { .. } | Control::Databases { .. } => self.hear(now),
         }

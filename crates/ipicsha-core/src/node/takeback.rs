@@ -59,10 +59,6 @@ impl Node {
         self.outputs.push_back(Output::Send(Control::HandoverRefused { cause }));
     }
 
-    pub(super) fn veto_handover(&mut self, cause: String) {
-        self.outputs.push_back(Output::Send(Control::HandoverVetoed { cause }));
-    }
-
     fn may_hand_over(&self, now: Now) -> Result<(), Refusal> {
         self.require_configured()?;
         self.require_idle()?;
@@ -79,11 +75,6 @@ impl Node {
     /// The active server did not hand over.
     pub(super) fn handover_refused(&mut self, cause: String) {
         self.answer_asked(Err(Refusal::NotReady(cause)));
-    }
-
-    /// A hook of the active server forbids it.
-    pub(super) fn handover_vetoed(&mut self, cause: String) {
-        self.answer_asked(Err(Refusal::Vetoed(self.partner_name(), cause)));
     }
 
     /// This server was activated, or could not serve.

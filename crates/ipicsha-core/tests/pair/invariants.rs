@@ -140,7 +140,6 @@ impl Invariants {
             Control::Goodbye(_)
             | Control::AskHandover
             | Control::HandoverRefused { .. }
-            | Control::HandoverVetoed { .. }
             | Control::Certificate { .. }
             | Control::CertificateNoted { .. }
             | Control::Recover

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipicsha_core::{
-    Input, ServiceKind, Shutdown,
+    ServiceKind, Shutdown,
     admin::{AdminCommand, AdminReply, Refusal},
     config::{Automatic, PartitionPolicy, Profile, Timing},
     preflight::{Check, Outcome},
@@ -554,19 +554,4 @@ fn a_standby_that_asks_in_vain_is_told_why_and_nothing_changes() {
     world.run(30 * SECOND);
     let reply = world.servers[SECONDARY].replies.remove(&request);
     assert!(reply.is_some(), "it is answered also when the link is cut");
-}
-
-#[test]
-fn a_standby_whose_wish_is_vetoed_is_told_by_whom_and_nothing_changes() {
-    let mut world = pair();
-    // Its words wait for the hooks of the active server.
-    world.set_cut(SECONDARY, true);
-    let request = world.ask(SECONDARY, AdminCommand::TakeBack);
-    world.input(PRIMARY, Input::HandoverVetoed("the backup runs".into()));
-    world.run(SECOND / 10);
-    let vetoed = Refusal::Vetoed("alpha".into(), "the backup runs".into());
-    assert_eq!(world.servers[SECONDARY].replies.remove(&request), Some(Err(vetoed)));
-    world.set_cut(SECONDARY, false);
-    world.run(2 * SECOND);
-    assert_eq!(roles(&world), [Some(Role::Active), Some(Role::Standby)]);
 }

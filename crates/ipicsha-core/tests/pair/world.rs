@@ -570,7 +570,6 @@ impl World {
             | Input::Admin(..)
             | Input::Control(_)
             | Input::Heard
-            | Input::HandoverVetoed(_)
             | Input::LinkUp
             | Input::Data(_)
             | Input::Addresses(_)

@@ -60,8 +60,7 @@ async fn back(task: &Task) -> Result<Duration, Failure> {
         };
         let failure = trust::refused(&refusal);
         // Not ready yet, most likely, or slow.
-        let again = matches!(failure.kind, Kind::Refused | Kind::TimedOut)
-            && !matches!(refusal, Refusal::Vetoed(..));
+        let again = matches!(failure.kind, Kind::Refused | Kind::TimedOut);
         if !again || begin.elapsed() >= BACK {
             let message =
                 format!("the partner serves, and the way back failed: {}", failure.message);

@@ -145,7 +145,6 @@ impl Daemon {
             Event::Control(Control::Databases { list, more }) => {
                 self.partner_databases(list, more);
             }
-            Event::Control(Control::AskHandover) => self.ask_hooks_of_release(),
             Event::Control(control) => self.input(Input::Control(Box::new(control))),
             Event::Data(data) => {
                 if let Some(name) = self.databases.receive(&data) {

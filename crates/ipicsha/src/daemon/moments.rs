@@ -1,12 +1,11 @@
 //! When hooks run: before what an administrator asks for, and after what has happened. What happens by
 //! itself waits for no hook.
 
-use ipicsha_core::{Event as Happened, Input, message::Control, state::Role, status::Alarm};
+use ipicsha_core::{Event, Input, state::Role, status::Alarm};
 
 use super::{
     alarms::{Sender, kind},
     clock,
-    event::Event,
     event_loop::Daemon,
     hooks::{Failed, Moment, Told},
     work::Task,
@@ -18,22 +17,22 @@ use crate::{
 
 impl Daemon {
     /// Something worth remembering has happened: the history, the log, and the hooks that wait for it.
-    pub(crate) fn record(&mut self, event: Happened) {
+    pub(crate) fn record(&mut self, event: Event) {
         match &event {
-            Happened::Raised { alarm } => self.queue_alarm("raised", alarm),
-            Happened::Cleared { alarm } => self.queue_alarm("cleared", alarm),
-            Happened::Repaired { run, database, .. } => {
+            Event::Raised { alarm } => self.queue_alarm("raised", alarm),
+            Event::Cleared { alarm } => self.queue_alarm("cleared", alarm),
+            Event::Repaired { run, database, .. } => {
                 let mut told = self.told();
                 told.insert("IPICSHA_REPAIR", run.to_string());
                 told.insert("IPICSHA_DATABASE", database.clone());
                 self.hooks.queue(Moment::PostRepair, told);
             }
-            Happened::State { .. }
-            | Happened::Drill { .. }
-            | Happened::Planned { .. }
-            | Happened::RepairUndone { .. } => {}
+            Event::State { .. }
+            | Event::Drill { .. }
+            | Event::Planned { .. }
+            | Event::RepairUndone { .. } => {}
         }
-        let of_alarms = matches!(event, Happened::Raised { .. } | Happened::Cleared { .. });
+        let of_alarms = matches!(event, Event::Raised { .. } | Event::Cleared { .. });
         self.history.add(clock::wall(), event);
         if of_alarms {
             self.tell_alarms();
@@ -68,20 +67,6 @@ impl Daemon {
         told.insert("IPICSHA_ALARM_TEXT", alarm.text());
         told.insert("IPICSHA_ALARM_KIND", kind(alarm));
         self.hooks.queue(Moment::Alarm, told);
-    }
-
-    /// The partner asks for the role, because of what an administrator typed there: the hooks of this server
-    /// can forbid that, too.
-    pub(crate) fn ask_hooks_of_release(&mut self) {
-        self.input(Input::Heard);
-        let (hooks, told, events) = (self.hooks.clone(), self.told(), self.events.clone());
-        tokio::spawn(async move {
-            let input = match hooks.run(Moment::PreRelease, &told).await {
-                Ok(()) => Input::Control(Box::new(Control::AskHandover)),
-                Err(failed) => Input::HandoverVetoed(failed.to_string()),
-            };
-            let _ = events.send(Event::Node(input)).await; // the daemon ends
-        });
     }
 
     /// How a role change ended, or a fact about this server. One that is tried again runs its hooks once.
@@ -121,7 +106,6 @@ fn moment_after(input: &Input) -> Option<(Moment, Role)> {
         | Input::Admin(..)
         | Input::Control(_)
         | Input::Heard
-        | Input::HandoverVetoed(_)
         | Input::LinkUp
         | Input::Data(_)
         | Input::Addresses(_)

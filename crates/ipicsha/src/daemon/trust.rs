@@ -66,7 +66,6 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
         | Refusal::NotFailed
         | Refusal::AlreadyActive
         | Refusal::NotReady(_)
-        | Refusal::Vetoed(..)
         | Refusal::NotPaused
         | Refusal::NoRight(_)
         | Refusal::KeptByWitness
