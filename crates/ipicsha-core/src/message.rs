@@ -203,7 +203,6 @@ pub struct Report {
     #[serde(default)]
     pub yields: Option<PartingId>,
     /// What happened to it lately, for a split brain to be understood.
-    #[serde(default)]
     pub timeline: Timeline,
 }
 

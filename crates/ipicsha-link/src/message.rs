@@ -9,7 +9,7 @@ use ipicsha_core::id::ServerId;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything said on the link.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The heartbeat port (spec A8).
 pub const PORT_DEFAULT: u16 = 3444;
@@ -195,29 +195,29 @@ mod tests {
             channel,
         };
         let id = "888e98a8c0e0808101";
-        assert_eq!(hex(&hello(Channel::Control)), format!("0205302e312e30{id}05616c70686100"));
-        assert_eq!(hex(&hello(Channel::Data)), format!("0205302e312e30{id}05616c70686101"));
-        assert_eq!(hex(&hello(Channel::Files)), format!("0205302e312e30{id}05616c70686102"));
-        assert_eq!(hex(&hello(Channel::Probe)), format!("0205302e312e30{id}05616c70686104"));
-        assert_eq!(hex(&hello(Channel::Sync)), format!("0205302e312e30{id}05616c70686103"));
+        assert_eq!(hex(&hello(Channel::Control)), format!("0305302e312e30{id}05616c70686100"));
+        assert_eq!(hex(&hello(Channel::Data)), format!("0305302e312e30{id}05616c70686101"));
+        assert_eq!(hex(&hello(Channel::Files)), format!("0305302e312e30{id}05616c70686102"));
+        assert_eq!(hex(&hello(Channel::Probe)), format!("0305302e312e30{id}05616c70686104"));
+        assert_eq!(hex(&hello(Channel::Sync)), format!("0305302e312e30{id}05616c70686103"));
         assert_eq!(hex(&HelloAnswer::Accepted), "00");
         assert_eq!(hex(&HelloAnswer::Refused("no".into())), "01026e6f");
-        assert_eq!(hex(&introduction(None)), format!("0205302e312e30{id}05616c7068610000"));
+        assert_eq!(hex(&introduction(None)), format!("0305302e312e30{id}05616c7068610000"));
         assert_eq!(
             hex(&introduction(Some("[::]:1"))),
-            format!("0205302e312e30{id}05616c70686101065b3a3a5d3a3100")
+            format!("0305302e312e30{id}05616c70686101065b3a3a5d3a3100")
         );
         let delete = Introduction { action: TrustAction::Delete, ..introduction(None) };
-        assert_eq!(hex(&delete), format!("0205302e312e30{id}05616c7068610001"));
+        assert_eq!(hex(&delete), format!("0305302e312e30{id}05616c7068610001"));
     }
 
     #[test]
     fn wire_bytes_of_the_trust_exchange_do_not_change_unnoticed() {
-        assert_eq!(hex(&TrustRequest { protocol: 2, request: vec![7, 8] }), "02020708");
+        assert_eq!(hex(&TrustRequest { protocol: PROTOCOL, request: vec![7, 8] }), "03020708");
         assert_eq!(hex(&TrustReply::Challenge(vec![9])), "000109");
         assert_eq!(hex(&TrustReply::Refused("no".into())), "01026e6f");
         let proof = TrustProof { proof: vec![5], introduction: introduction(None) };
-        assert!(hex(&proof).starts_with("01050205302e312e30"));
+        assert!(hex(&proof).starts_with("01050305302e312e30"));
         assert_eq!(hex(&TrustAnswer::Err("no".into())), "01026e6f");
     }
 

@@ -102,8 +102,11 @@ impl Node {
 
     /// Takes the active role: persisted before anybody hears of it or any write opens.
     fn activate(&mut self, now: Now, epoch: Epoch, reason: Reason, drained: bool) {
-        // A daemon that starts again while the partner waits for it was never anything else.
-        let goes_on = self.was_active() && reason == Reason::Initialization;
+        // A daemon that starts again and was active goes on with what its databases never stopped taking.
+        let goes_on = matches!(self.phase, Phase::Booting { .. })
+            && self.was_active()
+            && !self.state.fenced
+            && matches!(reason, Reason::Initialization | Reason::PeerDownDuringInitialization);
         if !goes_on || self.state.activated.is_none() {
             self.state.activated = Some((now.wall, reason));
         }

@@ -161,7 +161,12 @@ fn spec_d1_each_server_shows_what_both_did_in_a_split_brain() {
     world.run(5 * SECOND);
     // Each tells of itself by its own clock.
     let [cut_alpha, cut_bravo] = [PRIMARY, SECONDARY].map(|at| world.clock(at).wall.0);
-    split(&mut world);
+    cut(&mut world, true);
+    world.run(2 * SECOND);
+    world.restart(PRIMARY); // nobody tells it meanwhile
+    world.run(150 * SECOND);
+    assert!(world.write(PRIMARY) && world.write(SECONDARY));
+    cut(&mut world, false);
     world.run(10 * SECOND);
     for at in [PRIMARY, SECONDARY] {
         let split = world.status(at).split_brain.expect("it is split");
