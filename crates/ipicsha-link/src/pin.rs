@@ -10,13 +10,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ipicsha_core::trust::Partner;
 use rustls::{
-    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
-    ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    crypto::{CryptoProvider, ring, verify_tls13_signature},
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -38,11 +38,7 @@ pub(crate) const ALPN_WITNESS: &[u8] = b"ipicsha-witness/1";
 
 /// The cryptography, as a value: nothing depends on a process-wide default.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    let mut provider = aws_lc_rs::default_provider();
-    // Fewer rounds than with keys of 256 bits (files.md, section 4), and as far out of reach.
-    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
-    Arc::new(provider)
+    Arc::new(ring::default_provider())
 }
 
 /// Whose certificate is accepted.
@@ -72,7 +68,7 @@ pub(crate) fn server_config(identity: &Identity, accepted: Accepted) -> Arc<Serv
     let alpn = alpn(&accepted);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])
-        .expect("the provider has cipher suites of TLS 1.3")
+        .expect("the ring provider has cipher suites of TLS 1.3")
         .with_client_cert_verifier(Arc::new(Verifier { accepted, provider }))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
     config.alpn_protocols = vec![alpn];
@@ -89,7 +85,7 @@ pub(crate) fn client_config(identity: &Identity, accepted: Accepted) -> Arc<Clie
     let alpn = alpn(&accepted);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])
-        .expect("the provider has cipher suites of TLS 1.3")
+        .expect("the ring provider has cipher suites of TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { accepted, provider }))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));

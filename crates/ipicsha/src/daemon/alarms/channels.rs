@@ -112,7 +112,7 @@ fn datagram(path: &Path, text: &str) -> io::Result<()> {
 fn post(url: &str, word: &Word) -> Result<(), String> {
     let tls = ureq::tls::TlsConfig::builder()
         .root_certs(ureq::tls::RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
     let agent = ureq::Agent::config_builder()
         .timeout_global(Some(LIMIT))

@@ -91,7 +91,7 @@ impl Gateway {
             .root_certs(roots)
             .client_cert(own)
             .unversioned_rustls_crypto_provider(Arc::new(
-                rustls::crypto::aws_lc_rs::default_provider(),
+                rustls::crypto::ring::default_provider(),
             ))
             .build();
         let agent = ureq::Agent::config_builder()
