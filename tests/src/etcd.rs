@@ -22,8 +22,8 @@ use crate::{
 
 const PACKAGE: &str = "etcd-server";
 const USERS: &str = include_str!("python/etcd_users.py");
-/// With blanks in it, and a line end in its file.
-const PASSWORD: &str = "two words";
+/// Of the user that etcd knows: with a blank in it.
+pub const PASSWORD: &str = "two words";
 const READY: &str = "ready to serve client requests";
 
 /// How servers and etcd know each other.
@@ -84,7 +84,7 @@ impl Etcd {
         let etcd = Self { home, network: Arc::clone(&pair.network), transport, daemon: None };
         if transport != Transport::Plain {
             etcd.make_certificates()?;
-            fs::write(etcd.home.join("password"), format!("{PASSWORD}\n"))?;
+            etcd.set_password(PASSWORD)?;
         }
         Ok(etcd)
     }
@@ -157,12 +157,12 @@ impl Etcd {
         Ok(())
     }
 
-    /// Writes another password into the file that the servers read when they start.
+    /// Writes another password into the file that the servers read.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn set_password(&self, password: &str) -> Result<()> {
-        Ok(fs::write(self.home.join("password"), password)?)
+        Ok(fs::write(self.home.join("password"), format!("{password}\n"))?)
     }
 
     fn log(&self) -> String {

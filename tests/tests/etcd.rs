@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ipicsha_e2e::{
     Pair, Settings, Side,
-    etcd::{Transport, etcd_pair},
+    etcd::{PASSWORD, Transport, etcd_pair},
     faults::suffer,
     holds_for,
     net::can_cut,
@@ -137,6 +137,8 @@ fn etcd_with_users_serves_one_with_a_password_also_after_it_has_forgotten_him() 
             status.witness().is_some_and(|problem| problem.contains("invalid user ID or password"))
         })?;
         ensure!(status.has_alarm("witness_down"), "{status:?}");
+        etcd.set_password(PASSWORD)?;
+        pair.alpha.wait("it is asked again", |status| status.witness() == Some(""))?;
         Ok(())
     })
 }

@@ -258,7 +258,6 @@ mod tests {
     use crate::state::Pause;
 
     fn report() -> Report {
-        let at = WallTime;
         let pause = Pause { reason: "r".into(), until: WallTime(9) };
         Report {
             server: ServerId(7),
@@ -280,8 +279,8 @@ mod tests {
             parting: None,
             yields: None,
             timeline: Timeline {
-                active: Some((at(1), Reason::PeerDown)),
-                changes: Some((at(2), at(3))),
+                active: Some((WallTime(1), Reason::PeerDown)),
+                changes: Some((WallTime(2), WallTime(3))),
             },
         }
     }

@@ -287,7 +287,7 @@ fn log(log: &LogRow) -> String {
     )
 }
 
-/// One line of the history.
+/// A failover at a time set before.
 fn planned_line(planned: &PlannedRow, now: i64) -> String {
     match (planned.at_unix_ms, &planned.last_error) {
         (Some(at), _) => format!(
@@ -300,6 +300,7 @@ fn planned_line(planned: &PlannedRow, now: i64) -> String {
     }
 }
 
+/// One line of the history.
 pub(crate) fn history(entry: &HistoryEntry) -> String {
     let mut text = format!("{}  ", time(entry.at_unix_ms));
     let written = match &entry.event {

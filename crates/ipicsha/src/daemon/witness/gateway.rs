@@ -54,7 +54,8 @@ pub(super) struct Gateway {
 /// A user of etcd.
 struct Login {
     user: String,
-    password: String,
+    /// Read at every login: whoever changes the password changes the file, and restarts nothing.
+    password_file: PathBuf,
     /// What shows who asks, until etcd forgets it.
     token: Mutex<Option<String>>,
 }
@@ -90,9 +91,7 @@ impl Gateway {
         let tls = TlsConfig::builder()
             .root_certs(roots)
             .client_cert(own)
-            .unversioned_rustls_crypto_provider(Arc::new(
-                rustls::crypto::ring::default_provider(),
-            ))
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let agent = ureq::Agent::config_builder()
             .tls_config(tls)
@@ -100,7 +99,11 @@ impl Gateway {
             .proxy(None)
             .build()
             .new_agent();
-        let login = at.user.as_ref().map(Login::read).transpose()?;
+        let login = at.user.clone().map(|(user, password_file)| Login {
+            user,
+            password_file,
+            token: Mutex::default(),
+        });
         Ok(Self { endpoints: at.endpoints.clone(), agent, good: AtomicUsize::new(0), login })
     }
 
@@ -214,7 +217,10 @@ impl Gateway {
 
     fn log_in(&self, endpoint: &str, limit: Duration) -> Result<Option<String>, String> {
         let Some(login) = &self.login else { return Ok(None) };
-        let body = json!({ "name": login.user, "password": login.password });
+        let text = fs::read_to_string(&login.password_file);
+        let text = text.map_err(|error| named(&login.password_file, &error))?;
+        let password = text.trim_end_matches(['\r', '\n']);
+        let body = json!({ "name": login.user, "password": password });
         let answer = self
             .post(&format!("{endpoint}/v3/auth/authenticate"), &body, None, limit)
             .map_err(|problem| problem.cause)?;
@@ -247,14 +253,6 @@ impl Gateway {
         // The second is said when users or their rights have changed since the token was given.
         let forgotten = status.as_u16() == 401 || cause.contains("revision of auth store is old");
         Err(NoAnswer { cause: format!("{status}: {cause}"), forgotten })
-    }
-}
-
-impl Login {
-    fn read((user, file): &(String, PathBuf)) -> Result<Self, String> {
-        let text = fs::read_to_string(file).map_err(|error| named(file, &error))?;
-        let password = text.trim_end_matches(['\r', '\n']).to_owned();
-        Ok(Self { user: user.clone(), password, token: Mutex::new(None) })
     }
 }
 
